@@ -1,0 +1,59 @@
+"""reprokit: reproducible builds for machine learning.
+
+Importing this loads nothing but the standard library; each public name loads its module on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from reprokit._version import __version__
+
+if TYPE_CHECKING:
+    from reprokit import callbacks
+    from reprokit.checkpoint.reader import load_checkpoint
+    from reprokit.client import log, log_artifact, params
+    from reprokit.client.snapshot import save_checkpoint
+    from reprokit.errors import Error
+    from reprokit.package import Package
+    from reprokit.runner import run
+
+__all__ = [
+    "Error",
+    "Package",
+    "__version__",
+    "callbacks",
+    "load_checkpoint",
+    "log",
+    "log_artifact",
+    "params",
+    "run",
+    "save_checkpoint",
+]
+
+_HOMES = {
+    "Error": "reprokit.errors",
+    "Package": "reprokit.package",
+    "load_checkpoint": "reprokit.checkpoint.reader",
+    "log": "reprokit.client",
+    "log_artifact": "reprokit.client",
+    "params": "reprokit.client",
+    "run": "reprokit.runner",
+    "save_checkpoint": "reprokit.client.snapshot",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "callbacks":
+        return importlib.import_module("reprokit.callbacks")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'reprokit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

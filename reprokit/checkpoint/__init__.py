@@ -1,0 +1,1 @@
+"""Checkpoints: how a snapshot becomes entries of a version, and back."""

@@ -1,0 +1,176 @@
+"""Runs at the start of every Python process of a run: seeds, determinism switches, the watch on opened files.
+
+The runner puts this folder first on PYTHONPATH. It stands alone (standard library, nothing of reprokit), because
+every descendant pays for it, and it ends by handing over to the `sitecustomize` that it hides, if there is one.
+"""
+
+import contextlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import zlib
+
+
+def _seed_of_process(seed, process):
+    """The run's seed in the first process; a derived one in each descendant, so that no two draw the same numbers."""
+    return seed if process == "0" else zlib.crc32(f"{seed}/{process}".encode())
+
+
+def _install_seeds(seed, strict):
+    def seed_random(module):
+        module.seed(seed)
+
+    def seed_numpy(module):
+        module.seed(seed)
+
+    def seed_torch(module):
+        module.manual_seed(seed)
+        if strict:
+            module.use_deterministic_algorithms(True)
+            module.backends.cudnn.benchmark = False
+            module.backends.cudnn.deterministic = True
+
+    def seed_tensorflow(module):
+        module.random.set_seed(seed)
+        if strict:
+            module.config.experimental.enable_op_determinism()
+
+    def seed_keras(module):
+        module.utils.set_random_seed(seed)
+
+    actions = {
+        "random": seed_random,
+        "numpy.random": seed_numpy,
+        "torch": seed_torch,
+        "tensorflow": seed_tensorflow,
+        "keras": seed_keras,
+    }
+    for name in list(actions):
+        if name in sys.modules:
+            actions.pop(name)(sys.modules[name])
+    sys.meta_path.insert(0, _AfterImport(actions))
+
+
+class _AfterImport:
+    """A finder that finds nothing itself: it lets the others find, and acts when the module has been executed."""
+
+    def __init__(self, actions):
+        self.actions = actions
+
+    def find_spec(self, name, path=None, target=None):
+        action = self.actions.get(name)
+        if action is None:
+            return None
+        for finder in sys.meta_path:
+            find = None if finder is self else getattr(finder, "find_spec", None)
+            spec = find(name, path, target) if find is not None else None
+            if spec is not None and spec.loader is not None:
+                self._wrap(spec.loader, action, name)
+                return spec
+        return None
+
+    def _wrap(self, loader, action, name):
+        execute = loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            self.actions.pop(name, None)
+            action(module)
+
+        loader.exec_module = exec_module
+
+
+def _number_children(process):
+    """Give each child its place in the family tree (0.1, 0.2, 0.2.1, …), from which its seed is derived."""
+    try:
+        import _posixsubprocess
+    except ImportError:
+        return
+    original, count = _posixsubprocess.fork_exec, [0]
+
+    def fork_exec(*arguments):
+        count[0] += 1
+        child = f"{process}.{count[0]}"
+        values = list(arguments)
+        if values[5] is None:
+            os.environ["REPROKIT_PROCESS"] = child
+        else:
+            kept = [item for item in values[5] if not bytes(item).startswith(b"REPROKIT_PROCESS=")]
+            values[5] = [*kept, b"REPROKIT_PROCESS=" + child.encode()]
+        try:
+            return original(*values)
+        finally:
+            os.environ["REPROKIT_PROCESS"] = process
+
+    _posixsubprocess.fork_exec = fork_exec
+    if "subprocess" in sys.modules:
+        sys.modules["subprocess"]._fork_exec = fork_exec
+
+
+def _watch_inputs(policy, report, allowed):
+    """Note every file opened for reading that no declaration covers; with `deny`, refuse the open.
+
+    Seen: opens through Python. Not seen: those of native code (HDF5, TensorFlow's readers), and `python -I` or `-S`.
+    """
+    descriptor = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    here = os.path
+    prefixes = tuple(place.rstrip("/") + "/" for place in allowed)
+    seen, written = set(), set()
+    code = (".py", ".pyc", ".so", ".pth", ".pyi")
+    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+    def hook(event, arguments):
+        if event != "open" or not isinstance(arguments[0], (str, bytes)):
+            return
+        path = os.fsdecode(arguments[0])
+        mode, flags = arguments[1], arguments[2]
+        full = here.normpath(here.join(os.getcwd(), path))
+        if (isinstance(mode, str) and mode[:1] in "wax") or (isinstance(flags, int) and flags & writes):
+            written.add(full)
+            return
+        if full in seen or full in written or full.startswith(prefixes) or full.endswith(code):
+            return
+        seen.add(full)
+        if not here.isfile(full):
+            return
+        if here.realpath(full).startswith(prefixes):
+            return
+        with contextlib.suppress(OSError):
+            os.write(descriptor, os.fsencode(full) + b"\n")
+        if policy == "deny":
+            raise PermissionError(
+                f"reprokit: {full} is not a declared input of this run. Declare it under `data:` in the recipe, "
+                "commit it, or set `execution.inputs: warn`."
+            )
+
+    sys.addaudithook(hook)
+
+
+def _hand_over():
+    """Execute the sitecustomize that this one hides."""
+    own = os.path.dirname(os.path.abspath(__file__))
+    others = [place for place in sys.path if os.path.abspath(place or ".") != own]
+    others = [place for place in others if os.path.realpath(place or ".") != os.path.realpath(own)]
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    if spec is not None and spec.loader is not None and spec.origin != __file__:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+
+def _start():
+    process = os.environ.get("REPROKIT_PROCESS", "0")
+    determinism = os.environ.get("REPROKIT_DETERMINISM", "off")
+    if determinism != "off":
+        _install_seeds(_seed_of_process(int(os.environ.get("REPROKIT_SEED", "0")), process), determinism == "strict")
+    _number_children(process)
+    policy = os.environ.get("REPROKIT_INPUTS", "off")
+    if policy != "off":
+        allowed = [place for place in os.environ.get("REPROKIT_ALLOWED", "").split(os.pathsep) if place]
+        allowed += [sys.prefix, sys.base_prefix, sys.exec_prefix]
+        _watch_inputs(policy, os.environ["REPROKIT_INPUTS_REPORT"], allowed)
+
+
+if os.environ.get("REPROKIT_RUN_ID"):
+    _start()
+_hand_over()

@@ -1,0 +1,121 @@
+"""The line from a script's process to the runner: length-prefixed JSON over a local socket.
+
+Frame: 4 bytes length, big-endian, then JSON. A frame that hands over memory carries its file descriptor (SCM_RIGHTS).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Connection", "RunnerGoneError", "connect"]
+
+MAX_FRAME = 256 * 1024 * 1024
+_LOCK = threading.Lock()
+_CURRENT: dict[str, Any] = {"pid": None, "connection": None}
+
+
+class RunnerGoneError(RuntimeError):
+    """The runner died or closed the line; the script should not go on unrecorded."""
+
+
+class Connection:
+    """One process's line to the runner. Safe to use from several threads."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message that needs no answer."""
+        with self._lock:
+            self._write(message, ())
+
+    def request(self, message: dict[str, Any], *, descriptor: int | None = None) -> dict[str, Any]:
+        """Send a message, wait for the answer.
+
+        Raises:
+            RunnerGoneError: No answer will come.
+            RuntimeError: The runner could not do it; its own words.
+        """
+        with self._lock:
+            self._write({**message, "answer": True}, () if descriptor is None else (descriptor,))
+            answer: dict[str, Any] = json.loads(self._read(int.from_bytes(self._read(4), "big")))
+        if "error" in answer:
+            raise RuntimeError(f"reprokit: {answer['error']}")
+        return answer
+
+    def _write(self, message: dict[str, Any], descriptors: tuple[int, ...]) -> None:
+        body = json.dumps(message, allow_nan=True).encode()
+        frame = len(body).to_bytes(4, "big") + body
+        try:
+            if descriptors:
+                sent = socket.send_fds(self._channel, [frame], list(descriptors))
+                frame = frame[sent:]
+            self._channel.sendall(frame)
+        except OSError as error:
+            raise RunnerGoneError(f"reprokit: the runner is gone ({error}); the run is recorded up to here") from None
+
+    def _read(self, length: int) -> bytes:
+        pieces = bytearray()
+        while len(pieces) < length:
+            try:
+                piece = self._channel.recv(min(length - len(pieces), 1 << 20))
+            except OSError:
+                piece = b""
+            if not piece:
+                raise RunnerGoneError("reprokit: the runner is gone; the run is recorded up to here")
+            pieces += piece
+        return bytes(pieces)
+
+
+def connect() -> Connection:
+    """Return this process's line, opening it on first use (and anew after a fork)."""
+    with _LOCK:
+        if _CURRENT["pid"] != os.getpid():
+            address = os.environ.get("REPROKIT_SOCKET")
+            channel = _dial(address) if address else _start_writer()
+            _CURRENT.update(pid=os.getpid(), connection=Connection(channel))
+        connection: Connection = _CURRENT["connection"]
+        return connection
+
+
+def _dial(address: str) -> socket.socket:
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        channel.connect(address)
+    except OSError as error:
+        raise RunnerGoneError(f"reprokit: the runner at {address} does not answer ({error})") from None
+    return channel
+
+
+def _start_writer() -> socket.socket:
+    """Start the writer process of a script that no runner started; it ends when this process does."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    script = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "interactive"
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "reprokit.attached", str(theirs.fileno()), script],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
+        theirs.close()
+        ours.settimeout(60)
+        ready = ours.recv(1)
+        ours.settimeout(None)
+        if ready != b"+":
+            process.wait(10)
+            errors.seek(0)
+            text = errors.read().decode(errors="replace").strip()[-2000:]
+            raise RunnerGoneError(f"reprokit: no writer process could be started:\n{text}")
+    return ours

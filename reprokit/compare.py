@@ -1,0 +1,471 @@
+"""Compare two runs. Reads no files; the caller loads what is compared.
+
+The ladder: BITWISE (every state digest and declared output equal, nothing relaxed), TENSOR-TOLERANCE (every tensor
+within the recipe's tolerance), METRIC-TOLERANCE (declared metrics within theirs), DIVERGED, INCONCLUSIVE.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from reprokit.canonical import canonical
+from reprokit.checkpoint.reader import Checkpoint, as_numpy
+from reprokit.lock import RunLock
+from reprokit.manifest import ManifestDiff
+from reprokit.recipe import Tolerance
+from reprokit.record import CheckpointEntry, OutputFacts, Record
+from reprokit.verdict import Comparison, Divergence, Rung, Verdict
+
+__all__ = ["Side", "causes_between", "compare"]
+
+_CONSEQUENCES = {"PYTHONHASHSEED"}  # of the seed; thread variables are told by their names
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two runs.
+
+    Attributes:
+        load: Opens one of its checkpoints.
+        output: Returns the verified bytes of one of its outputs by path.
+    """
+
+    record: Record
+    lock: RunLock | None
+    load: Callable[[CheckpointEntry], Checkpoint]
+    output: Callable[[str], bytes]
+
+
+@dataclass
+class _Seen:
+    """What the comparison found so far."""
+
+    comparisons: list[Comparison] = field(default_factory=list)
+    compared: int = 0
+    bits_equal: bool = True
+    tensors_within: bool = True
+    outputs_hold: bool = True
+    first: Divergence | None = None
+
+    def say(self, comparison: Comparison) -> None:
+        self.comparisons.append(comparison)
+
+
+def compare(
+    left: Side,
+    right: Side,
+    *,
+    tolerance: Tolerance,
+    relaxed: list[str],
+    causes: list[str],
+    until: int | None = None,
+) -> Verdict:
+    """Return how `right`, a repetition, compares with `left`, the original.
+
+    Args:
+        tolerance: What the original's recipe declared.
+        relaxed: Every override of the repetition; one is enough to forbid BITWISE.
+        causes: Differences between the two locks and machines, most telling first.
+        until: The last epoch that the repetition was asked for; later ones are not missed.
+    """
+    seen = _Seen()
+    _compare_checkpoints(left, right, tolerance, until, seen)
+    if until is None:
+        _compare_outputs(left, right, tolerance, seen)
+    metrics_hold = _compare_metrics(left.record, right.record, tolerance, seen, until)
+    rung = _rung(left.record, right.record, seen, metrics_hold, relaxed)
+    if rung == "BITWISE":
+        causes = []
+    elif not causes and rung != "INCONCLUSIVE":
+        causes = ["unexplained: code, environment, data, params, execution and numeric class are the same"]
+    return Verdict(
+        run_id=right.record.run_id,
+        reproduces=left.record.run_id,
+        verdict=rung,
+        relaxed=relaxed,
+        first_divergence=seen.first,
+        causes=causes,
+        comparisons=seen.comparisons,
+    )
+
+
+def _rung(left: Record, right: Record, seen: _Seen, metrics_hold: bool | None, relaxed: list[str]) -> Rung:
+    if right.status != "finished" or left.status == "running" or seen.compared == 0:
+        return "INCONCLUSIVE"
+    if seen.bits_equal and not relaxed:
+        return "BITWISE"
+    if seen.tensors_within and seen.outputs_hold:
+        return "TENSOR-TOLERANCE"
+    return "METRIC-TOLERANCE" if metrics_hold else "DIVERGED"
+
+
+def _compare_checkpoints(left: Side, right: Side, tolerance: Tolerance, until: int | None, seen: _Seen) -> None:
+    pairs = _pairs(left.record, right.record, until)
+    equal = 0
+    for name, one, other in pairs:
+        seen.compared += 1
+        if other is None or one is None:
+            seen.bits_equal = seen.tensors_within = False
+            missing = "the repetition" if other is None else "the original"
+            seen.first = seen.first or Divergence(
+                epoch=next((side.epoch for side in (one, other) if side is not None), None),
+                what=f"{name} is missing from {missing}",
+            )
+            seen.say(
+                Comparison(
+                    what=name, result="missing", detail=f"only {'the original' if one else 'the repetition'} has it"
+                )
+            )
+            continue
+        if one.state_digest == other.state_digest:
+            equal += 1
+            continue
+        seen.bits_equal = False
+        if seen.first is not None and not seen.tensors_within:
+            seen.say(Comparison(what=name, result="differs"))
+            continue
+        found, within = _first_tensor(left.load(one), right.load(other), tolerance)
+        seen.tensors_within &= within
+        divergence = Divergence(
+            epoch=one.epoch, step=one.step, tensor=found.name, shape=found.shape, max_abs=found.max_abs, what=name
+        )
+        seen.first = seen.first or divergence
+        seen.say(Comparison(what=name, result="tolerated" if within else "differs", detail=str(found)))
+    if pairs:
+        result: Any = "match" if equal == len(pairs) else "differs"
+        if result == "differs" and seen.tensors_within:
+            result = "tolerated"
+        seen.comparisons.insert(
+            0, Comparison(what="checkpoints", result=result, detail=f"{equal} of {len(pairs)} equal in every bit")
+        )
+
+
+def _pairs(
+    left: Record, right: Record, until: int | None
+) -> list[tuple[str, CheckpointEntry | None, CheckpointEntry | None]]:
+    """Pair checkpoints by epoch, those without one by step, then by position."""
+    pairs: list[tuple[str, CheckpointEntry | None, CheckpointEntry | None]] = []
+    if left.initial is not None and right.initial is not None:
+        pairs.append(("initial state", left.initial, right.initial))
+    ones, others = _keyed(left, until), _keyed(right, until)
+    keys = list(ones)
+    if left.status == "finished":  # an interrupted original lacks what it did not live to save
+        keys += [key for key in others if key not in ones]
+    pairs += [(key, ones.get(key), others.get(key)) for key in keys]
+    return pairs
+
+
+def _keyed(record: Record, until: int | None) -> dict[str, CheckpointEntry]:
+    found: dict[str, CheckpointEntry] = {}
+    for index, entry in enumerate(record.checkpoints):
+        if until is not None and entry.epoch is not None and entry.epoch > until:
+            continue
+        key = f"checkpoint {index}"
+        if entry.epoch is not None:
+            key = f"epoch {entry.epoch}"
+        elif entry.step is not None:
+            key = f"step {entry.step}"
+        while key in found:  # several saves in one epoch
+            key += "+"
+        found[key] = entry
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    name: str
+    shape: list[int] | None
+    max_abs: float | None
+    count: int
+
+    def __str__(self) -> str:
+        where = f"{self.name} {self.shape}" if self.shape is not None else self.name
+        size = f", max |Δ| {self.max_abs:.3g}" if self.max_abs is not None else ""
+        return f"{where}{size}" + (f" (and {self.count - 1} more)" if self.count > 1 else "")
+
+
+def _first_tensor(left: Checkpoint, right: Checkpoint, tolerance: Tolerance) -> tuple[_Difference, bool]:
+    """Return the first difference of two checkpoints, and whether all tensors are within the tolerance."""
+    ours, theirs = left.all_stored(), right.all_stored()
+    differing = [key for key in ours.keys() | theirs.keys() if not _same(ours.get(key), theirs.get(key))]
+    if not differing:
+        return _Difference(f"state.json:{_first_path(left.state, right.state)}", None, None, 1), True
+    differing.sort(key=lambda key: (key[0] != "model", key not in ours, list(ours).index(key) if key in ours else 0))
+    within, first = True, None
+    for section, name in differing:
+        one, other = ours.get((section, name)), theirs.get((section, name))
+        label = name if section == "model" else f"{section}:{name}"
+        if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
+            within = False
+            difference = _Difference(
+                label, next((list(side.shape) for side in (one, other) if side is not None), None), None, len(differing)
+            )
+        else:
+            a = as_numpy(left.raw(name, section), one.dtype, one.shape)
+            b = as_numpy(right.raw(name, section), other.dtype, other.shape)
+            within &= within_tolerance(a, b, tolerance.weights.atol, tolerance.weights.rtol)
+            difference = _Difference(label, list(one.shape), max_abs(a, b), len(differing))
+        first = first or difference
+        if not within:
+            break
+    return first or _Difference("(none)", None, None, 0), within
+
+
+def _same(one: Any, other: Any) -> bool:
+    return (
+        one is not None
+        and other is not None
+        and (one.dtype, one.shape, one.digest) == (other.dtype, other.shape, other.digest)
+    )
+
+
+def max_abs(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> float | None:
+    """Return the largest |Δ|; infinity where one is NaN or infinite and the other is not the same; None if empty."""
+    if left.size == 0:
+        return None
+    if left.dtype.kind == "b":
+        return float(np.max(left != right))
+    if left.dtype.kind in "iu":
+        return float(max(abs(int(a) - int(b)) for a, b in _extremes(left, right)))
+    wide = np.complex128 if left.dtype.kind == "c" else np.float64
+    a, b = left.astype(wide), right.astype(wide)
+    with np.errstate(invalid="ignore", over="ignore"):
+        delta = np.abs(a - b)
+    delta = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, delta)
+    return float(np.max(np.where(np.isnan(delta), math.inf, delta)))
+
+
+def _extremes(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> list[tuple[int, int]]:
+    """Return the pairs among which the largest integer difference is, without overflow."""
+    delta = left.astype(np.float64) - right.astype(np.float64)
+    places = [int(np.argmax(delta)), int(np.argmin(delta))]
+    return [(int(left.reshape(-1)[i]), int(right.reshape(-1)[i])) for i in places]
+
+
+def within_tolerance(left: npt.NDArray[Any], right: npt.NDArray[Any], atol: float, rtol: float) -> bool:
+    """True if |left − right| ≤ atol + rtol·|left| everywhere; NaN is within of NaN, integers must be equal at zero."""
+    if atol == 0 and rtol == 0:
+        return left.tobytes() == right.tobytes()
+    if left.dtype.kind not in "fc":
+        return bool(np.array_equal(left, right))
+    return bool(np.allclose(right, left, atol=atol, rtol=rtol, equal_nan=True))
+
+
+def _compare_outputs(left: Side, right: Side, tolerance: Tolerance, seen: _Seen) -> None:
+    ours = {output.path: output for output in left.record.outputs}
+    theirs = {output.path: output for output in right.record.outputs}
+    for path in dict.fromkeys([*ours, *theirs]):
+        one, other = ours.get(path), theirs.get(path)
+        mode = next(side.compare for side in (one, other) if side is not None)
+        if mode == "ignore":
+            seen.say(Comparison(what=path, result="ignored", detail="as the recipe declares"))
+            continue
+        absent = one is None or one.missing
+        if absent and (left.record.status != "finished" or other is None or other.missing):
+            continue
+        seen.compared += 1
+        comparison = _compare_output(path, mode, one, other, left, right, tolerance)
+        seen.say(comparison)
+        if comparison.result != "match":
+            seen.bits_equal = False
+        if comparison.result not in ("match", "tolerated"):
+            seen.outputs_hold = False
+            seen.first = seen.first or Divergence(what=f"output {path}")
+
+
+def _compare_output(
+    path: str,
+    mode: str,
+    one: OutputFacts | None,
+    other: OutputFacts | None,
+    left: Side,
+    right: Side,
+    tolerance: Tolerance,
+) -> Comparison:
+    if one is None or other is None or one.missing or other.missing:
+        side = "the original" if one is None or one.missing else "the repetition"
+        return Comparison(what=path, result="missing", detail=f"{side} does not have it")
+    if one.digest == other.digest:
+        return Comparison(what=path, result="match", detail=f"{one.size:,} bytes")
+    if mode == "values":
+        return _compare_values(path, left.output(path), right.output(path), tolerance)
+    return Comparison(what=path, result="differs", detail=f"{one.size:,} and {other.size:,} bytes")
+
+
+def _compare_values(path: str, left: bytes, right: bytes, tolerance: Tolerance) -> Comparison:
+    try:
+        ours, theirs = _values(path, left), _values(path, right)
+    except (ValueError, UnicodeDecodeError, RecursionError, csv.Error) as error:
+        return Comparison(what=path, result="differs", detail=f"bytes differ, and values cannot be read: {error}")
+    worst = 0.0
+    for where in dict.fromkeys([*ours, *theirs]):
+        a, b = ours.get(where), theirs.get(where)
+        if a == b and type(a) is type(b):
+            continue
+        allowed = tolerance.metrics.get(where.rpartition(".")[2], 0.0)
+        if not (_is_number(a) and _is_number(b)) or not abs(float(a) - float(b)) <= allowed:
+            return Comparison(what=path, result="differs", detail=f"{where}: {_short(a)} → {_short(b)}")
+        worst = max(worst, abs(float(a) - float(b)))
+    return Comparison(what=path, result="tolerated", detail=f"other bytes, values within {worst:.3g}")
+
+
+def _values(path: str, data: bytes) -> dict[str, Any]:
+    """Return the scalars of a JSON or CSV file by their place in it."""
+    text = data.decode("utf-8")
+    if path.endswith((".csv", ".tsv")):
+        rows = csv.reader(io.StringIO(text), delimiter="\t" if path.endswith(".tsv") else ",")
+        return {f"[{i}][{j}]": _cell(cell) for i, row in enumerate(rows) for j, cell in enumerate(row)}
+    found: dict[str, Any] = {}
+    pending: list[tuple[str, Any]] = [("", json.loads(text))]
+    while pending:
+        where, node = pending.pop()
+        if isinstance(node, dict) and node:
+            pending += [(f"{where}.{key}" if where else str(key), item) for key, item in node.items()]
+        elif isinstance(node, list) and node:
+            pending += [(f"{where}[{i}]", item) for i, item in enumerate(node)]
+        else:
+            found[where] = node
+    return found
+
+
+def _cell(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _compare_metrics(left: Record, right: Record, tolerance: Tolerance, seen: _Seen, until: int | None) -> bool | None:
+    """Say how final metrics compare; return whether all declared ones are within tolerance, None without any."""
+    if until is not None:
+        return None
+    held: bool | None = None
+    for name, allowed in tolerance.metrics.items():
+        a, b = left.metrics.get(name), right.metrics.get(name)
+        if a is None or b is None:
+            seen.say(Comparison(what=f"metric {name}", result="missing"))
+            held = False
+            continue
+        inside = a == b or abs(a - b) <= allowed
+        held = inside if held is None else held and inside
+        result: Any = "match" if a == b else "tolerated" if inside else "differs"
+        seen.say(Comparison(what=f"metric {name}", result=result, detail=f"{a:.6g} → {b:.6g}, allowed {allowed:g}"))
+    return held
+
+
+def _first_path(left: Any, right: Any, where: str = "") -> str:
+    """Return the path of the first value that differs between two JSON values."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        for key in [*left, *(key for key in right if key not in left)]:
+            if key not in left or key not in right or canonical(left[key]) != canonical(right[key]):
+                return _first_path(left.get(key), right.get(key), f"{where}.{key}" if where else str(key))
+    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        for index, (a, b) in enumerate(zip(left, right, strict=True)):
+            if canonical(a) != canonical(b):
+                return _first_path(a, b, f"{where}[{index}]")
+    return where or "(all)"
+
+
+def causes_between(
+    left: Side, right: Side, *, code: ManifestDiff | None, data: Mapping[str, ManifestDiff]
+) -> list[str]:
+    """Return every difference between two runs that could explain a divergence.
+
+    Args:
+        code: Files that differ between the two trees; None if the trees are equal.
+        data: By input name, the entries that differ.
+    """
+    found: list[str] = []
+    if left.lock is not None and right.lock is not None:
+        one, other = left.lock, right.lock
+        if code is not None:
+            found.append(f"code: {_named(code, 'code/')} (tree {one.code.tree[:8]} → {other.code.tree[:8]})")
+        if one.code.python_path != other.code.python_path:
+            found.append(f"code: module folders {one.code.python_path} → {other.code.python_path}")
+        found += _data_causes(one, other, data)
+        found += _value_causes("params", one.params, other.params)
+        found += _execution_causes(one, other)
+        found += [f"environment: {change}" for change in one.environment.changes_to(other.environment)]
+    found += _machine_causes(left.record.machine, right.record.machine)
+    return found
+
+
+def _data_causes(one: RunLock, other: RunLock, data: Mapping[str, ManifestDiff]) -> list[str]:
+    ours, theirs = {pin.name: pin for pin in one.data}, {pin.name: pin for pin in other.data}
+    found = []
+    for name in dict.fromkeys([*ours, *theirs]):
+        a, b = ours.get(name), theirs.get(name)
+        if a is None or b is None:
+            found.append(f"data.{name}: only one of the runs has it")
+        elif a.top_hash != b.top_hash:
+            entries = f": {_named(data[name], '')}" if name in data else ""
+            found.append(f"data.{name}: {a.package}@{a.top_hash[:8]} → {b.package}@{b.top_hash[:8]}{entries}")
+        elif a.path != b.path:
+            found.append(f"data.{name}: laid out at {a.path} → {b.path}")
+    return found
+
+
+def _execution_causes(one: RunLock, other: RunLock) -> list[str]:
+    found = []
+    for name in one.execution.__struct_fields__:
+        a, b = getattr(one.execution, name), getattr(other.execution, name)
+        if a != b:
+            note = " (numeric class differs)" if name in ("threads", "variables") else ""
+            found.append(f"execution.{name} {_short(a)} → {_short(b)}{note}")
+    return found
+
+
+def _value_causes(where: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{where}.{key} {_short(left.get(key))} → {_short(right.get(key))}"
+        for key in dict.fromkeys([*left, *right])
+        if left.get(key) != right.get(key) or (key in left) != (key in right)
+    ]
+
+
+def _machine_causes(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
+    """Return how the numeric classes differ; thread variables are told once, by execution.threads."""
+    ours, theirs = _flat(left.get("numeric", {})), _flat(right.get("numeric", {}))
+    return [
+        f"machine: {key} {_short(ours.get(key))} → {_short(theirs.get(key))}"
+        for key in dict.fromkeys([*ours, *theirs])
+        if ours.get(key) != theirs.get(key)
+        and "thread" not in key.lower()
+        and key.rpartition(".")[2] not in _CONSEQUENCES
+    ]
+
+
+def _flat(value: Any, where: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {where: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _flat(item, f"{where}.{key}" if where else str(key))
+    return found
+
+
+def _named(diff: ManifestDiff, prefix: str) -> str:
+    names = [(key, "changed") for key in diff.changed]
+    names += [(key, "added") for key in diff.added] + [(key, "removed") for key in diff.removed]
+    shown = ", ".join(f"{key.removeprefix(prefix)} {how}" for key, how in names[:_MAX_NAMED])
+    more = len(names) - _MAX_NAMED
+    return shown + (f" and {more} more" if more > 0 else "") if names else "nothing but modes or metadata"

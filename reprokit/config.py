@@ -1,0 +1,69 @@
+"""Where things live: the home, the cache and the registry in force, from flags, variables and .reprokit/config.yaml."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from reprokit.errors import RecipeError
+from reprokit.untrusted import load_yaml
+
+__all__ = ["CONFIG_FILE", "Config"]
+
+CONFIG_FILE = Path(".reprokit") / "config.yaml"
+_MAX_CONFIG = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Folders and addresses of one invocation.
+
+    Attributes:
+        home: Data that must not be lost: the default registry, journals of runs.
+        cache: Anything here can be deleted.
+        registry: A folder (a path or file:// URL).
+    """
+
+    home: Path
+    cache: Path
+    registry: str
+
+    @classmethod
+    def load(cls, *, registry: str | None = None, folder: Path | None = None) -> Config:
+        """Return the configuration in force: argument, then REPROKIT_* variable, then project file, then default."""
+        home = _folder("REPROKIT_HOME") or Path(platformdirs.user_data_dir("reprokit", appauthor=False))
+        cache = _folder("REPROKIT_CACHE") or Path(platformdirs.user_cache_dir("reprokit", appauthor=False))
+        base = (folder or Path.cwd()).absolute()
+        chosen = registry or os.environ.get("REPROKIT_REGISTRY")
+        if not chosen:
+            chosen, base = _from_project(base) or (str(home / "registry"), base)
+        if "://" not in chosen:
+            chosen = str((base / Path(chosen).expanduser()).absolute())
+        elif chosen.startswith("file://"):
+            chosen = chosen.removeprefix("file://")
+        return cls(home=home.absolute(), cache=cache.absolute(), registry=chosen)
+
+
+def _folder(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value).expanduser() if value else None
+
+
+def _from_project(start: Path) -> tuple[str, Path] | None:
+    """Return the registry that the nearest .reprokit/config.yaml upwards names, and the folder it is relative to."""
+    for folder in (start, *start.parents):
+        file = folder / CONFIG_FILE
+        if not file.is_file():
+            continue
+        content = load_yaml(file.read_bytes(), what=str(file), max_bytes=_MAX_CONFIG) or {}
+        unknown = set(content) - {"registry"} if isinstance(content, dict) else {"(not a mapping)"}
+        if unknown:
+            raise RecipeError(f"{file}: unknown key {sorted(map(str, unknown))[0]!r}; known: 'registry'.")
+        if value := content.get("registry"):
+            if not isinstance(value, str):
+                raise RecipeError(f"{file}: registry must be a path or URL, not {value!r}.")
+            return value, folder
+    return None

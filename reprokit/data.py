@@ -1,0 +1,91 @@
+"""Data: which version an input names (world → lock), and that version's files in a workspace (lock → world)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from reprokit.errors import DataMismatchError, RefusedError
+from reprokit.lock import DataPin
+from reprokit.manifest import Manifest
+from reprokit.paths import os_errors
+from reprokit.progress import SILENT, Progress
+from reprokit.recipe import Recipe
+from reprokit.record import DataFacts
+from reprokit.refs import PackageRef, parse_run
+from reprokit.registry import Registry
+from reprokit.runs import RunStore
+from reprokit.tree import lay_out
+
+__all__ = ["Laid", "lay_data", "pin_data"]
+
+Laid = Literal["symlink", "copy"]
+
+
+def pin_data(recipe: Recipe, *, registry: Registry, runs: RunStore) -> list[DataPin]:
+    """Return the version of every input, as the registry stands now.
+
+    Raises:
+        NotFoundError: No such package, version, run or checkpoint.
+    """
+    pins = []
+    for name, item in recipe.data.items():
+        if item.package is not None:
+            ref = PackageRef.parse(item.package)
+            pins.append(DataPin(name=name, package=ref.name, top_hash=registry.resolve(ref), path=item.path))
+        elif item.run is not None:
+            chosen = runs.checkpoint(parse_run(item.run))
+            pins.append(
+                DataPin(name=name, package=chosen.package, top_hash=chosen.top_hash, path=item.path, run=item.run)
+            )
+    return pins
+
+
+def lay_data(
+    pins: list[DataPin],
+    workspace: Path,
+    *,
+    registry: Registry,
+    cache: Path,
+    layout: Laid,
+    progress: Progress = SILENT,
+) -> list[DataFacts]:
+    """Lay every pinned version out at its path in the workspace, verified.
+
+    Raises:
+        DataMismatchError: An object is corrupt, or a version is not what its hash says.
+        RefusedError: The code itself has something at that path.
+    """
+    facts = []
+    for pin in pins:
+        try:
+            manifest: Manifest = registry.read_manifest(pin.top_hash)
+            what = f"{pin.package}@{pin.top_hash[:8]}"
+            tree = lay_out(manifest, registry=registry, cache=cache, what=what, progress=progress)
+        except DataMismatchError as error:
+            raise DataMismatchError(f"Input {pin.name!r}: {error.message}", hint=error.hint) from None
+        place = workspace / pin.path
+        if place.exists() or place.is_symlink():
+            raise RefusedError(
+                f"Input {pin.name!r} cannot be laid out: the code has {pin.path!r} itself.",
+                hint="Take it out of git, or change data.path in the recipe.",
+            )
+        with os_errors(f"Laying out {what} at {place}"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if layout == "copy":
+                shutil.copytree(tree, place, copy_function=shutil.copyfile)
+            else:
+                place.symlink_to(tree, target_is_directory=True)
+        facts.append(
+            DataFacts(
+                name=pin.name,
+                package=pin.package,
+                top_hash=pin.top_hash,
+                path=pin.path,
+                entries=len(manifest.entries),
+                size=manifest.size,
+                run=pin.run,
+            )
+        )
+    return facts

@@ -1,0 +1,1 @@
+"""Environments: what is installed, as an identity that can be compared."""

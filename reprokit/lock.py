@@ -1,0 +1,213 @@
+"""Locks: what is pinned from a recipe, down to the last hash. Data only; `locking.py` makes them.
+
+A *recipe lock* pins environment and data and is committed beside the recipe. A *run lock* adds the code, the
+parameters and the execution, and is kept in the run's record; its hash names the declared experiment.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from reprokit import recipe as recipes
+from reprokit.canonical import canonical, sha256_of
+from reprokit.errors import DataMismatchError
+from reprokit.recipe import Execution, Recipe
+from reprokit.untrusted import load_json
+
+__all__ = [
+    "CodeIdentity",
+    "CondaPackage",
+    "DataPin",
+    "EnvironmentLock",
+    "PackageChange",
+    "PipPackage",
+    "RecipeLock",
+    "RunLock",
+]
+
+
+_T = TypeVar("_T")
+
+
+class _Artefact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class CondaPackage(_Artefact, frozen=True, kw_only=True):
+    """One record of conda-meta."""
+
+    name: str
+    version: str
+    build: str
+    subdir: str
+    sha256: str | None = None
+
+
+class PipPackage(_Artefact, frozen=True, kw_only=True):
+    """One installed distribution.
+
+    Attributes:
+        name: Normalised as PEP 503 says.
+        tags: The wheel's tags, sorted; empty if it was not installed from a wheel.
+        record: SHA-256 over the sorted RECORD rows without scripts, .pyc and installer notes; None without RECORD.
+    """
+
+    name: str
+    version: str
+    tags: list[str] = []
+    record: str | None = None
+
+
+class PackageChange(_Artefact, frozen=True, kw_only=True):
+    """One package that differs between two environments; None where it is absent."""
+
+    name: str
+    kind: Literal["python", "conda", "pip"]
+    locked: str | None
+    found: str | None
+
+    def __str__(self) -> str:
+        if self.locked == self.found:
+            return f"{self.name} {self.locked}: same version, other files"
+        return f"{self.name} {self.locked or '(absent)'} → {self.found or '(absent)'}"
+
+
+class EnvironmentLock(_Artefact, frozen=True, kw_only=True):
+    """An environment's identity. Where its archives can be fetched is recorded elsewhere and never hashed."""
+
+    format: Literal[1] = 1
+    python: str
+    implementation: str
+    platform: str
+    conda: list[CondaPackage] = []
+    pip: list[PipPackage] = []
+
+    @property
+    def hash(self) -> str:
+        return sha256_of(msgspec.to_builtins(self))
+
+    def changes_to(self, found: EnvironmentLock) -> list[PackageChange]:
+        """Return every package that differs between this locked environment and the one found."""
+        changes = []
+        for name in ("python", "implementation", "platform"):
+            if getattr(self, name) != getattr(found, name):
+                changes.append(
+                    PackageChange(name=name, kind="python", locked=getattr(self, name), found=getattr(found, name))
+                )
+        changes += _changes("conda", {p.name: p for p in self.conda}, {p.name: p for p in found.conda})
+        changes += _changes("pip", {p.name: p for p in self.pip}, {p.name: p for p in found.pip})
+        return changes
+
+
+def _changes(kind: Literal["conda", "pip"], locked: dict[str, Any], found: dict[str, Any]) -> list[PackageChange]:
+    return [
+        PackageChange(name=name, kind=kind, locked=_shown(locked.get(name)), found=_shown(found.get(name)))
+        for name in sorted(locked.keys() | found.keys())
+        if locked.get(name) != found.get(name)
+    ]
+
+
+def _shown(package: CondaPackage | PipPackage | None) -> str | None:
+    if package is None:
+        return None
+    return f"{package.version}={package.build}" if isinstance(package, CondaPackage) else package.version
+
+
+class DataPin(_Artefact, frozen=True, kw_only=True):
+    """One input: which version lies at which path. For a run's checkpoint, `run` says which was meant."""
+
+    name: str
+    package: str
+    top_hash: str
+    path: str
+    run: str | None = None
+
+
+class CodeIdentity(_Artefact, frozen=True, kw_only=True):
+    """The git tree that is executed; the object format decides which hash it is.
+
+    `python_path` are folders of it that modules are imported from: those of editable installs and of PYTHONPATH.
+    """
+
+    tree: str
+    object_format: Literal["sha1", "sha256"] = "sha1"
+    python_path: list[str] = []
+
+
+class RecipeLock(_Artefact, frozen=True, kw_only=True):
+    """What `reprokit lock` writes beside the recipe.
+
+    Attributes:
+        declares: Hash of the recipe's environment and data sections; unequal means the lock is out of date.
+    """
+
+    format: Literal[1] = 1
+    declares: str
+    environment: EnvironmentLock
+    data: list[DataPin]
+
+    def encode(self) -> bytes:
+        return _indented(msgspec.to_builtins(self))
+
+    @classmethod
+    def decode(cls, data: bytes, *, what: str) -> RecipeLock:
+        return _decode(data, cls, what=what)
+
+    @staticmethod
+    def declaration(recipe: Recipe) -> str:
+        plain = recipes.to_plain(recipe)
+        return sha256_of({"environment": plain.get("environment"), "data": plain.get("data")})
+
+
+class RunLock(_Artefact, frozen=True, kw_only=True):
+    """A whole declared experiment."""
+
+    format: Literal[1] = 1
+    recipe: Recipe
+    code: CodeIdentity
+    environment: EnvironmentLock
+    data: list[DataPin]
+    params: dict[str, Any]
+    execution: Execution
+
+    @property
+    def hash(self) -> str:
+        """64 hex digits; equal for equal declared experiments, whatever the machine, place or time."""
+        return sha256_of(
+            {
+                "recipe": recipes.to_plain(self.recipe),
+                "code": msgspec.to_builtins(self.code),
+                "environment": self.environment.hash,
+                "data": [[pin.name, pin.top_hash, pin.path] for pin in self.data],
+                "params": self.params,
+                "execution": msgspec.to_builtins(self.execution),
+            }
+        )
+
+    def encode(self) -> bytes:
+        return canonical(msgspec.to_builtins(self)) + b"\n"
+
+    @classmethod
+    def decode(cls, data: bytes, *, what: str) -> RunLock:
+        """Parse an untrusted lock; its recipe passes every check that a new recipe passes."""
+        lock = _decode(data, cls, what=what)
+        recipes.from_plain(recipes.to_plain(lock.recipe), what=f"The recipe in {what}")
+        return lock
+
+
+def _decode(data: bytes, type_: type[_T], *, what: str) -> _T:
+    value = load_json(data, what=what)
+    if isinstance(value, dict) and value.get("format") != 1:
+        raise DataMismatchError(
+            f"{what} has format {value.get('format')!r}; this reprokit reads format 1.", hint="Update reprokit."
+        )
+    try:
+        return msgspec.convert(value, type_, strict=True)
+    except msgspec.ValidationError as error:
+        raise DataMismatchError(f"{what} is malformed: {error}.") from None
+
+
+def _indented(value: Any) -> bytes:
+    return msgspec.json.format(canonical(value), indent=1) + b"\n"

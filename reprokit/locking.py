@@ -1,0 +1,145 @@
+"""From a recipe and the world as it is now to a lock."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from reprokit.data import pin_data
+from reprokit.environment.capture import capture_environment, check_requirements
+from reprokit.errors import EnvironmentMismatchError, NotFoundError, RefusedError, UsageError
+from reprokit.lock import CodeIdentity, DataPin, EnvironmentLock, PackageChange, RecipeLock, RunLock
+from reprokit.paths import durable_write, os_errors
+from reprokit.recipe import Environment, Recipe, parse
+from reprokit.registry import Registry
+from reprokit.runs import RunStore
+
+__all__ = ["LockChanges", "check_environment", "lock_recipe", "lock_run", "read_recipe", "recipe_lock_path"]
+
+_MAX_RECIPE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockChanges:
+    """What moved between two recipe locks."""
+
+    first: bool
+    environment: tuple[PackageChange, ...]
+    data: tuple[tuple[str, str | None, str], ...]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and parse a recipe file.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: It is too large, or not a recipe.
+    """
+    with os_errors(f"Reading the recipe {path}"):
+        if not path.exists():
+            raise NotFoundError(f"No recipe {path}.", hint="`reprokit init SCRIPT` drafts one.")
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name the recipe file in it.")
+        with path.open("rb") as handle:
+            return parse(handle.read(_MAX_RECIPE + 1), what=str(path))
+
+
+def recipe_lock_path(recipe: Path) -> Path:
+    """Return where a recipe's lock lies: `recipe.yaml` → `recipe.lock.json`."""
+    return recipe.with_name(f"{recipe.stem}.lock.json")
+
+
+def make_recipe_lock(recipe: Recipe, *, registry: Registry, root: Path, cache: Path | None) -> RecipeLock:
+    """Pin environment and data as they are now."""
+    environment = capture_environment(cache)
+    if isinstance(recipe.environment, Environment) and recipe.environment.pip is not None:
+        file = root / recipe.environment.pip
+        with os_errors(f"Reading {file}"):
+            text = file.read_text(encoding="utf-8")
+        check_requirements(text, environment=environment, what=recipe.environment.pip)
+    return RecipeLock(
+        declares=RecipeLock.declaration(recipe),
+        environment=environment,
+        data=pin_data(recipe, registry=registry, runs=RunStore(registry)),
+    )
+
+
+def lock_recipe(path: Path, *, registry: Registry, root: Path, cache: Path | None) -> tuple[RecipeLock, LockChanges]:
+    """Pin a recipe anew, write the lock beside it, and say what moved since the last one."""
+    recipe = read_recipe(path)
+    lock = make_recipe_lock(recipe, registry=registry, root=root, cache=cache)
+    file = recipe_lock_path(path)
+    before = RecipeLock.decode(file.read_bytes(), what=str(file)) if file.exists() else None
+    with os_errors(f"Writing {file}"):
+        durable_write(file, lock.encode())
+    return lock, _changes(before, lock)
+
+
+def _changes(before: RecipeLock | None, after: RecipeLock) -> LockChanges:
+    known: dict[str, DataPin] = {pin.name: pin for pin in before.data} if before else {}
+    moved = [
+        (pin.name, known[pin.name].top_hash if pin.name in known else None, pin.top_hash)
+        for pin in after.data
+        if pin.name not in known or known[pin.name].top_hash != pin.top_hash
+    ]
+    environment = before.environment.changes_to(after.environment) if before else []
+    return LockChanges(first=before is None, environment=tuple(environment), data=tuple(moved))
+
+
+def recipe_lock_for(
+    path: Path, recipe: Recipe, *, registry: Registry, root: Path, cache: Path | None, exact: bool
+) -> RecipeLock:
+    """Return the lock beside a recipe, checked against the world, or a fresh one where there is none.
+
+    Args:
+        exact: Refuse an environment that differs from the locked one; otherwise the one found is pinned instead.
+    Raises:
+        RefusedError: The recipe's data or environment changed since it was locked.
+        EnvironmentMismatchError: Naming the packages that differ.
+    """
+    file = recipe_lock_path(path)
+    fresh = make_recipe_lock(recipe, registry=registry, root=root, cache=cache)
+    if not file.exists():
+        return fresh
+    lock = RecipeLock.decode(file.read_bytes(), what=str(file))
+    if lock.declares != RecipeLock.declaration(recipe):
+        raise RefusedError(
+            f"{file} is out of date: the recipe's data or environment changed since it was locked.",
+            hint=f"Run `reprokit lock {path}`, and commit the lock.",
+        )
+    if exact:
+        check_environment(lock.environment, fresh.environment, what=str(file))
+        return lock
+    return msgspec.structs.replace(lock, environment=fresh.environment)
+
+
+def check_environment(locked: EnvironmentLock, found: EnvironmentLock, *, what: str) -> None:
+    """Raise EnvironmentMismatchError, naming the packages, unless two environments are the same."""
+    changes = locked.changes_to(found)
+    if not changes:
+        return
+    shown = "".join(f"\n  {change}" for change in changes[:20])
+    more = f"\n  … and {len(changes) - 20} more" if len(changes) > 20 else ""
+    raise EnvironmentMismatchError(
+        f"The environment here differs from {what} in {len(changes)} package(s):{shown}{more}",
+        hint="Make it the same, or accept this one: --env current for a run, --with env=current for a reproduction.",
+    )
+
+
+def lock_run(recipe: Recipe, code: CodeIdentity, pins: RecipeLock) -> RunLock:
+    """Return the whole declared experiment; threads that the recipe leaves open become this process's cores."""
+    execution = recipe.execution
+    if execution.threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        execution = msgspec.structs.replace(execution, threads=cores)
+    return RunLock(
+        recipe=recipe,
+        code=code,
+        environment=pins.environment,
+        data=pins.data,
+        params=dict(recipe.params),
+        execution=execution,
+    )

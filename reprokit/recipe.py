@@ -1,0 +1,302 @@
+"""The recipe: what a user declares about a training run. Parsed strictly; no I/O here."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from difflib import get_close_matches
+from typing import Any, Literal, Union
+
+import msgspec
+
+from reprokit.canonical import canonical
+from reprokit.errors import RecipeError, UsageError
+from reprokit.paths import check_relative
+from reprokit.refs import PackageRef, check_package_name, parse_run
+from reprokit.untrusted import load_yaml
+
+__all__ = [
+    "Checkpoints",
+    "Code",
+    "DataInput",
+    "Environment",
+    "Execution",
+    "Output",
+    "Recipe",
+    "Tolerance",
+    "WeightTolerance",
+    "json_schema",
+    "parse",
+    "to_plain",
+]
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class Code(_Strict, frozen=True, kw_only=True):
+    """What is executed; exactly one of `entrypoint` and `command`. Paths are relative to the repository root."""
+
+    entrypoint: str | None = None
+    command: list[str] | None = None
+    notebook: str | None = None
+    workdir: str = "."
+
+
+class Environment(_Strict, frozen=True, kw_only=True):
+    """What the run is executed in, instead of the word `current`."""
+
+    conda: str | None = None
+    pip: str | None = None
+    lock: str | None = None
+    container: str | None = None
+
+
+class DataInput(_Strict, frozen=True, kw_only=True):
+    """A package version, or another run's checkpoint, laid out at `path` in the workspace."""
+
+    path: str
+    package: str | None = None
+    run: str | None = None
+
+
+class Execution(_Strict, frozen=True, kw_only=True):
+    """How the script is executed.
+
+    `threads` unset is pinned by the lock to the cores that this process may use. `params: flags` also passes each
+    parameter as `--name value`, `variables` as REPROKIT_PARAM_NAME. `variables` are set for the script, and hashed.
+    """
+
+    seed: int = 0
+    threads: int | None = None
+    determinism: Literal["strict", "seeded", "off"] = "strict"
+    inputs: Literal["deny", "warn", "off"] = "warn"
+    layout: Literal["bind", "symlink", "copy"] = "bind"
+    params: Literal["api", "flags", "variables"] = "api"
+    variables: dict[str, str] = {}
+
+
+class Checkpoints(_Strict, frozen=True, kw_only=True):
+    """Where checkpoints go, how often, and which one is best."""
+
+    package: str | None = None
+    every: str = "1 epoch"
+    best: dict[str, Literal["min", "max"]] = {}
+
+
+class Output(_Strict, frozen=True, kw_only=True):
+    """A file or folder that the script writes, and how a reproduction's is compared with it."""
+
+    path: str
+    compare: Literal["bytes", "values", "ignore"] = "bytes"
+
+
+class WeightTolerance(_Strict, frozen=True, kw_only=True):
+    """|a − b| ≤ atol + rtol·|b|, element by element; zero asks for equality."""
+
+    atol: float = 0.0
+    rtol: float = 0.0
+
+
+class Tolerance(_Strict, frozen=True, kw_only=True):
+    """What a reproduction may differ by and still count as one, declared before the run."""
+
+    weights: WeightTolerance = WeightTolerance()
+    metrics: dict[str, float] = {}
+
+
+class Recipe(_Strict, frozen=True, kw_only=True):
+    """A declared training run."""
+
+    name: str
+    code: Code
+    environment: Literal["current"] | Environment = "current"
+    data: dict[str, DataInput] = {}
+    params: dict[str, Any] = {}
+    execution: Execution = Execution()
+    checkpoints: Checkpoints = Checkpoints()
+    outputs: list[str | Output] = []
+    tolerance: Tolerance = Tolerance()
+
+    @property
+    def checkpoint_package(self) -> str:
+        return self.checkpoints.package or f"checkpoints/{self.name}"
+
+    @property
+    def declared_outputs(self) -> list[Output]:
+        return [Output(path=item) if isinstance(item, str) else item for item in self.outputs]
+
+    @property
+    def every_epochs(self) -> int:
+        match = _EVERY.fullmatch(self.checkpoints.every)
+        return int(match[1]) if match else 1
+
+
+_EVERY = re.compile(r"([1-9]\d{0,8}) epochs?")
+_WORD = re.compile(r"[\w-]{1,100}", re.ASCII)
+_PARAM = re.compile(r"[A-Za-z_][\w.-]{0,99}", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
+
+
+def parse(data: bytes, *, what: str = "recipe") -> Recipe:
+    """Return the recipe that YAML bytes declare.
+
+    Args:
+        what: Names the source in errors, usually its path.
+    Raises:
+        RecipeError: With the path of the offending field (`data.images.pakage`) and, where one is close, what
+            was probably meant.
+    """
+    value = load_yaml(data, what=what)
+    if value is None:
+        raise RecipeError(f"{what} is empty.", hint="`reprokit init SCRIPT` drafts a recipe.")
+    if not isinstance(value, dict):
+        raise RecipeError(f"{what} must be a mapping with the keys name and code, not a {_kind(value)}.")
+    return from_plain(value, what=what)
+
+
+def from_plain(value: dict[str, Any], *, what: str = "recipe") -> Recipe:
+    """Return the recipe of parsed YAML or JSON; raises as `parse` does."""
+    _check_keys(value, Recipe, "", what)
+    try:
+        recipe = msgspec.convert(value, Recipe, strict=True)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{what}: {_readable(str(error))}") from None
+    try:
+        _check(recipe)
+    except UsageError as error:
+        raise RecipeError(f"{what}: {error.message}", hint=error.hint) from None
+    return recipe
+
+
+def to_plain(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as JSON values without defaults: `from_plain(to_plain(r)) == r`."""
+    plain: dict[str, Any] = msgspec.to_builtins(recipe)
+    return plain
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of recipes, for editors."""
+    schema = msgspec.json.schema(Recipe)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "reprokit recipe", **schema}
+
+
+def _check(recipe: Recipe) -> None:
+    if not _WORD.fullmatch(recipe.name):
+        raise RecipeError(f"name: {recipe.name!r} must be ASCII letters, digits, '_' and '-'.")
+    _check_code(recipe.code)
+    if isinstance(recipe.environment, Environment):
+        _check_environment(recipe.environment)
+    places: dict[str, str] = {}
+    for name, item in recipe.data.items():
+        if not _WORD.fullmatch(name):
+            raise RecipeError(f"data: {name!r} must be ASCII letters, digits, '_' and '-'.")
+        if (item.package is None) == (item.run is None):
+            raise RecipeError(f"data.{name}: give exactly one of package and run.")
+        if item.package is not None:
+            PackageRef.parse(item.package)
+        if item.run is not None:
+            parse_run(item.run)
+        place = check_relative(item.path, what=f"data.{name}.path")
+        for other, taken in places.items():
+            if place == taken or place.startswith(taken + "/") or taken.startswith(place + "/") or place == ".":
+                raise RecipeError(f"data.{name}.path: {place!r} overlaps with data.{other}.path: {taken!r}.")
+        places[name] = place
+    for key in recipe.params:
+        if not _PARAM.fullmatch(key):
+            raise RecipeError(f"params: {key!r} must be letters, digits, '_', '-' and '.', starting with a letter.")
+    try:
+        canonical(recipe.params)
+    except (ValueError, TypeError):
+        raise RecipeError("params: a value is NaN, infinite or not JSON; write it as a string.") from None
+    _check_execution(recipe.execution)
+    if recipe.checkpoints.package is not None:
+        check_package_name(recipe.checkpoints.package)
+        if recipe.checkpoints.package.startswith("runs/"):
+            raise RecipeError("checkpoints.package: the namespace 'runs' is reprokit's own.")
+    if not _EVERY.fullmatch(recipe.checkpoints.every):
+        raise RecipeError(
+            f"checkpoints.every: {recipe.checkpoints.every!r} is not '<n> epochs'.",
+            hint="This release saves by epochs, such as '1 epoch' or '5 epochs'.",
+        )
+    for output in recipe.declared_outputs:
+        check_relative(output.path, what="outputs")
+
+
+def _check_code(code: Code) -> None:
+    if code.notebook is not None:
+        raise RecipeError("code.notebook is not executed by this release.", hint="Export the notebook to a script.")
+    if (code.entrypoint is None) == (code.command is None):
+        raise RecipeError("code: give exactly one of entrypoint and command.")
+    if code.entrypoint is not None:
+        check_relative(code.entrypoint, what="code.entrypoint")
+    if code.command is not None and (not code.command or not code.command[0]):
+        raise RecipeError("code.command: must be a list of at least one word, such as [python, train.py].")
+    check_relative(code.workdir, what="code.workdir")
+
+
+def _check_environment(environment: Environment) -> None:
+    given = [key for key in ("conda", "pip", "lock", "container") if getattr(environment, key) is not None]
+    if len(given) != 1:
+        raise RecipeError("environment: write 'current', or exactly one of conda, pip, lock and container.")
+    if given[0] != "pip":
+        raise RecipeError(
+            f"environment.{given[0]} is not built by this release.",
+            hint="Activate that environment and write `environment: current`: it is captured and checked.",
+        )
+    check_relative(str(environment.pip), what="environment.pip")
+
+
+def _check_execution(execution: Execution) -> None:
+    if not 0 <= execution.seed < 2**32:
+        raise RecipeError(f"execution.seed: {execution.seed} is not in 0 … 4294967295.")
+    if execution.threads is not None and not 1 <= execution.threads <= 4096:
+        raise RecipeError(f"execution.threads: {execution.threads} is not in 1 … 4096.")
+    for name in execution.variables:
+        if not _VARIABLE.fullmatch(name) or name.startswith("REPROKIT_"):
+            raise RecipeError(f"execution.variables: {name!r} is not a variable that a recipe may set.")
+
+
+def _check_keys(value: Any, type_: Any, path: str, what: str) -> None:
+    """Raise for the first unknown key below `value`, which should become `type_`."""
+    origin, arguments = typing.get_origin(type_), typing.get_args(type_)
+    if origin is Literal and isinstance(value, str) and value not in arguments:
+        close = get_close_matches(value, arguments, n=1, cutoff=0.5)
+        guess = f"Did you mean {close[0]!r}? " if close else ""
+        raise RecipeError(
+            f"{what}: {path}: {value!r} is not known.", hint=f"{guess}Known here: {', '.join(arguments)}."
+        )
+    if origin in (Union, types.UnionType):
+        for option in arguments:
+            _check_keys(value, option, path, what)
+    elif origin is dict and isinstance(value, dict):
+        for key, item in value.items():
+            _check_keys(item, arguments[1], f"{path}.{key}" if path else str(key), what)
+    elif origin is list and isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_keys(item, arguments[0], f"{path}[{index}]", what)
+    elif isinstance(type_, type) and issubclass(type_, msgspec.Struct) and isinstance(value, dict):
+        hints = typing.get_type_hints(type_)
+        for key, item in value.items():
+            where = f"{path}.{key}" if path else str(key)
+            if key not in hints:
+                close = get_close_matches(str(key), hints, n=1, cutoff=0.5)
+                guess = f"Did you mean {close[0]!r}? " if close else ""
+                raise RecipeError(f"{what}: unknown key {where}.", hint=f"{guess}Known here: {', '.join(hints)}.")
+            _check_keys(item, hints[key], where, what)
+
+
+def _readable(message: str) -> str:
+    """Turn msgspec's ``Expected `int`, got `str` - at `$.execution.seed` `` into ours."""
+    text, _, where = message.partition(" - at ")
+    text = text.replace("`", "").replace("Object missing required field", "missing the key")
+    where = where.strip("`").removeprefix("key in `").removeprefix("$").removeprefix(".")
+    return f"{where}: {text[0].lower()}{text[1:]}." if where else f"{text[0].lower()}{text[1:]}."
+
+
+def _kind(value: object) -> str:
+    return {list: "list", str: "text", int: "number", float: "number", bool: "truth value"}.get(
+        type(value), type(value).__name__
+    )

@@ -1,0 +1,169 @@
+"""The record of a run: everything known about one execution of a lock, itself a package version. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from reprokit.canonical import canonical
+from reprokit.errors import DataMismatchError, NotFoundError
+from reprokit.untrusted import load_json
+from reprokit.verdict import Verdict
+
+__all__ = ["CheckpointEntry", "CodeFacts", "DataFacts", "EnvironmentFacts", "OutputFacts", "Record", "Status"]
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class CodeFacts(_Part, frozen=True, kw_only=True):
+    """Where the code came from; its bytes are the record's entries below `code/`."""
+
+    tree: str
+    commit: str | None = None
+    dirty: bool = False
+    remote: str | None = None
+    branch: str | None = None
+
+
+class EnvironmentFacts(_Part, frozen=True, kw_only=True):
+    hash: str
+    packages: int
+    python: str
+
+
+class DataFacts(_Part, frozen=True, kw_only=True):
+    name: str
+    package: str
+    top_hash: str
+    path: str
+    entries: int = 0
+    size: int = 0
+    run: str | None = None
+
+
+class CheckpointEntry(_Part, frozen=True, kw_only=True):
+    """One checkpoint. `epoch` counts from 0; `step` counts optimiser steps done."""
+
+    package: str
+    top_hash: str
+    state_digest: str
+    epoch: int | None = None
+    step: int | None = None
+    metrics: dict[str, float] = {}
+
+
+class OutputFacts(_Part, frozen=True, kw_only=True):
+    """A declared output; `missing` if the script did not write it. A folder has one of these for each file."""
+
+    path: str
+    compare: Literal["bytes", "values", "ignore"] = "bytes"
+    missing: bool = False
+    size: int = 0
+    digest: str | None = None
+
+
+class Record(_Part, frozen=True, kw_only=True):
+    """Everything known about a run. Times are ISO 8601 in UTC."""
+
+    run_id: str
+    name: str
+    status: Status
+    lock_hash: str | None
+    code: CodeFacts | None
+    environment: EnvironmentFacts | None
+    data: list[DataFacts] = []
+    machine: dict[str, Any] = {}
+    params: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
+    execution: dict[str, Any] = {}
+    started: str
+    ended: str | None = None
+    checkpoint_package: str | None = None
+    initial: CheckpointEntry | None = None
+    checkpoints: list[CheckpointEntry] = []
+    outputs: list[OutputFacts] = []
+    artifacts: list[str] = []
+    reproduces: str | None = None
+    relaxed: list[str] = []
+    verdicts: list[Verdict] = []
+    warnings: list[str] = []
+    failure: str | None = None
+    exit_code: int | None = None
+    reprokit: str = ""
+
+    def encode(self) -> bytes:
+        return canonical(msgspec.to_builtins(self)) + b"\n"
+
+    def plain(self) -> dict[str, Any]:
+        value: dict[str, Any] = msgspec.to_builtins(self)
+        return value
+
+    def summary(self) -> dict[str, Any]:
+        """What listings need, small enough for the header of the record's version."""
+        return {
+            "kind": "run",
+            "run": self.run_id,
+            "name": self.name,
+            "status": self.status,
+            "started": self.started,
+            "ended": self.ended,
+            "lock_hash": self.lock_hash,
+            "checkpoint_package": self.checkpoint_package,
+            "checkpoints": len(self.checkpoints),
+            "metrics": self.metrics,
+            "reproduces": self.reproduces,
+            "verdict": self.verdicts[-1].verdict if self.verdicts else None,
+        }
+
+    @classmethod
+    def decode(cls, data: bytes, *, what: str) -> Record:
+        """Parse an untrusted record.
+
+        Raises:
+            DataMismatchError: It does not have the form of a record.
+        """
+        try:
+            return msgspec.convert(load_json(data, what=what), cls, strict=True)
+        except msgspec.ValidationError as error:
+            raise DataMismatchError(
+                f"{what} is malformed: {error}.", hint="It may be of a newer reprokit; update, or verify the registry."
+            ) from None
+
+    def select(self, selector: str | None, *, best: Mapping[str, Literal["min", "max"]]) -> CheckpointEntry:
+        """Return the checkpoint that `last`, `initial`, `epoch=7`, `step=1200`, `best` or `best:metric` names.
+
+        Args:
+            best: The recipe's own sense of best: metric → min or max.
+        Raises:
+            NotFoundError: There is none.
+        """
+        found: CheckpointEntry | None = None
+        key, _, value = (selector or "last").replace(":", "=", 1).partition("=")
+        if key == "last":
+            found = self.checkpoints[-1] if self.checkpoints else None
+        elif key == "initial":
+            found = self.initial
+        elif key == "best":
+            found = self._best(value or next(iter(best), ""), best)
+        else:
+            found = next((c for c in reversed(self.checkpoints) if getattr(c, key) == int(value)), None)
+        if found is None:
+            have = ", ".join(f"epoch={c.epoch}" for c in self.checkpoints[:12]) or "none"
+            raise NotFoundError(
+                f"Run {self.run_id} has no checkpoint '{selector or 'last'}'.",
+                hint=f"It has {len(self.checkpoints)}: {have}.",
+            )
+        return found
+
+    def _best(self, metric: str, best: Mapping[str, Literal["min", "max"]]) -> CheckpointEntry | None:
+        having = [c for c in self.checkpoints if metric in c.metrics]
+        if not having:
+            return None
+        sense = best.get(metric) or ("min" if "loss" in metric or "error" in metric else "max")
+        return (min if sense == "min" else max)(having, key=lambda c: c.metrics[metric])

@@ -1,0 +1,152 @@
+"""Runs in a registry: find one by what a user typed, read its record, its lock, its checkpoints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from reprokit.errors import DataMismatchError, NotFoundError, UsageError
+from reprokit.lock import RunLock
+from reprokit.manifest import Manifest
+from reprokit.package import RESERVED
+from reprokit.record import CheckpointEntry, Record
+from reprokit.refs import RunRef
+from reprokit.registry import Registry
+
+__all__ = ["LOCK_KEY", "RECORD_KEY", "RunStore", "StoredRun"]
+
+RECORD_KEY = "record.json"
+LOCK_KEY = "lock.json"
+_RECENT = re.compile(r"@\{-(\d+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run as the registry has it: the version of its package, and the record in it."""
+
+    record: Record
+    manifest: Manifest
+
+
+class RunStore:
+    """The packages `runs/<run id>` of a registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    def ids(self) -> list[str]:
+        """Return all run IDs, oldest first: an ID starts with the time."""
+        return [name.partition("/")[2] for name in self.registry.packages(RESERVED)]
+
+    def find(self, text: str) -> str:
+        """Return the ID that `text` names: an ID, a unique prefix or suffix, `latest`, or `@{-n}` counted from the end.
+
+        Raises:
+            NotFoundError: There is no such run.
+            UsageError: Two runs fit.
+        """
+        ids = self.ids()
+        if text == "latest" or (recent := _RECENT.fullmatch(text)):
+            back = 1 if text == "latest" else int(recent[1]) if recent else 1
+            if back < 1 or back > len(ids):
+                raise NotFoundError(f"No run {text}: {self.registry.url} has {len(ids)} run(s).")
+            return ids[-back]
+        if text in ids:
+            return text
+        found = [run for run in ids if run.startswith(text) or run.endswith(text)]
+        if not found:
+            raise NotFoundError(
+                f"No run {text} in {self.registry.url}.",
+                hint="`reprokit ls` lists the runs; --registry or REPROKIT_REGISTRY chooses another registry.",
+            )
+        if len(found) > 1:
+            raise UsageError(
+                f"{text} is ambiguous: it fits {len(found)} runs ({', '.join(found[:4])}…).",
+                hint="Give more of the ID.",
+            )
+        return found[0]
+
+    def load(self, text: str) -> StoredRun:
+        """Return a run, verified. One that says it runs, but that nobody runs, reads as interrupted.
+
+        Raises:
+            NotFoundError, UsageError: As `find`.
+            DataMismatchError: Its manifest or record is corrupt.
+        """
+        run_id = self.find(text)
+        head = self.registry.head(f"{RESERVED}/{run_id}")
+        if head is None:
+            raise NotFoundError(f"No run {run_id} in {self.registry.url}.")
+        manifest = self.registry.read_manifest(head.top_hash)
+        entry = manifest[RECORD_KEY]
+        what = f"{RECORD_KEY} of run {run_id}"
+        record = Record.decode(self.registry.read_object(entry.digest, entry.size, what=what), what=what)
+        if record.run_id != run_id:
+            raise DataMismatchError(f"{what} is the record of another run, {record.run_id}.")
+        if record.status == "running":
+            initial, checkpoints = self._scan(record)
+            record = msgspec.structs.replace(record, initial=initial, checkpoints=checkpoints)
+            if not self.registry.is_claimed(run_id):
+                record = msgspec.structs.replace(record, status="interrupted")
+        return StoredRun(record, manifest)
+
+    def lock(self, run: StoredRun) -> RunLock:
+        """Return the run's lock, verified against the hash that its record names."""
+        entry = run.manifest[LOCK_KEY]
+        what = f"{LOCK_KEY} of run {run.record.run_id}"
+        lock = RunLock.decode(self.registry.read_object(entry.digest, entry.size, what=what), what=what)
+        if lock.hash != run.record.lock_hash:
+            raise DataMismatchError(
+                f"{what} was edited: expected {str(run.record.lock_hash)[:12]}…, found {lock.hash[:12]}…."
+            )
+        return lock
+
+    def checkpoint(self, ref: RunRef) -> CheckpointEntry:
+        """Return the checkpoint that `RUN@epoch=7` and the like name."""
+        run = self.load(ref.run)
+        best = self.lock(run).recipe.checkpoints.best if LOCK_KEY in run.manifest.by_key else {}
+        return run.record.select(ref.selector, best=best)
+
+    def summaries(self) -> Iterator[dict[str, Any]]:
+        """Yield what listings show of each run, oldest first, from manifest headers alone (not verified)."""
+        for run_id in self.ids():
+            head = self.registry.head(f"{RESERVED}/{run_id}")
+            if head is None:
+                continue
+            meta = self.registry.read_header(head.top_hash).get("user_meta")
+            summary = meta.get("reprokit") if isinstance(meta, dict) else None
+            if not isinstance(summary, dict) or summary.get("run") != run_id:
+                continue
+            if summary.get("status") == "running" and not self.registry.is_claimed(run_id):
+                summary["status"] = "interrupted"
+            yield summary
+
+    def _scan(self, record: Record) -> tuple[CheckpointEntry | None, list[CheckpointEntry]]:
+        """Return the checkpoints of a run that did not live to list them: each names its run."""
+        initial: CheckpointEntry | None = None
+        found: list[CheckpointEntry] = []
+        name = record.checkpoint_package
+        if name is None:
+            return None, []
+        for top_hash in self.registry.top_hashes(name) if self.registry.head(name) else []:
+            meta = self.registry.read_header(top_hash).get("user_meta")
+            facts = meta.get("reprokit") if isinstance(meta, dict) else None
+            if not isinstance(facts, dict) or facts.get("run") != record.run_id:
+                continue
+            entry = msgspec.convert(
+                {
+                    "package": name,
+                    "top_hash": top_hash,
+                    **{key: facts.get(key) for key in ("state_digest", "epoch", "step", "metrics")},
+                },
+                CheckpointEntry,
+            )
+            if facts.get("kind") == "initial":
+                initial = entry
+            elif all(other.top_hash != top_hash for other in found):
+                found.append(entry)
+        return initial, found
