@@ -1,0 +1,1 @@
+"""The command line: a thin twin of the library, one small module per group of commands."""

@@ -1,0 +1,122 @@
+"""What every command shares: the common options, results on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from reprokit.config import Config
+from reprokit.progress import Advance
+from reprokit.registry import Registry, open_registry
+
+__all__ = ["Face", "common", "size"]
+
+
+class Face:
+    """The options that every command has, and how it speaks."""
+
+    def __init__(self, *, registry: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+        self.registry_option = registry
+        self.as_json = as_json
+        self.quiet = quiet
+        self.verbose = verbose
+        self._bars: Any = None
+
+    @property
+    def config(self) -> Config:
+        return Config.load(registry=self.registry_option)
+
+    def registry(self) -> Registry:
+        return open_registry(self.config.registry)
+
+    def result(self, plain: Any, text: str | Callable[[], str]) -> None:
+        """Print a result: `plain` as JSON with --json, else the text."""
+        if self.as_json:
+            click.echo(json.dumps(plain, indent=1, ensure_ascii=False))
+        else:
+            click.echo(text if isinstance(text, str) else text())
+
+    # reprokit.progress.Progress
+
+    def note(self, text: str) -> None:
+        if self.quiet:
+            return
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            click.echo(text, err=True)
+
+    @contextmanager
+    def task(self, title: str, total: int | None, *, unit: str = "") -> Iterator[Advance]:
+        if self.quiet or not sys.stderr.isatty() or os.environ.get("CI"):
+            yield lambda amount=1, /: None
+            return
+        with self.bars() as bars:
+            number = bars.add_task(f"{title} {f'({unit})' if unit else ''}", total=total)
+            try:
+                yield lambda amount=1, /: bars.advance(number, amount)
+            finally:
+                bars.remove_task(number)
+
+    @contextmanager
+    def bars(self) -> Iterator[Any]:
+        """Show rich's bars for as long as the outermost task is open."""
+        if self._bars is not None:
+            yield self._bars
+            return
+        make = importlib.import_module("reprokit.cli.bars").make_bars  # rich is loaded only where bars are shown
+        with make() as bars:
+            self._bars = bars
+            try:
+                yield bars
+            finally:
+                self._bars = None
+
+    def write(self, stream: str, data: bytes) -> None:
+        """Pass on what a script wrote; with --json nothing of it goes to stdout."""
+        if self.quiet:
+            return
+        target = sys.stderr if stream == "stderr" or self.as_json else sys.stdout
+        target.flush()
+        target.buffer.write(data)
+        target.buffer.flush()
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --registry, -C, --json, -q and -v, and a `face` that knows them."""
+
+    @click.option(
+        "--registry", metavar="URL", help="The registry: a folder. Default: REPROKIT_REGISTRY, project, home."
+    )
+    @click.option("-C", "folder", metavar="DIR", type=click.Path(exists=True, file_okay=False), help="Work in DIR.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON, and nothing else, on stdout.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress, no notes.")
+    @click.option("-v", "--verbose", is_flag=True, help="More detail.")
+    @functools.wraps(command)
+    def wrapped(
+        *, registry: str | None, folder: str | None, as_json: bool, quiet: bool, verbose: bool, **arguments: Any
+    ) -> Any:
+        if registry is not None and "://" not in registry:
+            registry = os.path.abspath(os.path.expanduser(registry))  # noqa: PTH100, PTH111 - before -C changes folder
+        if folder is not None:
+            os.chdir(folder)
+        return command(face=Face(registry=registry, as_json=as_json, quiet=quiet, verbose=verbose), **arguments)
+
+    return wrapped
+
+
+def size(count: float) -> str:
+    """Return bytes for people: 512 B, 3.1 KB, 54.9 MB (powers of 1000)."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,110 @@
+"""ls, show, logs."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from reprokit.cli.face import Face, common, size
+from reprokit.cli.text import checkpoint_line, metrics_text, run_text
+from reprokit.errors import NotFoundError
+from reprokit.package import RESERVED, Package
+from reprokit.recording import recover
+from reprokit.refs import RunRef, is_package_ref, parse_run
+from reprokit.runs import RunStore
+
+__all__ = ["logs", "ls", "show"]
+
+
+@click.command()
+@click.argument("ref", required=False)
+@common
+def ls(face: Face, ref: str | None) -> None:
+    """List runs and packages; or the checkpoints of a run, or the files of a package version."""
+    registry = face.registry()
+    recover(face.config.home)
+    if ref is None:
+        runs = list(RunStore(registry).summaries())
+        packages = [name for name in registry.packages() if not name.startswith(f"{RESERVED}/")]
+        lines = [
+            f"{run['run']}  {run['status']:<11}  {run['name']:<20}  {run['checkpoints']:>3} ckpt  "
+            f"{run.get('verdict') or '':<16}  {metrics_text(dict(list((run.get('metrics') or {}).items())[:3]))}".rstrip()
+            for run in runs
+        ]
+        face.result(
+            {"runs": runs, "packages": packages}, "\n".join([*lines, *packages]) or f"nothing in {registry.url}"
+        )
+    elif is_package_ref(ref):
+        package = Package.open(ref, registry=registry)
+        rows = [
+            {"logical_key": e.logical_key, "size": e.size, "hash": e.digest.value} for e in package.manifest.entries
+        ]
+        face.result(rows, "\n".join(f"{size(e.size):>9}  {e.logical_key}" for e in package.manifest.entries))
+    else:
+        record = RunStore(registry).load(parse_run(ref).run).record
+        plain = record.plain()
+        lines = [checkpoint_line(record.initial, "initial")] if record.initial else []
+        lines += [checkpoint_line(entry) for entry in record.checkpoints]
+        face.result(
+            {"initial": plain["initial"], "checkpoints": plain["checkpoints"]}, "\n".join(lines) or "no checkpoints"
+        )
+
+
+@click.command()
+@click.argument("ref")
+@common
+def show(face: Face, ref: str) -> None:
+    """Show a run, one of its checkpoints (RUN@epoch=2), or a package version."""
+    registry = face.registry()
+    recover(face.config.home)
+    runs = RunStore(registry)
+    if not is_package_ref(ref):
+        parsed: RunRef = parse_run(ref)
+        if parsed.selector is None:
+            run = runs.load(parsed.run)
+            repeats = [s for s in runs.summaries() if s.get("reproduces") == run.record.run_id]
+            lines = [run_text(run.record)]
+            lines += [f"  {'reproduced':<12} {s['run']}  {s.get('verdict') or s.get('status')}" for s in repeats]
+            face.result(run.record.plain(), "\n".join(lines))
+            return
+        chosen = runs.checkpoint(parsed)
+        ref = f"{chosen.package}@{chosen.top_hash}"
+    package = Package.open(ref, registry=registry)
+    manifest = package.manifest
+    plain = {
+        "name": package.name,
+        "top_hash": package.top_hash,
+        "message": manifest.message,
+        "meta": dict(manifest.user_meta),
+        "entries": len(manifest.entries),
+        "size": manifest.size,
+    }
+    lines = [
+        f"  {key:<10} {size(value) if key == 'size' else value}"
+        for key, value in plain.items()
+        if value not in (None, {})
+    ]
+    face.result(plain, "\n".join(lines))
+
+
+@click.command()
+@click.argument("run")
+@common
+def logs(face: Face, run: str) -> None:
+    """Print what RUN's script wrote, each line with its time."""
+    registry = face.registry()
+    recover(face.config.home)
+    stored = RunStore(registry).load(run)
+    if "log.txt" not in stored.manifest.by_key:
+        journal = face.config.home / "runs" / stored.record.run_id / "log.txt"
+        if not journal.exists():
+            raise NotFoundError(f"Run {stored.record.run_id} has no log yet: it is {stored.record.status} elsewhere.")
+        text = journal.read_bytes()
+    else:
+        entry = stored.manifest["log.txt"]
+        text = registry.read_object(entry.digest, entry.size, what=f"log.txt of run {stored.record.run_id}")
+    if face.as_json:
+        face.result({"run_id": stored.record.run_id, "log": text.decode(errors="replace")}, "")
+    else:
+        sys.stdout.buffer.write(text)

@@ -1,0 +1,99 @@
+"""The entry point. Commands load when they are called, so that `reprokit --version` imports next to nothing."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from difflib import get_close_matches
+
+import click
+
+from reprokit._version import __version__
+from reprokit.errors import Error
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "init": ("recipes", "init", "Draft a recipe for a script."),
+    "lock": ("recipes", "lock", "Pin a recipe's environment and data, and say what moved."),
+    "schema": ("recipes", "schema", "Print the JSON Schema of recipes."),
+    "run": ("running", "run", "Run a recipe and record it."),
+    "reproduce": ("reproducing", "reproduce", "Repeat a run from its ID and give a verdict."),
+    "diff": ("reproducing", "diff", "Compare two runs or two package versions, without running."),
+    "ls": ("listing", "ls", "List runs and packages, or what is in one."),
+    "show": ("listing", "show", "Show a run or a package version."),
+    "logs": ("listing", "logs", "Print what a run's script wrote."),
+    "log": ("packages", "log", "Show the history of a package."),
+    "package": ("packages", "package", "Build packages."),
+    "install": ("packages", "install", "Write a package version into a folder, verified."),
+    "tag": ("packages", "tag", "Point a tag at a package version."),
+    "verify": ("packages", "verify", "Check every byte of a version, or of the whole registry."),
+    "checkpoint": ("packages", "checkpoint", "Fetch checkpoints."),
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported on first use; its help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[name]
+        command: click.Command = getattr(importlib.import_module(f"reprokit.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            close = get_close_matches(args[0], _COMMANDS, n=1)
+            guess = f" Did you mean '{close[0]}'?" if close else ""
+            raise click.UsageError(f"No such command '{args[0]}'.{guess}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="reprokit", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Reproducible builds for machine learning.
+
+    Exit codes: 0 ok or reproduced · 1 internal · 2 usage · 3 refused · 4 data mismatch · 5 environment ·
+    6 the script failed · 7 diverged · 8 inconclusive · 10 not found · 11 registry or I/O · 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in its exit code and no traceback."""
+    try:
+        cli.main(standalone_mode=False)
+    except Error as error:
+        _fail(error.message, error.hint, error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("Interrupted.", None, 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except OSError as error:
+        _fail(f"The operating system refused: {error}.", None, 11)
+
+
+def _fail(message: str, hint: str | None, code: int) -> None:
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(message, err=True)
+    if hint:
+        click.echo(hint, err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

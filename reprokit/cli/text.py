@@ -1,0 +1,95 @@
+"""Records and verdicts as people read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reprokit.cli.face import size
+from reprokit.record import CheckpointEntry, Record
+from reprokit.verdict import Verdict
+
+__all__ = ["checkpoint_line", "metrics_text", "run_text", "verdict_text"]
+
+
+def metrics_text(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name}={value:.6g}" for name, value in metrics.items())
+
+
+def checkpoint_line(entry: CheckpointEntry, kind: str = "checkpoint") -> str:
+    where = (
+        "initial" if kind == "initial" else f"epoch {entry.epoch}" if entry.epoch is not None else f"step {entry.step}"
+    )
+    return f"{where:<9} {entry.package}@{entry.top_hash[:8]}  {metrics_text(entry.metrics)}".rstrip()
+
+
+def run_text(record: Record) -> str:
+    """Return what `show RUN` and the end of `run` print."""
+    rows: list[tuple[str, str]] = [("run", f"{record.run_id}  {record.name}"), ("status", record.status)]
+    if record.failure:
+        rows.append(("failure", record.failure.replace("\n", "\n" + " " * 15)))
+    if record.code is not None:
+        commit = (record.code.commit or "")[:8]
+        dirty = " with uncommitted changes" if record.code.dirty else ""
+        rows.append(("code", f"{commit}{dirty} (tree {record.code.tree[:8]})"))
+    if record.environment is not None:
+        rows.append(
+            (
+                "environment",
+                f"{record.environment.hash[:8]}, {record.environment.packages} packages, Python {record.environment.python}",
+            )
+        )
+    rows += [
+        (f"data.{d.name}", f"{d.package}@{d.top_hash[:8]}, {d.entries:,} files, {size(d.size)}") for d in record.data
+    ]
+    if record.params:
+        rows.append(("params", "  ".join(f"{key}={value}" for key, value in record.params.items())))
+    if record.initial is not None:
+        rows.append(("checkpoint", checkpoint_line(record.initial, "initial")))
+    rows += [("checkpoint", checkpoint_line(entry)) for entry in record.checkpoints]
+    if record.metrics:
+        rows.append(("metrics", metrics_text(record.metrics)))
+    for output in record.outputs:
+        rows.append(("output", f"{output.path}  {'missing' if output.missing else size(output.size)}"))
+    rows += [("artifact", name) for name in record.artifacts]
+    if record.reproduces:
+        rows.append(("reproduces", record.reproduces))
+    rows += [("verdict", verdict.verdict) for verdict in record.verdicts]
+    rows += [("warning", text) for text in record.warnings]
+    if record.lock_hash:
+        rows.append(("lock", record.lock_hash[:16]))
+    return "\n".join(f"  {name:<12} {value}" for name, value in rows)
+
+
+_VERDICTS = {
+    "BITWISE": "BITWISE: every state digest and declared output is equal in every bit",
+    "TENSOR-TOLERANCE": "TENSOR-TOLERANCE: every tensor is within the declared tolerance; not bitwise",
+    "METRIC-TOLERANCE": "METRIC-TOLERANCE: the declared metrics are within tolerance; the tensors are not",
+    "DIVERGED": "DIVERGED: beyond every declared tolerance",
+    "INCONCLUSIVE": "INCONCLUSIVE: nothing comparable, or the rerun did not finish",
+}
+
+
+def verdict_text(verdict: Verdict, *, title: str) -> str:
+    """Return what `reproduce` prints; the last line is the verdict."""
+    rows: list[tuple[str, str]] = [(title, f"{verdict.reproduces} → {verdict.run_id}")]
+    for comparison in verdict.comparisons:
+        word = comparison.result.upper() if comparison.result in ("differs", "missing") else comparison.result
+        rows.append((comparison.what, f"{word:<9} {comparison.detail}".rstrip()))
+    if verdict.first_divergence is not None:
+        rows.append(("first", _divergence(verdict)))
+    rows += [("cause", cause) for cause in verdict.causes]
+    rows += [("relaxed", item) for item in verdict.relaxed]
+    rows.append(("verdict", _VERDICTS[verdict.verdict]))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def _divergence(verdict: Verdict) -> str:
+    first: Any = verdict.first_divergence
+    parts = [str(first.what or "")]
+    if first.tensor:
+        shape = f" {first.shape}" if first.shape is not None else ""
+        parts.append(f"{first.tensor}{shape}")
+    if first.max_abs is not None:
+        parts.append(f"max |Δ| {first.max_abs:.3g}")
+    return ", ".join(part for part in parts if part)
