@@ -79,6 +79,7 @@ def compare(
         until: The last epoch that the repetition was asked for; later ones are not missed.
     """
     seen = _Seen()
+    _compare_locks(left, right, seen)
     _compare_checkpoints(left, right, tolerance, until, seen)
     if until is None:
         _compare_outputs(left, right, tolerance, seen)
@@ -86,7 +87,7 @@ def compare(
     rung = _rung(left.record, right.record, seen, metrics_hold, relaxed)
     if rung == "BITWISE":
         causes = []
-    elif not causes and rung != "INCONCLUSIVE":
+    elif not causes and rung != "INCONCLUSIVE" and not seen.bits_equal:
         causes = ["unexplained: code, environment, data, params, execution and numeric class are the same"]
     return Verdict(
         run_id=right.record.run_id,
@@ -97,6 +98,28 @@ def compare(
         causes=causes,
         comparisons=seen.comparisons,
     )
+
+
+def _compare_locks(left: Side, right: Side, seen: _Seen) -> None:
+    """Say which corners of the triangle are the same; they explain a difference, they are not one."""
+    if left.lock is None or right.lock is None:
+        return
+    one, other = left.lock, right.lock
+    corners = [
+        ("code", one.code == other.code, f"tree {other.code.tree[:8]}"),
+        (
+            "environment",
+            one.environment == other.environment,
+            f"{len(one.environment.pip + one.environment.conda)} packages",
+        ),
+    ]
+    theirs = {pin.name: pin.top_hash for pin in other.data}
+    corners += [
+        (f"data.{pin.name}", theirs.get(pin.name) == pin.top_hash, f"{pin.package}@{pin.top_hash[:8]}")
+        for pin in one.data
+    ]
+    for what, same, detail in corners:
+        seen.say(Comparison(what=what, result="match" if same else "differs", detail=detail))
 
 
 def _rung(left: Record, right: Record, seen: _Seen, metrics_hold: bool | None, relaxed: list[str]) -> Rung:
@@ -111,7 +134,7 @@ def _rung(left: Record, right: Record, seen: _Seen, metrics_hold: bool | None, r
 
 def _compare_checkpoints(left: Side, right: Side, tolerance: Tolerance, until: int | None, seen: _Seen) -> None:
     pairs = _pairs(left.record, right.record, until)
-    equal = 0
+    equal, place = 0, len(seen.comparisons)
     for name, one, other in pairs:
         seen.compared += 1
         if other is None or one is None:
@@ -146,7 +169,7 @@ def _compare_checkpoints(left: Side, right: Side, tolerance: Tolerance, until: i
         if result == "differs" and seen.tensors_within:
             result = "tolerated"
         seen.comparisons.insert(
-            0, Comparison(what="checkpoints", result=result, detail=f"{equal} of {len(pairs)} equal in every bit")
+            place, Comparison(what="checkpoints", result=result, detail=f"{equal} of {len(pairs)} equal in every bit")
         )
 
 

@@ -89,7 +89,10 @@ class Overrides:
         return result
 
 
-_WITH_HELP = "Known: code=DIR, data.NAME=REF, param.NAME=VALUE, threads=N, seed=N, determinism=…, inputs=…, layout=…, env=current."
+_WITH_HELP = (
+    "Known: code=DIR, data.NAME=REF, param.NAME=VALUE, threads=N, seed=N, determinism=…, inputs=…, layout=…, "
+    "env=current."
+)
 
 
 def reproduce(

@@ -128,8 +128,7 @@ def test_an_os_error_says_what_was_being_done_and_what_to_do():
         raise OSError(errno.ENOSPC, "No space left on device", "/r/x")
     assert caught.value.message == "Writing objects to /r failed: No space left on device (/r/x)."
     assert (
-        caught.value.hint
-        == "The disk is full: free some space and repeat the command; what was published is intact."
+        caught.value.hint == "The disk is full: free some space and repeat the command; what was published is intact."
     )
     denied = explain_os_error(PermissionError(errno.EACCES, "Permission denied"), "Reading x")
     assert denied.message == "Reading x failed: Permission denied."

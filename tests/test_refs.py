@@ -75,7 +75,9 @@ def test_what_is_not_a_run_is_refused(text):
     assert caught.value.message == f"Not a run: {text!r}."
 
 
-@pytest.mark.parametrize("selector", ["epoch", "epoch=", "epoch=-1", "step=x", "first", "best:", "last@last", "epoch=٣"])
+@pytest.mark.parametrize(
+    "selector", ["epoch", "epoch=", "epoch=-1", "step=x", "first", "best:", "last@last", "epoch=٣"]
+)
 def test_what_is_not_a_checkpoint_is_refused(selector):
     with pytest.raises(UsageError) as caught:
         parse_run(f"latest@{selector}")

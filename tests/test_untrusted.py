@@ -30,7 +30,10 @@ def refused_json(data: bytes, **caps) -> str:
     ("data", "message"),
     [
         (b'{"a": 1, "a": 2}', "x.json is not JSON that reprokit reads: the key 'a' stands twice in one object."),
-        (b'[{"b": {"a": 1, "a": 1}}]', "x.json is not JSON that reprokit reads: the key 'a' stands twice in one object."),
+        (
+            b'[{"b": {"a": 1, "a": 1}}]',
+            "x.json is not JSON that reprokit reads: the key 'a' stands twice in one object.",
+        ),
         (b"[NaN]", "x.json is not JSON that reprokit reads: NaN is not JSON."),
         (b"-Infinity", "x.json is not JSON that reprokit reads: -Infinity is not JSON."),
     ],
@@ -69,7 +72,9 @@ def test_any_bytes_give_a_value_or_our_error(data):
 
 
 YAML_SOUP = st.lists(
-    st.sampled_from([*"[]{}:,-?&*!|>'\"# \n%@a1~", "<<: ", "!!", "&a ", "*a", "\n  ", ": ", "- ", "? ", "true", "1e-3"]),
+    st.sampled_from(
+        [*"[]{}:,-?&*!|>'\"# \n%@a1~", "<<: ", "!!", "&a ", "*a", "\n  ", ": ", "- ", "? ", "true", "1e-3"]
+    ),
     max_size=25,
 ).map("".join)
 
@@ -124,7 +129,9 @@ def test_tags_that_make_objects_are_refused(tag):
     assert "could not determine a constructor for the tag" in refused_yaml(f"x: {tag}")
 
 
-@pytest.mark.parametrize("text", ["!!bool x", "!!int ''", "!!int x", "!!float x", "!!timestamp x", "!!binary é", "!!set 1"])
+@pytest.mark.parametrize(
+    "text", ["!!bool x", "!!int ''", "!!int x", "!!float x", "!!timestamp x", "!!binary é", "!!set 1"]
+)
 def test_standard_tags_on_what_they_do_not_fit_are_refused(text):
     assert refused_yaml(f"x: {text}").startswith("r.yaml is not YAML that reprokit reads: ")
 

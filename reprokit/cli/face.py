@@ -57,7 +57,7 @@ class Face:
     @contextmanager
     def task(self, title: str, total: int | None, *, unit: str = "") -> Iterator[Advance]:
         if self.quiet or not sys.stderr.isatty() or os.environ.get("CI"):
-            yield lambda amount=1, /: None
+            yield lambda _amount=1, /: None
             return
         with self.bars() as bars:
             number = bars.add_task(f"{title} {f'({unit})' if unit else ''}", total=total)
@@ -96,18 +96,18 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--registry", metavar="URL", help="The registry: a folder. Default: REPROKIT_REGISTRY, project, home."
     )
-    @click.option("-C", "folder", metavar="DIR", type=click.Path(exists=True, file_okay=False), help="Work in DIR.")
+    @click.option("-C", "change_to", metavar="DIR", type=click.Path(exists=True, file_okay=False), help="Work in DIR.")
     @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON, and nothing else, on stdout.")
     @click.option("-q", "--quiet", is_flag=True, help="No progress, no notes.")
     @click.option("-v", "--verbose", is_flag=True, help="More detail.")
     @functools.wraps(command)
     def wrapped(
-        *, registry: str | None, folder: str | None, as_json: bool, quiet: bool, verbose: bool, **arguments: Any
+        *, registry: str | None, change_to: str | None, as_json: bool, quiet: bool, verbose: bool, **arguments: Any
     ) -> Any:
         if registry is not None and "://" not in registry:
             registry = os.path.abspath(os.path.expanduser(registry))  # noqa: PTH100, PTH111 - before -C changes folder
-        if folder is not None:
-            os.chdir(folder)
+        if change_to is not None:
+            os.chdir(change_to)
         return command(face=Face(registry=registry, as_json=as_json, quiet=quiet, verbose=verbose), **arguments)
 
     return wrapped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -29,7 +30,7 @@ def ls(face: Face, ref: str | None) -> None:
         packages = [name for name in registry.packages() if not name.startswith(f"{RESERVED}/")]
         lines = [
             f"{run['run']}  {run['status']:<11}  {run['name']:<20}  {run['checkpoints']:>3} ckpt  "
-            f"{run.get('verdict') or '':<16}  {metrics_text(dict(list((run.get('metrics') or {}).items())[:3]))}".rstrip()
+            f"{run.get('verdict') or '':<16}  {_first_metrics(run)}".rstrip()
             for run in runs
         ]
         face.result(
@@ -80,11 +81,8 @@ def show(face: Face, ref: str) -> None:
         "entries": len(manifest.entries),
         "size": manifest.size,
     }
-    lines = [
-        f"  {key:<10} {size(value) if key == 'size' else value}"
-        for key, value in plain.items()
-        if value not in (None, {})
-    ]
+    shown = {**plain, "size": size(manifest.size)}
+    lines = [f"  {key:<10} {value}" for key, value in shown.items() if value not in (None, {})]
     face.result(plain, "\n".join(lines))
 
 
@@ -108,3 +106,7 @@ def logs(face: Face, run: str) -> None:
         face.result({"run_id": stored.record.run_id, "log": text.decode(errors="replace")}, "")
     else:
         sys.stdout.buffer.write(text)
+
+
+def _first_metrics(run: dict[str, Any]) -> str:
+    return metrics_text(dict(list((run.get("metrics") or {}).items())[:3]))

@@ -12,7 +12,7 @@ import click
 
 from reprokit.cli.face import Face, common, size
 from reprokit.errors import NotFoundError, RecipeError, UsageError
-from reprokit.package import Package, build, verify_registry
+from reprokit.package import Package, Problem, build, verify_registry
 from reprokit.refs import PackageRef, check_package_name, is_package_ref, parse_run
 from reprokit.runs import RunStore
 from reprokit.untrusted import load_yaml
@@ -105,7 +105,8 @@ def verify(face: Face, refs: tuple[str, ...], everything: bool) -> None:
     if bool(refs) == everything:
         raise UsageError("Name what to verify, or give --all.")
     registry = face.registry()
-    problems, versions = [], 0
+    problems: list[Problem] = []
+    versions = 0
     if everything:
         versions, problems = verify_registry(registry, progress=face)
     for ref in refs:

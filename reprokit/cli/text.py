@@ -35,7 +35,8 @@ def run_text(record: Record) -> str:
         rows.append(
             (
                 "environment",
-                f"{record.environment.hash[:8]}, {record.environment.packages} packages, Python {record.environment.python}",
+                f"{record.environment.hash[:8]}, {record.environment.packages} packages, "
+                f"Python {record.environment.python}",
             )
         )
     rows += [

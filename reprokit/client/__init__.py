@@ -43,8 +43,8 @@ def log(*, step: int | None = None, **metrics: float) -> None:
 def number(name: str, value: Any) -> float:
     """Return a metric as a float, or raise a TypeError that names it."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"reprokit: the metric {name!r} is {value!r}, which is not a number") from None
 
 

@@ -1,0 +1,118 @@
+"""A real git repository, an own home and cache, and the command line as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SCRIPT = """\
+import json, os, pathlib, sys, time
+import numpy as np
+import reprokit
+
+params = reprokit.params(epochs=3, rate=0.1)
+data = np.array([float(p.read_text()) for p in sorted(pathlib.Path("data/in").iterdir())])
+rng = np.random.default_rng(int(os.environ["PYTHONHASHSEED"]))
+weights = rng.normal(size=(4, 3))
+for epoch in range(params["epochs"]):
+    weights = weights - params["rate"] * (weights - data.mean() + rng.normal(size=weights.shape))
+    reprokit.save_checkpoint({"layer.weight": weights, "layer.steps": np.array(epoch)}, epoch=epoch,
+                             loss=float(np.square(weights).mean()))
+    print("epoch", epoch)
+    HOOK
+json.dump({"loss": float(np.square(weights).mean())}, open("metrics.json", "w"))
+"""
+
+RECIPE = """\
+name: tiny
+code: {entrypoint: train.py}
+data: {in: {package: t/in, path: data/in}}
+params: {epochs: 3, rate: 0.1}
+execution: {seed: 7, threads: 1}
+checkpoints: {package: t/model, best: {loss: min}}
+outputs: [metrics.json]
+"""
+
+
+class Project:
+    """A git repository with a recipe, and reprokit with an own home, cache and registry."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.root = base / "repo"
+        self.registry = base / "registry"
+        self.root.mkdir(parents=True)
+        self.git("init", "-q")
+        self.write("train.py", SCRIPT.replace("HOOK", "pass"))
+        self.write("recipe.yaml", RECIPE)
+        self.commit()
+        inputs = base / "inputs"
+        inputs.mkdir()
+        for number in range(3):
+            (inputs / f"{number}.txt").write_text(f"{number}\n")
+
+    def environment(self, home: str = "home") -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("REPROKIT_")}
+        return kept | {
+            "REPROKIT_HOME": str(self.base / home),
+            "REPROKIT_CACHE": str(self.base / f"{home}-cache"),
+            "REPROKIT_REGISTRY": str(self.registry),
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "reprokit", *arguments]
+
+    def reprokit(
+        self, *arguments: str, home: str = "home", cwd: Path | None = None, expect: int = 0
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self.command(*arguments),
+            cwd=cwd or (self.root if self.root.exists() else self.base),
+            env=self.environment(home),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *arguments: str, home: str = "home", cwd: Path | None = None, expect: int = 0) -> Any:
+        return json.loads(self.reprokit(*arguments, "--json", home=home, cwd=cwd, expect=expect).stdout)
+
+    def build(self) -> dict[str, Any]:
+        made: dict[str, Any] = self.json("package", "build", str(self.base / "inputs"), "t/in")
+        return made
+
+    def hook(self, line: str) -> None:
+        """Put a line at the end of each epoch of the script, and commit."""
+        self.write("train.py", SCRIPT.replace("HOOK", line))
+        self.commit()
+
+    def write(self, name: str, text: str) -> None:
+        (self.root / name).write_text(text)
+
+    def commit(self) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", "change")
+
+    def git(self, *arguments: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        done = subprocess.run(["git", *identity, *arguments], cwd=self.root, check=True, capture_output=True, text=True)
+        return done.stdout
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    made = Project(tmp_path)
+    made.build()
+    return made
