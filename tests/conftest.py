@@ -49,6 +49,7 @@ class Project:
         self.base = base
         self.root = base / "repo"
         self.registry = base / "registry"
+        self.python = sys.executable
         self.root.mkdir(parents=True)
         self.git("init", "-q")
         self.write("train.py", SCRIPT.replace("HOOK", "pass"))
@@ -69,7 +70,7 @@ class Project:
         }
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "reprokit", *arguments]
+        return [self.python, "-m", "reprokit", *arguments]
 
     def reprokit(
         self, *arguments: str, home: str = "home", cwd: Path | None = None, expect: int = 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,23 +133,22 @@ def test_a_record_edited_by_hand_fails_its_hash(project: Project) -> None:
 
 
 def test_another_package_version_exits_5_and_is_named(project: Project, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    _install(site, "1.0.0")
-    with_site = project.environment()["PYTHONPATH"] + ":" + str(site)
-    original = project.environment
-
-    def environment(home: str = "home") -> dict[str, str]:
-        return original(home) | {"PYTHONPATH": with_site}
-
-    project.environment = environment  # type: ignore[method-assign]
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    site_packages = next(venv.glob("lib/python*/site-packages"))
+    outer = [path for path in sys.path if path.endswith("site-packages")]
+    (site_packages / "outer.pth").write_text("\n".join(outer))
+    project.python = str(venv / "bin" / "python")
+    _install(site_packages, "1.0.0")
     project.reprokit("run", "recipe.yaml", "-q")
-    shutil.rmtree(site)
-    _install(site, "1.0.1")
+    shutil.rmtree(site_packages / "leftpad_demo-1.0.0.dist-info")
+    _install(site_packages, "1.0.1")
     done = project.reprokit("reproduce", "latest", expect=5)
     assert "leftpad-demo 1.0.0 → 1.0.1" in done.stderr
     verdict = project.json("reproduce", "latest", "--with", "env=current")
     assert "environment: leftpad-demo 1.0.0 → 1.0.1" in verdict["causes"]
     assert verdict["relaxed"] == ["env=current"]
+    assert verdict["verdict"] == "TENSOR-TOLERANCE"
 
 
 def _install(site: Path, version: str) -> None:
