@@ -10,9 +10,9 @@ from pathlib import Path
 import cifar10
 import keras
 from keras import layers
-from reprokit.callbacks.keras import PackageCheckpoint
 
 import reprokit
+from reprokit.callbacks.keras import PackageCheckpoint
 
 
 def network() -> keras.Model:

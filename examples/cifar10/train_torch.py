@@ -10,12 +10,12 @@ from pathlib import Path
 
 import cifar10
 import torch
-from reprokit.callbacks.pytorch import PackageCheckpoint
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import reprokit
+from reprokit.callbacks.pytorch import PackageCheckpoint
 
 
 def block(channels_in: int, channels_out: int) -> nn.Sequential:

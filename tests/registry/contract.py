@@ -1,0 +1,151 @@
+"""What every registry promises. A test class inherits this and gives a fixture `registry`."""
+
+import io
+
+import pytest
+
+from reprokit.digest import hash_bytes
+from reprokit.errors import DataMismatchError, NotFoundError, UsageError
+from reprokit.manifest import Entry, Manifest
+from reprokit.refs import PackageRef
+from reprokit.registry import Registry
+
+
+def store(registry: Registry, files: dict[str, bytes], message: str | None = None) -> Manifest:
+    with registry.staging() as sink:
+        entries = []
+        for key, data in files.items():
+            digest, size = sink.put_bytes(data)
+            entries.append(Entry(key, size, digest, {}, (registry.object_url(digest),)))
+    return Manifest.make(entries, message=message)
+
+
+class RegistryContract:
+    def test_an_unknown_registry_reads_as_empty(self, registry):
+        assert list(registry.packages()) == []
+        assert registry.head("a/b") is None
+        assert registry.log("a/b") == []
+        assert registry.top_hashes("a/b") == []
+
+    def test_a_published_version_reads_back(self, registry):
+        manifest = store(registry, {"x": b"one", "d/y": b""}, "first")
+        entry = registry.publish("a/b", manifest, tags=("v1",))
+        assert (entry.seq, entry.prev, entry.top_hash) == (1, None, manifest.top_hash)
+        assert entry.tags == {"latest": manifest.top_hash, "v1": manifest.top_hash}
+        assert registry.read_manifest(manifest.top_hash) == manifest
+        assert registry.read_header(manifest.top_hash) == manifest.header
+        assert registry.head("a/b") == entry
+        assert registry.log("a/b") == [entry]
+        assert list(registry.packages()) == ["a/b"]
+
+    def test_objects_read_whole_in_part_and_copied(self, registry):
+        with registry.staging() as sink:
+            digest, size = sink.put_stream(io.BytesIO(b"hello"), 5)
+            assert sink.new_bytes == 5
+        copy = io.BytesIO()
+        registry.copy_object(digest, size, copy, what="x")
+        assert copy.getvalue() == registry.read_object(digest, size, what="x") == b"hello"
+        assert registry.read_range(digest, 1, 2) == b"el"
+        assert registry.has_object(digest, 5)
+        assert not registry.has_object(digest, 6)
+        with registry.open_object(digest) as handle:
+            assert handle.read() == b"hello"
+
+    def test_history_grows_and_tags_move(self, registry):
+        one, two = (store(registry, {"x": data}) for data in (b"1", b"2"))
+        registry.publish("a/b", one, tags=("best",))
+        registry.publish("a/b", two)
+        registry.tag("a/b", two.top_hash, ("best",))
+        log = registry.log("a/b")
+        assert [entry.seq for entry in log] == [1, 2, 3]
+        assert [entry.tags["best"] for entry in log] == [one.top_hash, one.top_hash, two.top_hash]
+        assert registry.top_hashes("a/b") == [one.top_hash, two.top_hash, two.top_hash]
+        assert registry.resolve(PackageRef("a/b")) == two.top_hash
+        assert registry.resolve(PackageRef("a/b", hash=one.top_hash)) == one.top_hash
+
+    def test_a_version_can_be_published_without_becoming_the_latest(self, registry):
+        one, two = (store(registry, {"x": data}) for data in (b"1", b"2"))
+        registry.publish("a/b", one)
+        registry.publish("a/b", two, tags=("side",), latest=False)
+        assert registry.resolve(PackageRef("a/b")) == one.top_hash
+        assert registry.resolve(PackageRef("a/b", tag="side")) == two.top_hash
+
+    def test_a_version_without_its_objects_is_not_published(self, registry):
+        digest = hash_bytes(b"nowhere")
+        with pytest.raises(NotFoundError) as caught:
+            registry.publish("a/b", Manifest.make([Entry("x", 7, digest, {}, ("file:///x",))]))
+        assert caught.value.message == (
+            f"a/b cannot be published: the object of 'x' ({digest.hex[:12]}…, 7 bytes) is not in {registry.url}."
+        )
+        assert registry.head("a/b") is None
+
+    def test_an_illegal_tag_publishes_nothing(self, registry):
+        manifest = store(registry, {"x": b"1"})
+        with pytest.raises(UsageError):
+            registry.publish("a/b", manifest, tags=("no/tag",))
+        assert registry.log("a/b") == []
+
+    def test_an_ambiguous_prefix_is_refused_and_a_longer_one_resolves(self, registry):
+        seen: dict[str, Manifest] = {}
+        for number in range(100_000):  # a birthday among 65,536: some 300 are enough
+            new = Manifest.make([], message=str(number))
+            old = seen.setdefault(new.top_hash[:4], new)
+            if old is not new:
+                break
+        for manifest in (old, new):
+            registry.publish("a/b", manifest)
+        prefix = new.top_hash[:4]
+        first, second = sorted((old.top_hash, new.top_hash))
+        with pytest.raises(UsageError) as caught:
+            registry.resolve(PackageRef("a/b", hash=prefix))
+        assert caught.value.message == (
+            f"a/b@{prefix} is ambiguous: 2 versions start with it ({first[:16]}, {second[:16]}…)."
+        )
+        assert caught.value.hint == "Give more digits of the hash."
+        assert registry.resolve(PackageRef("a/b", hash=new.top_hash[:20])) == new.top_hash
+
+    def test_the_same_version_twice_is_not_ambiguous(self, registry):
+        manifest = store(registry, {"x": b"1"})
+        registry.publish("a/b", manifest)
+        registry.publish("a/b", manifest)
+        assert registry.resolve(PackageRef("a/b", hash=manifest.top_hash[:4])) == manifest.top_hash
+
+    def test_a_missing_package_is_named_with_what_was_meant(self, registry):
+        registry.publish("vision/cifar10", store(registry, {"x": b"1"}))
+        with pytest.raises(NotFoundError) as caught:
+            registry.resolve(PackageRef("vision/cifar"))
+        assert caught.value.message == f"No package vision/cifar in {registry.url}."
+        assert caught.value.hint == "Did you mean vision/cifar10? `reprokit ls` lists all."
+
+    def test_missing_tags_and_versions_are_named(self, registry):
+        top_hash = registry.publish("a/b", store(registry, {"x": b"1"}), tags=("v1",)).top_hash
+        with pytest.raises(NotFoundError) as caught:
+            registry.resolve(PackageRef("a/b", tag="v2"))
+        assert caught.value.message == f"No tag 'v2' on a/b in {registry.url}."
+        assert caught.value.hint == "Its tags are: latest, v1."
+        other = "0" * 8 if not top_hash.startswith("0" * 8) else "1" * 8
+        with pytest.raises(NotFoundError) as caught:
+            registry.resolve(PackageRef("a/b", hash=other))
+        assert caught.value.message == f"No version of a/b starts with {other} in {registry.url}."
+        with pytest.raises(NotFoundError):
+            registry.tag("a/b", "0" * 64, ("v2",))
+        with pytest.raises(NotFoundError):
+            registry.read_manifest("0" * 64)
+
+    def test_packages_are_listed_sorted_and_by_namespace(self, registry):
+        manifest = store(registry, {"x": b"1"})
+        for name in ("b/x", "a/z", "a/y"):
+            registry.publish(name, manifest)
+        assert list(registry.packages()) == ["a/y", "a/z", "b/x"]
+        assert list(registry.packages("a")) == ["a/y", "a/z"]
+
+    def test_an_object_from_elsewhere_must_be_what_it_is_called(self, registry):
+        with pytest.raises(DataMismatchError), registry.staging() as sink:
+            sink.put_known(io.BytesIO(b"false"), hash_bytes(b"true"), 4, what="x")
+        assert not registry.has_object(hash_bytes(b"false"), 5)
+
+    def test_a_claim_lasts_as_long_as_its_context(self, registry):
+        assert not registry.is_claimed("20261123-101500-7c1e9f")
+        with registry.claim("20261123-101500-7c1e9f"):
+            assert registry.is_claimed("20261123-101500-7c1e9f")
+        assert not registry.is_claimed("20261123-101500-7c1e9f")
