@@ -21,14 +21,14 @@ class Net(torch.nn.Module):
         self.embed = torch.nn.Embedding(5, 4)
         self.head = torch.nn.Linear(4, 5, bias=False)
         self.head.weight = self.embed.weight
-        self.half = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+        self.fixed = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
         self.register_buffer("hidden", torch.arange(3), persistent=False)
         self.register_buffer("empty", torch.zeros(0, 2))
         self.register_buffer("columns", torch.arange(6.0).reshape(2, 3).t())
         self.register_buffer("scalar", torch.tensor(True))
 
 net = Net()
-net.half.requires_grad_(False)
+net.fixed.requires_grad_(False)
 optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad])
 scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
 ckpt = PackageCheckpoint(model=net, optimizer=optimizer, scheduler=scheduler)
@@ -62,8 +62,8 @@ def test_every_kind_of_tensor_comes_back_as_it_was(project: Project) -> None:
     assert checkpoint.tensor("empty").shape == (0, 2)
     assert checkpoint.tensor("columns").tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
     assert checkpoint.tensor("scalar").shape == ()
-    assert checkpoint.stored("half").dtype == "BF16"
-    assert checkpoint.tensor("half").tolist() == [1.0, 1.0, 1.0]
+    assert checkpoint.stored("fixed").dtype == "BF16"
+    assert checkpoint.tensor("fixed").tolist() == [1.0, 1.0, 1.0]
 
 
 def test_optimiser_scheduler_and_random_state_are_there(project: Project) -> None:
@@ -81,7 +81,7 @@ def test_the_safetensors_library_reads_every_shard(project: Project, tmp_path: P
     project.reprokit("checkpoint", "get", "latest@last", str(tmp_path / "out"))
     shards = sorted((tmp_path / "out" / "model").glob("*.safetensors"))
     names = {name for shard in shards for name in safetensors.load_file(shard)}
-    assert {"embed.weight", "half", "hidden", "columns"} <= names
+    assert {"embed.weight", "fixed", "hidden", "columns"} <= names
 
 
 def test_an_unchanged_frozen_shard_is_stored_once(project: Project) -> None:
