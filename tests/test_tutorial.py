@@ -1,0 +1,39 @@
+"""The tutorial's commands, executed as written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_tutorial_runs_as_written_and_ends_verified(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    script = "set -eu\n" + re.sub(r"^\$ ", "", "".join(blocks), flags=re.MULTILINE)
+    script = script.replace(
+        'reprokit reproduce "$RUN" --with threads=1', 'reprokit reproduce "$RUN" --with threads=1 || [ $? = 7 ]'
+    )
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tools / "python").chmod(0o755)
+    (tools / "reprokit").write_text(f'#!/bin/sh\nexec {sys.executable} -m reprokit "$@"\n')
+    (tools / "reprokit").chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("REPROKIT_")}
+    environment |= {"PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "BITWISE: every state digest" in done.stdout
+    assert "0 problem(s)" in done.stdout
