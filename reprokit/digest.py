@@ -54,7 +54,8 @@ class Digest:
         """
         if type_ == CHUNKED and isinstance(value, str):
             try:
-                if len(base64.b64decode(value, validate=True)) == 32 and len(value) == 44:
+                raw = base64.b64decode(value, validate=True)
+                if len(raw) == 32 and base64.b64encode(raw).decode("ascii") == value:
                     return cls(CHUNKED, value)
             except (binascii.Error, ValueError):
                 pass

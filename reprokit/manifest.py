@@ -212,7 +212,11 @@ def _entry(raw: dict[str, Any], *, where: str) -> Entry:
         raise DataMismatchError(f"{where}: size must be a number of bytes, not {size!r}.")
     if not isinstance(hash_, dict):
         raise DataMismatchError(f"{where}: hash must be an object with type and value.")
-    if not (meta is None or isinstance(meta, dict)) or not all(isinstance(key, str) for key in keys):
+    if (
+        not (meta is None or isinstance(meta, dict))
+        or not isinstance(keys, list)
+        or not all(isinstance(key, str) for key in keys)
+    ):
         raise DataMismatchError(f"{where}: meta must be an object and physical_keys a list of strings.")
     return Entry(
         raw["logical_key"], size, Digest.checked(hash_.get("type"), hash_.get("value")), meta or {}, tuple(keys)

@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from reprokit.canonical import canonical
 from reprokit.config import Config
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError, RegistryError, UsageError
 from reprokit.manifest import Entry, Manifest
@@ -74,6 +75,7 @@ def build(
         check_tag(tag)
     if name.partition("/")[0] == RESERVED:
         raise RefusedError(f"The namespace {RESERVED!r} is reprokit's own: {name} cannot be built by hand.")
+    _check_header(message, meta)
     if not folder.is_dir():
         raise UsageError(
             f"{folder} is not a folder.", hint="`reprokit package build DIR NAME` takes a folder of files."
@@ -93,6 +95,17 @@ def build(
         size=manifest.size,
         new_bytes=new_bytes,
     )
+
+
+def _check_header(message: str | None, meta: Mapping[str, Any] | None) -> None:
+    """Raise UsageError for what cannot stand in a manifest, before anything is stored."""
+    try:
+        Manifest.make([], message=message, user_meta=meta).encode()
+        canonical(dict(meta or {}))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"The message or metadata cannot be stored: {error}.", hint="Metadata is JSON in UTF-8."
+        ) from None
 
 
 def _walk(root: Path, advance: Advance) -> Iterator[tuple[str, Path]]:
@@ -124,8 +137,11 @@ def _walk(root: Path, advance: Advance) -> Iterator[tuple[str, Path]]:
 
 
 def _inside(link: Path, real_root: Path) -> Path:
-    target = link.resolve()
-    if not target.is_file() or not target.is_relative_to(real_root):
+    try:
+        target = link.resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        target = link
+    if target == link or not target.is_file() or not target.is_relative_to(real_root):
         raise RefusedError(
             f"{link} is a symbolic link to {str(link.readlink())!r}, which is not a file inside {real_root}.",
             hint="Replace the link by the file it means, or remove it.",

@@ -89,12 +89,13 @@ def check_logical_keys(keys: Iterable[str]) -> None:
     for key in keys:
         check_logical_key(key)
         folded = key.casefold()
-        if (other := seen.setdefault(folded, key)) is not key or folded in folders:
-            other = other if other is not key else folders[folded]
+        if folded in seen or folded in folders:
+            other = seen.get(folded) or folders[folded]
             raise UsageError(
                 f"Two logical keys cannot stand side by side: {other!r} and {key!r}.",
                 hint="Keys must differ in more than case, and none may be a folder of another. Rename one.",
             )
+        seen[folded] = key
         start = folded.rfind("/")
         while start > 0 and folded[:start] not in folders:
             folder = folded[:start]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import types
 import typing
@@ -201,17 +202,24 @@ def _check(recipe: Recipe) -> None:
             parse_run(item.run)
         place = check_relative(item.path, what=f"data.{name}.path")
         for other, taken in places.items():
-            if place == taken or place.startswith(taken + "/") or taken.startswith(place + "/") or place == ".":
+            if (
+                place == taken
+                or place.startswith(taken + "/")
+                or taken.startswith(place + "/")
+                or "." in (place, taken)
+            ):
                 raise RecipeError(f"data.{name}.path: {place!r} overlaps with data.{other}.path: {taken!r}.")
         places[name] = place
     for key in recipe.params:
         if not _PARAM.fullmatch(key):
             raise RecipeError(f"params: {key!r} must be letters, digits, '_', '-' and '.', starting with a letter.")
+    _check_param_keys(recipe.params, "params")
     try:
         canonical(recipe.params)
     except (ValueError, TypeError):
         raise RecipeError("params: a value is NaN, infinite or not JSON; write it as a string.") from None
     _check_execution(recipe.execution)
+    _check_tolerance(recipe.tolerance)
     if recipe.checkpoints.package is not None:
         check_package_name(recipe.checkpoints.package)
         if recipe.checkpoints.package.startswith("runs/"):
@@ -223,6 +231,21 @@ def _check(recipe: Recipe) -> None:
         )
     for output in recipe.declared_outputs:
         check_relative(output.path, what="outputs")
+
+
+def _check_param_keys(value: Any, where: str) -> None:
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if isinstance(value, dict) and not isinstance(key, str):
+            raise RecipeError(f"{where}: the key {key!r} is not text; write it in quotes.")
+        _check_param_keys(item, f"{where}.{key}" if isinstance(value, dict) else f"{where}[{key}]")
+
+
+def _check_tolerance(tolerance: Tolerance) -> None:
+    values = {"weights.atol": tolerance.weights.atol, "weights.rtol": tolerance.weights.rtol}
+    values |= {f"metrics.{name}": value for name, value in tolerance.metrics.items()}
+    for where, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise RecipeError(f"tolerance.{where}: {value} is not a finite number of at least 0.")
 
 
 def _check_code(code: Code) -> None:

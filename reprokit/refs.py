@@ -12,7 +12,7 @@ __all__ = ["PackageRef", "RunRef", "check_package_name", "check_tag", "is_packag
 _NAME = re.compile(r"[\w-]+/[\w-]+", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{4,64}")
-_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+_RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 _RUN_PART = re.compile(r"[0-9a-f-]{4,22}")
 _SELECTOR = re.compile(r"last|initial|epoch=\d{1,12}|step=\d{1,18}|best(:[\w.\-/]{1,128})?", re.ASCII)
 
@@ -87,12 +87,12 @@ def parse_run(text: str) -> RunRef:
     Raises:
         UsageError: It is none of these.
     """
-    recent = re.fullmatch(r"(@\{-\d{1,6}\})(?:@(.+))?", text)
+    recent = re.fullmatch(r"(@\{-[0-9]{1,6}\})(?:@(.+))?", text)
     if recent:
         run, selector = recent[1], recent[2]
     else:
-        run, _, rest = text.partition("@")
-        selector = rest or None
+        run, at, rest = text.partition("@")
+        selector = rest if at else None
         if run != "latest" and not _RUN_ID.fullmatch(run) and not _RUN_PART.fullmatch(run):
             raise UsageError(
                 f"Not a run: {text[:200]!r}.",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Hashable
 from typing import Any, ClassVar, NoReturn
 
 import yaml
@@ -14,6 +14,7 @@ from reprokit.errors import DataMismatchError, RecipeError
 __all__ = ["check_depth", "load_json", "load_yaml"]
 
 _MAX_ALIASES = 100
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "bool", "int", "float", "null")}
 
 
 def load_json(data: bytes, *, what: str, max_bytes: int = 64 * 1024 * 1024, max_depth: int = 64) -> Any:
@@ -28,7 +29,7 @@ def load_json(data: bytes, *, what: str, max_bytes: int = 64 * 1024 * 1024, max_
     if len(data) > max_bytes:
         raise DataMismatchError(f"{what} is {len(data):,} bytes long; at most {max_bytes:,} are read.")
     try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise DataMismatchError(f"{what} is not JSON that reprokit reads: {error}.") from None
     check_depth(value, what=what, max_depth=max_depth)
@@ -59,10 +60,19 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
+            if key == "<<":
+                raise yaml.YAMLError(f"a merge key (line {mark.line + 1}); write the keys out")
             if key in seen:
                 raise ValueError(f"the key {key!r} stands twice in one object")
             seen.add(key)
     return result
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is out of range")
+    return value
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -84,12 +94,21 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"more than {_MAX_ALIASES} aliases")
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if node.tag not in _PLAIN_TAGS:
+            raise yaml.YAMLError(f"the tag {node.tag!r} (line {node.start_mark.line + 1}); values are plain YAML here")
+        return super().construct_object(node, deep)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                mark = key_node.start_mark
+            mark = key_node.start_mark
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.YAMLError(f"a key that is a list or mapping (line {mark.line + 1})")
+            if key == "<<":
+                raise yaml.YAMLError(f"a merge key (line {mark.line + 1}); write the keys out")
+            if key in seen:
                 raise yaml.YAMLError(f"the key {key!r} stands twice (line {mark.line + 1}, column {mark.column + 1})")
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -104,7 +123,6 @@ for _tag, _pattern, _first in (
         "-+0123456789.",
     ),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("merge", r"<<", "<"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
@@ -123,7 +141,7 @@ def load_yaml(data: bytes, *, what: str, max_bytes: int = 1024 * 1024, max_depth
         raise RecipeError(f"{what} is not UTF-8: {error.reason} at byte {error.start}.") from None
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, made stricter above
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError) as error:
         raise RecipeError(f"{what} is not YAML that reprokit reads: {' '.join(str(error).split())}.") from None
     try:
         check_depth(value, what=what, max_depth=max_depth, max_nodes=100_000)

@@ -129,11 +129,12 @@ class LocalRegistry(Registry):
         return Manifest.decode(data, top_hash=top_hash, what=f"Manifest {top_hash[:12]} of {self.root}")
 
     def read_header(self, top_hash: str) -> dict[str, object]:
-        try:
-            with self._manifest_path(top_hash).open("rb") as handle:
-                line = handle.readline()
-        except FileNotFoundError:
-            raise _missing_manifest(top_hash, self.root) from None
+        with os_errors(f"Reading manifest {top_hash[:12]} from {self.root}"):
+            try:
+                with self._manifest_path(top_hash).open("rb") as handle:
+                    line = handle.readline()
+            except FileNotFoundError:
+                raise _missing_manifest(top_hash, self.root) from None
         return Manifest.decode_header(line, what=f"Manifest {top_hash[:12]} of {self.root}")
 
     # the log
