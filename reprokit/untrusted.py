@@ -60,8 +60,6 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
-            if key == "<<":
-                raise yaml.YAMLError(f"a merge key (line {mark.line + 1}); write the keys out")
             if key in seen:
                 raise ValueError(f"the key {key!r} stands twice in one object")
             seen.add(key)
