@@ -166,6 +166,7 @@ def prepare(
         facts = capture.facts
     if sys.prefix == sys.base_prefix and not recipe_lock_path(path).exists():
         warnings.append(f"This is not a virtual environment: {sys.prefix} is shared with other work.")
+    warnings += ignored_python_path(repository.root)
     return Prepared(
         lock=lock,
         entries=entries,
@@ -174,6 +175,16 @@ def prepare(
         warnings=warnings,
         in_place=repository.root if in_place else None,
     )
+
+
+def ignored_python_path(root: Path) -> list[str]:
+    """Return a warning for folders on PYTHONPATH that are neither code of this repository nor environment."""
+    ours = Path(__file__).resolve().parents[1]
+    places = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    dropped = [str(place) for place in places if place != ours and not place.is_relative_to(root.resolve())]
+    if not dropped:
+        return []
+    return [f"PYTHONPATH is not part of the locked environment; the script does not get {', '.join(dropped)}."]
 
 
 def with_params(recipe: Recipe, params: Mapping[str, Any], seed: int | None) -> Recipe:

@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from reprokit.checkpoint.reader import load_checkpoint
 from tests.conftest import RECIPE, SCRIPT, Project
 
@@ -270,3 +272,65 @@ def test_a_checkpoint_outside_a_run_goes_to_the_registry(project: Project) -> No
     assert record["status"] == "finished"
     assert record["lock_hash"] is None
     assert json.dumps(record["checkpoints"]).count("checkpoints/loose") == 1
+
+
+def test_a_foreign_pythonpath_does_not_reach_the_script_and_is_named(project: Project, tmp_path: Path) -> None:
+    stray = tmp_path / "stray"
+    stray.mkdir()
+    (stray / "stray_module.py").write_text("x = 1\n")
+    project.hook("__import__('importlib.util').util.find_spec('stray_module') and sys.exit('it got it')")
+    environment = project.environment()
+    environment["PYTHONPATH"] += os.pathsep + str(stray)
+    done = subprocess.run(
+        project.command("run", "recipe.yaml", "--json"),
+        cwd=project.root, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"the script does not get {stray}." in " ".join(json.loads(done.stdout)["warnings"])
+
+
+def test_runs_of_one_project_at_the_same_time_do_not_meet(project: Project) -> None:
+    runs = [
+        subprocess.Popen(
+            project.command("run", "recipe.yaml", "-q"), cwd=project.root, env=project.environment(),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    assert [run.wait(120) for run in runs] == [0, 0, 0, 0]
+    assert len(project.json("ls")["runs"]) == 4
+    assert len(project.json("log", "t/model")) == 12
+    assert project.json("verify", "--all")["problems"] == []
+
+
+def test_a_full_disk_fails_the_save_and_leaves_what_was_published(project: Project) -> None:
+    place = project.base / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a file system of limited size cannot be mounted here: that needs root")
+    try:
+        project.write("train.py", _BIG)
+        project.write("recipe.yaml", "name: big\ncode: {entrypoint: train.py}\nexecution: {threads: 1}\n")
+        project.commit()
+        done = subprocess.run(
+            project.command("run", "recipe.yaml", "--registry", str(place / "r")),
+            cwd=project.root, env=project.environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode in (6, 11)  # 11 if not even the record of the failure found room
+        assert "The disk is full: free some space and repeat the command" in done.stderr
+        assert project.json("verify", "--all", "--registry", str(place / "r"))["problems"] == []
+        record = project.json("show", "latest", "--registry", str(place / "r"))
+        assert record["status"] == ("failed" if done.returncode == 6 else "interrupted")
+        assert len(record["checkpoints"]) < 5
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+_BIG = """\
+import numpy as np, reprokit
+for epoch in range(5):
+    reprokit.save_checkpoint({"w": np.random.default_rng(epoch).normal(size=20000)}, epoch=epoch)
+"""
