@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -20,15 +20,11 @@ import numpy.typing as npt
 from reprokit.canonical import canonical
 from reprokit.checkpoint.reader import Checkpoint, as_numpy
 from reprokit.lock import RunLock
-from reprokit.manifest import ManifestDiff
 from reprokit.recipe import Tolerance
 from reprokit.record import CheckpointEntry, OutputFacts, Record
 from reprokit.verdict import Comparison, Divergence, Rung, Verdict
 
-__all__ = ["Side", "causes_between", "compare"]
-
-_CONSEQUENCES = {"PYTHONHASHSEED"}  # of the seed; thread variables are told by their names
-_MAX_NAMED = 5
+__all__ = ["Side", "compare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -406,89 +402,3 @@ def _first_path(left: Any, right: Any, where: str = "") -> str:
             if canonical(a) != canonical(b):
                 return _first_path(a, b, f"{where}[{index}]")
     return where or "(all)"
-
-
-def causes_between(
-    left: Side, right: Side, *, code: ManifestDiff | None, data: Mapping[str, ManifestDiff]
-) -> list[str]:
-    """Return every difference between two runs that could explain a divergence.
-
-    Args:
-        code: Files that differ between the two trees; None if the trees are equal.
-        data: By input name, the entries that differ.
-    """
-    found: list[str] = []
-    if left.lock is not None and right.lock is not None:
-        one, other = left.lock, right.lock
-        if code is not None:
-            found.append(f"code: {_named(code, 'code/')} (tree {one.code.tree[:8]} → {other.code.tree[:8]})")
-        if one.code.python_path != other.code.python_path:
-            found.append(f"code: module folders {one.code.python_path} → {other.code.python_path}")
-        found += _data_causes(one, other, data)
-        found += _value_causes("params", one.params, other.params)
-        found += _execution_causes(one, other)
-        found += [f"environment: {change}" for change in one.environment.changes_to(other.environment)]
-    found += _machine_causes(left.record.machine, right.record.machine)
-    return found
-
-
-def _data_causes(one: RunLock, other: RunLock, data: Mapping[str, ManifestDiff]) -> list[str]:
-    ours, theirs = {pin.name: pin for pin in one.data}, {pin.name: pin for pin in other.data}
-    found = []
-    for name in dict.fromkeys([*ours, *theirs]):
-        a, b = ours.get(name), theirs.get(name)
-        if a is None or b is None:
-            found.append(f"data.{name}: only one of the runs has it")
-        elif a.top_hash != b.top_hash:
-            entries = f": {_named(data[name], '')}" if name in data else ""
-            found.append(f"data.{name}: {a.package}@{a.top_hash[:8]} → {b.package}@{b.top_hash[:8]}{entries}")
-        elif a.path != b.path:
-            found.append(f"data.{name}: laid out at {a.path} → {b.path}")
-    return found
-
-
-def _execution_causes(one: RunLock, other: RunLock) -> list[str]:
-    found = []
-    for name in one.execution.__struct_fields__:
-        a, b = getattr(one.execution, name), getattr(other.execution, name)
-        if a != b:
-            note = " (numeric class differs)" if name in ("threads", "variables") else ""
-            found.append(f"execution.{name} {_short(a)} → {_short(b)}{note}")
-    return found
-
-
-def _value_causes(where: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{where}.{key} {_short(left.get(key))} → {_short(right.get(key))}"
-        for key in dict.fromkeys([*left, *right])
-        if left.get(key) != right.get(key) or (key in left) != (key in right)
-    ]
-
-
-def _machine_causes(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
-    """Return how the numeric classes differ; thread variables are told once, by execution.threads."""
-    ours, theirs = _flat(left.get("numeric", {})), _flat(right.get("numeric", {}))
-    return [
-        f"machine: {key} {_short(ours.get(key))} → {_short(theirs.get(key))}"
-        for key in dict.fromkeys([*ours, *theirs])
-        if ours.get(key) != theirs.get(key)
-        and "thread" not in key.lower()
-        and key.rpartition(".")[2] not in _CONSEQUENCES
-    ]
-
-
-def _flat(value: Any, where: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {where: value}
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{where}.{key}" if where else str(key))
-    return found
-
-
-def _named(diff: ManifestDiff, prefix: str) -> str:
-    names = [(key, "changed") for key in diff.changed]
-    names += [(key, "added") for key in diff.added] + [(key, "removed") for key in diff.removed]
-    shown = ", ".join(f"{key.removeprefix(prefix)} {how}" for key, how in names[:_MAX_NAMED])
-    more = len(names) - _MAX_NAMED
-    return shown + (f" and {more} more" if more > 0 else "") if names else "nothing but modes or metadata"

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from reprokit.causes import causes_between
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.code import Repository, code_entries
-from reprokit.compare import Side, causes_between, compare
+from reprokit.compare import Side, compare
 from reprokit.config import Config
 from reprokit.environment.capture import capture_environment
 from reprokit.errors import NotFoundError, RefusedError, UsageError
@@ -18,13 +19,14 @@ from reprokit.lock import DataPin, EnvironmentLock, RunLock
 from reprokit.locking import check_environment
 from reprokit.manifest import Manifest, ManifestDiff
 from reprokit.package import Package
+from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
 from reprokit.recipe import Tolerance, from_plain, to_plain
 from reprokit.record import CheckpointEntry, CodeFacts, Record
 from reprokit.recording import recover
 from reprokit.refs import PackageRef
 from reprokit.registry import Registry, open_registry
-from reprokit.runner import Echo, Prepared, execute
+from reprokit.runner import Prepared, execute
 from reprokit.runs import LOCK_KEY, RunStore, StoredRun
 from reprokit.session import Observer
 from reprokit.untrusted import load_yaml
@@ -206,12 +208,15 @@ def _repin(pins: list[DataPin], changes: tuple[tuple[str, str], ...], registry: 
 
 
 def compare_runs(left: StoredRun, right: StoredRun, *, registry: Registry) -> Verdict:
-    """Compare two runs as they are, without running anything; the left one's tolerance counts."""
+    """Compare two runs as they are, without running anything; the left one's tolerance counts.
+
+    Where their locks differ, each difference counts as relaxed: equal bits of two experiments are not a reproduction.
+    """
     runs = RunStore(registry)
     ours = runs.lock(left) if LOCK_KEY in left.manifest.by_key else None
     theirs = runs.lock(right) if LOCK_KEY in right.manifest.by_key else None
     tolerance = ours.recipe.tolerance if ours is not None else Tolerance()
-    return _verdict(left, right, ours, theirs, registry, tolerance=tolerance, relaxed=[], until=None)
+    return _verdict(left, right, ours, theirs, registry, tolerance=tolerance, relaxed=None, until=None)
 
 
 def _verdict(
@@ -222,13 +227,20 @@ def _verdict(
     registry: Registry,
     *,
     tolerance: Tolerance,
-    relaxed: list[str],
+    relaxed: list[str] | None,
     until: int | None,
 ) -> Verdict:
+    """Compare two sides; `relaxed` None means that whatever their locks differ in was relaxed."""
     one, other = side_of(left, ours, registry), side_of(right, theirs, registry)
     causes = causes_between(
-        one, other, code=_code_diff(left, right, ours, theirs), data=_data_diffs(ours, theirs, registry)
+        ours,
+        theirs,
+        machines=(left.record.machine, right.record.machine),
+        code=_code_diff(left, right, ours, theirs),
+        data=_data_diffs(ours, theirs, registry),
     )
+    if relaxed is None:
+        relaxed = [cause for cause in causes if not cause.startswith("machine: ")]
     return compare(one, other, tolerance=tolerance, relaxed=relaxed, causes=causes, until=until)
 
 

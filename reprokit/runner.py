@@ -5,21 +5,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
@@ -36,24 +30,17 @@ from reprokit.lock import RunLock
 from reprokit.locking import lock_run, read_recipe, recipe_lock_for, recipe_lock_path
 from reprokit.machine import machine_facts
 from reprokit.manifest import Entry, Manifest
-from reprokit.paths import os_errors
+from reprokit.process import Echo, Outcome, ScriptProcess
 from reprokit.progress import SILENT, Progress
 from reprokit.recipe import Recipe
-from reprokit.record import CodeFacts, EnvironmentFacts, OutputFacts, Record, Status
+from reprokit.record import CodeFacts, EnvironmentFacts, OutputFacts, Record
 from reprokit.recording import Recording, new_run_id, now, recover
 from reprokit.registry import Registry, open_registry
 from reprokit.runs import RunStore
 from reprokit.session import Observer, Session, SessionPolicy
 from reprokit.workspace import find_outputs, lay_code, written_files
 
-__all__ = ["Echo", "Prepared", "execute", "prepare", "run"]
-
-Echo = Callable[[str, bytes], None]
-"""Called with 'stdout' or 'stderr' and the bytes that the script wrote."""
-
-_STOPPED_FROM_OUTSIDE = {signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP}
-_GRACE = 10.0
-_PR_SET_PDEATHSIG = 1
+__all__ = ["Prepared", "execute", "prepare", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +281,9 @@ def execute(
             with Recording.start(record, prepared.entries, lock=lock, registry=registry, journal=journal) as recording:
                 session = Session(registry=registry, journal=journal, policy=policy, observer=observer)
                 session.listen(scratch / "socket")
-                outcome = _Child(_command(lock), workspace / lock.recipe.code.workdir, variables, journal, echo).run()
+                outcome = ScriptProcess(
+                    _command(lock), workspace / lock.recipe.code.workdir, variables, journal, echo
+                ).run()
                 session.finish()
                 record = _conclude(recording, session, outcome, lock, workspace)
                 if conclude is not None:
@@ -353,126 +342,7 @@ def _command(lock: RunLock) -> list[str]:
     return command
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    status: Status
-    exit_code: int
-    failure: str | None
-
-
-class _Child:
-    """The script's process: started, listened to, stopped when we are told to stop."""
-
-    def __init__(
-        self, command: list[str], folder: Path, variables: dict[str, str], journal: Journal, echo: Echo | None
-    ) -> None:
-        self._command = command
-        self._folder = folder
-        self._variables = variables
-        self._journal = journal
-        self._echo = echo
-        self._tail: list[bytes] = []
-        self._stop: signal.Signals | None = None
-
-    def run(self) -> _Outcome:
-        """Start the script, wait for its end and say what became of it."""
-        with os_errors(f"Starting {self._command[0]} in {self._folder}"):
-            process = subprocess.Popen(
-                self._command,
-                cwd=self._folder,
-                env=self._variables,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                process_group=0,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            )
-        pumps = [
-            threading.Thread(target=self._pump, args=(stream, name), daemon=True)
-            for stream, name in ((process.stdout, "stdout"), (process.stderr, "stderr"))
-        ]
-        for pump in pumps:
-            pump.start()
-        with self._forward_signals(process):
-            self._wait(process)
-        for pump in pumps:
-            pump.join(5)
-        return self._outcome(process.returncode)
-
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        deadline: float | None = None
-        while True:
-            try:
-                process.wait(0.2)
-                return
-            except subprocess.TimeoutExpired:
-                if self._stop is None:
-                    continue
-                deadline = deadline or time.monotonic() + _GRACE
-                if time.monotonic() > deadline:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
-
-    @contextlib.contextmanager
-    def _forward_signals(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def forward(number: int, _frame: object) -> None:
-            again = self._stop is not None
-            self._stop = signal.Signals(number)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL if again else number)
-
-        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _pump(self, stream: IO[bytes], name: str) -> None:
-        rest = b""
-        while block := os.read(stream.fileno(), 65536):
-            if self._echo is not None:
-                self._echo(name, block)
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                self._keep(name, line)
-        if rest:
-            self._keep(name, rest)
-
-    def _keep(self, name: str, line: bytes) -> None:
-        if name == "stderr" and line.strip():
-            self._tail = [*self._tail[-7:], line]
-        with contextlib.suppress(OSError):  # a full disk must not stop the training; the record will say it failed
-            self._journal.log(name, line)
-
-    def _outcome(self, code: int) -> _Outcome:
-        if code == 0 and self._stop is None:
-            return _Outcome("finished", 0, None)
-        number = -code if code < 0 else code - 128 if 128 < code < 160 else 0
-        if self._stop is not None:
-            return _Outcome("interrupted", code, f"Stopped by {self._stop.name}.")
-        if number and number in _STOPPED_FROM_OUTSIDE:
-            name = signal.Signals(number).name
-            guess = " (by a person, or by the kernel when memory ran out)" if number == signal.SIGKILL else ""
-            return _Outcome("interrupted", code, f"The script was killed by {name}{guess}.")
-        if code < 0:
-            return _Outcome("failed", code, f"The script crashed with {signal.Signals(number).name}.")
-        tail = b"\n".join(self._tail[-4:]).decode(errors="replace")
-        return _Outcome("failed", code, f"The script ended with exit code {code}." + (f"\n{tail}" if tail else ""))
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-_LIBC = ctypes.CDLL(None)
-
-
-def _conclude(recording: Recording, session: Session, outcome: _Outcome, lock: RunLock, workspace: Path) -> Record:
+def _conclude(recording: Recording, session: Session, outcome: Outcome, lock: RunLock, workspace: Path) -> Record:
     """Publish the end of a run: what it wrote, what it logged, what went wrong."""
     collected = session.collected
     record = recording.record

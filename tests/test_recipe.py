@@ -20,6 +20,8 @@ from reprokit.recipe import (
     parse,
     to_plain,
 )
+from reprokit.untrusted import load_yaml
+from tests.conftest import ROOT
 
 MINIMAL = "name: mnist\ncode: {entrypoint: train.py}\n"
 WORD = st.from_regex(r"[A-Za-z0-9_-]{1,12}", fullmatch=True)
@@ -184,3 +186,16 @@ def test_the_schema_names_every_key():
     schema = json_schema()
     assert schema["title"] == "reprokit recipe"
     assert set(schema["$defs"]["Recipe"]["properties"]) == set(Recipe.__struct_fields__)
+
+
+def test_the_published_schema_accepts_our_recipes_and_refuses_a_misspelt_key():
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    schema = json_schema()
+    files = [*ROOT.glob("recipes/*.yaml"), *ROOT.glob("examples/cifar10/*.yaml")]
+    assert len(files) >= 5
+    for file in files:
+        value = load_yaml(file.read_bytes(), what=file.name)
+        jsonschema.validate(value, schema)
+        from_plain(value, what=file.name)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**value, "parms": {}}, schema)

@@ -140,7 +140,7 @@ def test_another_package_version_exits_5_and_is_named(project: Project, tmp_path
     (site_packages / "outer.pth").write_text("\n".join(outer))
     project.python = str(venv / "bin" / "python")
     _install(site_packages, "1.0.0")
-    project.reprokit("run", "recipe.yaml", "-q")
+    first = project.json("run", "recipe.yaml")
     shutil.rmtree(site_packages / "leftpad_demo-1.0.0.dist-info")
     _install(site_packages, "1.0.1")
     done = project.reprokit("reproduce", "latest", expect=5)
@@ -149,6 +149,10 @@ def test_another_package_version_exits_5_and_is_named(project: Project, tmp_path
     assert "environment: leftpad-demo 1.0.0 → 1.0.1" in verdict["causes"]
     assert verdict["relaxed"] == ["env=current"]
     assert verdict["verdict"] == "TENSOR-TOLERANCE"
+    second = project.json("run", "recipe.yaml")
+    assert project.json("diff", first["run_id"], second["run_id"])["causes"] == [
+        "environment: leftpad-demo 1.0.0 → 1.0.1"
+    ]
 
 
 def _install(site: Path, version: str) -> None:

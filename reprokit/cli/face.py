@@ -29,6 +29,7 @@ class Face:
         self.quiet = quiet
         self.verbose = verbose
         self._bars: Any = None
+        self._advance: Advance = lambda _amount=1, /: None
 
     @property
     def config(self) -> Config:
@@ -50,7 +51,7 @@ class Face:
         if self.quiet:
             return
         if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False)
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             click.echo(text, err=True)
 
@@ -80,9 +81,26 @@ class Face:
             finally:
                 self._bars = None
 
+    @contextmanager
+    def epochs(self) -> Iterator[None]:
+        """Show a bar over the epochs of a training, once the script has said how many there are."""
+        with self.task("training", None, unit="epochs") as advance:
+            self._advance = advance
+            yield
+
+    def total_epochs(self, total: int) -> None:
+        if self._bars is not None and self._bars.tasks:
+            self._bars.update(self._bars.tasks[-1].id, total=total)
+
+    def epoch_done(self) -> None:
+        self._advance()
+
     def write(self, stream: str, data: bytes) -> None:
         """Pass on what a script wrote; with --json nothing of it goes to stdout."""
         if self.quiet:
+            return
+        if self._bars is not None and (stream == "stderr" or self.as_json or sys.stdout.isatty()):
+            self._bars.console.out(data.decode(errors="replace"), end="", highlight=False)  # above the bar
             return
         target = sys.stderr if stream == "stderr" or self.as_json else sys.stdout
         target.flush()

@@ -51,14 +51,15 @@ def reproduce(
             click.confirm(
                 f"This executes code that {head.writer} put into {registry.url}. Go on?", abort=True, err=True
             )
-    verdict = reproduce_run(
-        run,
-        registry=face.registry_option,
-        overrides=overrides,
-        progress=face,
-        observer=FaceObserver(face),
-        echo=face.write,
-    )
+    with face.epochs():
+        verdict = reproduce_run(
+            run,
+            registry=face.registry_option,
+            overrides=overrides,
+            progress=face,
+            observer=FaceObserver(face),
+            echo=face.write,
+        )
     face.result(verdict.plain(), lambda: verdict_text(verdict, title="reproduce"))
     sys.exit(exit_code(verdict.verdict))
 

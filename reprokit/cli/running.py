@@ -22,13 +22,19 @@ __all__ = ["FaceObserver", "parse_params", "run"]
 
 
 class FaceObserver(Observer):
-    """Says each checkpoint as it is saved."""
+    """Says each checkpoint as it is saved, and moves the bar over the epochs."""
 
     def __init__(self, face: Face) -> None:
         self._face = face
 
     def checkpoint(self, entry: CheckpointEntry, kind: str) -> None:
         self._face.note("  saved " + checkpoint_line(entry, kind))
+
+    def total_epochs(self, total: int) -> None:
+        self._face.total_epochs(total)
+
+    def epoch(self, epoch: int) -> None:  # noqa: ARG002 - the bar counts
+        self._face.epoch_done()
 
 
 def parse_params(items: tuple[str, ...]) -> dict[str, Any]:
@@ -84,20 +90,21 @@ def run(
                  "params": prepared.lock.params}  # fmt: skip
         face.result(plain, lambda: "\n".join(f"  {key:<12} {value}" for key, value in plain.items()))
         return
-    record = run_recipe(
-        recipe,
-        registry=face.registry_option,
-        params=parse_params(params),
-        seed=seed,
-        env=env,
-        allow_dirty=allow_dirty,
-        in_place=in_place,
-        name=name,
-        reuse=reuse,
-        progress=face,
-        observer=FaceObserver(face),
-        echo=face.write,
-    )
+    with face.epochs():
+        record = run_recipe(
+            recipe,
+            registry=face.registry_option,
+            params=parse_params(params),
+            seed=seed,
+            env=env,
+            allow_dirty=allow_dirty,
+            in_place=in_place,
+            name=name,
+            reuse=reuse,
+            progress=face,
+            observer=FaceObserver(face),
+            echo=face.write,
+        )
     face.result(record.plain(), lambda: run_text(record))
     raise_for_status(record)
 
