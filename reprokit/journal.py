@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from reprokit.paths import os_errors
 
-__all__ = ["Journal", "abandoned"]
+__all__ = ["Journal", "abandoned", "any_journal"]
 
 _FILE = "journal.jsonl"
 
@@ -75,6 +75,12 @@ class Journal:
         """Close without publishing: the next command finds the journal and finalises it."""
         for handle in (self._events, self._metrics, self._log, self._lock):
             handle.close()
+
+
+def any_journal(home: Path) -> bool:
+    """True if this home has a journal at all: of a run that goes on, or of one that was killed."""
+    base = home / "runs"
+    return base.is_dir() and any((base / name / _FILE).exists() for name in os.listdir(base))
 
 
 def abandoned(home: Path) -> Iterator[tuple[Journal, list[dict[str, Any]]]]:

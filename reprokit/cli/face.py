@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from reprokit.config import Config
+from reprokit.journal import any_journal
 from reprokit.progress import Advance
 from reprokit.registry import Registry, open_registry
 
@@ -37,6 +38,12 @@ class Face:
 
     def registry(self) -> Registry:
         return open_registry(self.config.registry)
+
+    def recover(self) -> None:
+        """Complete the records of runs that were killed on this machine; without journals nothing is loaded."""
+        home = self.config.home
+        if any_journal(home):
+            importlib.import_module("reprokit.recording").recover(home)
 
     def result(self, plain: Any, text: str | Callable[[], str]) -> None:
         """Print a result: `plain` as JSON with --json, else the text."""

@@ -11,7 +11,6 @@ from reprokit.cli.face import Face, common, size
 from reprokit.cli.text import checkpoint_line, metrics_text, run_text
 from reprokit.errors import NotFoundError
 from reprokit.package import RESERVED, Package
-from reprokit.recording import recover
 from reprokit.refs import RunRef, is_package_ref, parse_run
 from reprokit.runs import RunStore
 
@@ -24,7 +23,7 @@ __all__ = ["logs", "ls", "show"]
 def ls(face: Face, ref: str | None) -> None:
     """List runs and packages; or the checkpoints of a run, or the files of a package version."""
     registry = face.registry()
-    recover(face.config.home)
+    face.recover()
     if ref is None:
         runs = list(RunStore(registry).summaries())
         packages = [name for name in registry.packages() if not name.startswith(f"{RESERVED}/")]
@@ -58,7 +57,7 @@ def ls(face: Face, ref: str | None) -> None:
 def show(face: Face, ref: str) -> None:
     """Show a run, one of its checkpoints (RUN@epoch=2), or a package version."""
     registry = face.registry()
-    recover(face.config.home)
+    face.recover()
     runs = RunStore(registry)
     if not is_package_ref(ref):
         parsed: RunRef = parse_run(ref)
@@ -92,7 +91,7 @@ def show(face: Face, ref: str) -> None:
 def logs(face: Face, run: str) -> None:
     """Print what RUN's script wrote, each line with its time."""
     registry = face.registry()
-    recover(face.config.home)
+    face.recover()
     stored = RunStore(registry).load(run)
     if "log.txt" not in stored.manifest.by_key:
         journal = face.config.home / "runs" / stored.record.run_id / "log.txt"

@@ -12,6 +12,7 @@ import getpass
 import hashlib
 import os
 import platform
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ __all__ = ["LocalRegistry"]
 _MARKER = "reprokit-registry.json"
 _MAX_LOG_ENTRY = 16 * 1024 * 1024
 _DIGITS = 10
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class LocalRegistry(Registry):
@@ -320,7 +322,7 @@ def _is_entry(value: Any) -> bool:
 
 
 def _is_hash(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
 
 
 def _missing_manifest(top_hash: str, root: Path) -> NotFoundError:
