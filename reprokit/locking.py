@@ -10,14 +10,15 @@ import msgspec
 
 from reprokit.data import pin_data
 from reprokit.environment.capture import capture_environment, check_requirements
-from reprokit.errors import EnvironmentMismatchError, NotFoundError, RefusedError, UsageError
+from reprokit.errors import EnvironmentMismatchError, NotFoundError, RecipeError, RefusedError, UsageError
 from reprokit.lock import CodeIdentity, DataPin, EnvironmentLock, PackageChange, RecipeLock, RunLock
 from reprokit.paths import durable_write, os_errors
-from reprokit.recipe import Environment, Recipe, parse
+from reprokit.plain_yaml import load_yaml
+from reprokit.recipe import Environment, Recipe, from_plain
 from reprokit.registry import Registry
 from reprokit.runs import RunStore
 
-__all__ = ["LockChanges", "check_environment", "lock_recipe", "lock_run", "read_recipe", "recipe_lock_path"]
+__all__ = ["LockChanges", "check_environment", "lock_recipe", "lock_run", "parse", "read_recipe", "recipe_lock_path"]
 
 _MAX_RECIPE = 1024 * 1024
 
@@ -45,6 +46,22 @@ def read_recipe(path: Path) -> Recipe:
             raise UsageError(f"{path} is a folder; name the recipe file in it.")
         with path.open("rb") as handle:
             return parse(handle.read(_MAX_RECIPE + 1), what=str(path))
+
+
+def parse(data: bytes, *, what: str = "recipe") -> Recipe:
+    """Return the recipe that YAML bytes declare.
+
+    Args:
+        what: Names the source in errors, usually its path.
+    Raises:
+        RecipeError: Not YAML, empty, or as `from_plain` raises.
+    """
+    value = load_yaml(data, what=what)
+    if value is None:
+        raise RecipeError(f"{what} is empty.", hint="`reprokit init SCRIPT` drafts a recipe.")
+    if not isinstance(value, dict):
+        raise RecipeError(f"{what} must be a mapping with the keys name and code, not a {_kind(value)}.")
+    return from_plain(value, what=what)
 
 
 def recipe_lock_path(recipe: Path) -> Path:
@@ -142,4 +159,10 @@ def lock_run(recipe: Recipe, code: CodeIdentity, pins: RecipeLock) -> RunLock:
         data=pins.data,
         params=dict(recipe.params),
         execution=execution,
+    )
+
+
+def _kind(value: object) -> str:
+    return {list: "list", str: "text", int: "number", float: "number", bool: "truth value"}.get(
+        type(value), type(value).__name__
     )

@@ -15,7 +15,6 @@ from reprokit.canonical import canonical
 from reprokit.errors import RecipeError, UsageError
 from reprokit.paths import check_relative
 from reprokit.refs import PackageRef, check_package_name, parse_run
-from reprokit.untrusted import load_yaml
 
 __all__ = [
     "Checkpoints",
@@ -27,8 +26,8 @@ __all__ = [
     "Recipe",
     "Tolerance",
     "WeightTolerance",
+    "from_plain",
     "json_schema",
-    "parse",
     "to_plain",
 ]
 
@@ -141,25 +140,13 @@ _PARAM = re.compile(r"[A-Za-z_][\w.-]{0,99}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
 
 
-def parse(data: bytes, *, what: str = "recipe") -> Recipe:
-    """Return the recipe that YAML bytes declare.
+def from_plain(value: dict[str, Any], *, what: str = "recipe") -> Recipe:
+    """Return the recipe of parsed YAML or JSON.
 
-    Args:
-        what: Names the source in errors, usually its path.
     Raises:
         RecipeError: With the path of the offending field (`data.images.pakage`) and, where one is close, what
             was probably meant.
     """
-    value = load_yaml(data, what=what)
-    if value is None:
-        raise RecipeError(f"{what} is empty.", hint="`reprokit init SCRIPT` drafts a recipe.")
-    if not isinstance(value, dict):
-        raise RecipeError(f"{what} must be a mapping with the keys name and code, not a {_kind(value)}.")
-    return from_plain(value, what=what)
-
-
-def from_plain(value: dict[str, Any], *, what: str = "recipe") -> Recipe:
-    """Return the recipe of parsed YAML or JSON; raises as `parse` does."""
     _check_keys(value, Recipe, "", what)
     try:
         recipe = msgspec.convert(value, Recipe, strict=True)
@@ -317,9 +304,3 @@ def _readable(message: str) -> str:
     text = text.replace("`", "").replace("Object missing required field", "missing the key")
     where = where.strip("`").removeprefix("key in `").removeprefix("$").removeprefix(".")
     return f"{where}: {text[0].lower()}{text[1:]}." if where else f"{text[0].lower()}{text[1:]}."
-
-
-def _kind(value: object) -> str:
-    return {list: "list", str: "text", int: "number", float: "number", bool: "truth value"}.get(
-        type(value), type(value).__name__
-    )

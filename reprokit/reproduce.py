@@ -19,6 +19,7 @@ from reprokit.lock import DataPin, EnvironmentLock, RunLock
 from reprokit.locking import check_environment
 from reprokit.manifest import Manifest, ManifestDiff
 from reprokit.package import Package
+from reprokit.plain_yaml import load_yaml
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
 from reprokit.recipe import Tolerance, from_plain, to_plain
@@ -29,7 +30,6 @@ from reprokit.registry import Registry, open_registry
 from reprokit.runner import Prepared, execute
 from reprokit.runs import LOCK_KEY, RunStore, StoredRun
 from reprokit.session import Observer
-from reprokit.untrusted import load_yaml
 from reprokit.verdict import Verdict
 
 __all__ = ["Overrides", "compare_runs", "reproduce", "side_of"]

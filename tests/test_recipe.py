@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprokit.errors import RecipeError
+from reprokit.locking import parse
+from reprokit.plain_yaml import load_yaml
 from reprokit.recipe import (
     Checkpoints,
     Code,
@@ -17,10 +19,8 @@ from reprokit.recipe import (
     WeightTolerance,
     from_plain,
     json_schema,
-    parse,
     to_plain,
 )
-from reprokit.untrusted import load_yaml
 from tests.conftest import ROOT
 
 MINIMAL = "name: mnist\ncode: {entrypoint: train.py}\n"

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprokit.errors import DataMismatchError, RecipeError
-from reprokit.untrusted import load_json, load_yaml
+from reprokit.plain_yaml import load_yaml
+from reprokit.untrusted import load_json
 
 
 def yaml(text: str):

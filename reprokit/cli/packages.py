@@ -13,9 +13,9 @@ import click
 from reprokit.cli.face import Face, common, size
 from reprokit.errors import NotFoundError, RecipeError, UsageError
 from reprokit.package import Package, Problem, build, verify_registry
+from reprokit.plain_yaml import load_yaml
 from reprokit.refs import PackageRef, check_package_name, is_package_ref, parse_run
 from reprokit.runs import RunStore
-from reprokit.untrusted import load_yaml
 
 __all__ = ["checkpoint", "install", "log", "package", "tag", "verify"]
 

@@ -11,12 +11,12 @@ from reprokit.cli.face import Face, common
 from reprokit.cli.text import checkpoint_line, run_text
 from reprokit.config import Config
 from reprokit.errors import InterruptedRunError, RefusedError, UsageError, UserCodeError
+from reprokit.plain_yaml import load_yaml
 from reprokit.record import CheckpointEntry, Record
 from reprokit.registry import open_registry
 from reprokit.runner import prepare
 from reprokit.runner import run as run_recipe
 from reprokit.session import Observer
-from reprokit.untrusted import load_yaml
 
 __all__ = ["FaceObserver", "parse_params", "run"]
 
