@@ -23,7 +23,6 @@ from reprokit.errors import DataMismatchError, RefusedError, UsageError
 from reprokit.lock import CodeIdentity
 from reprokit.manifest import Entry
 from reprokit.record import CodeFacts
-from reprokit.registry import Registry
 from reprokit.registry.base import Sink
 
 __all__ = ["CODE_PREFIX", "CodeCapture", "Repository", "code_entries", "identity_of_entries"]
@@ -230,21 +229,19 @@ class Repository:
         return bytes(output)
 
 
-def code_entries(
-    repository: Repository, capture: CodeCapture, sink: Sink, registry: Registry
-) -> tuple[list[Entry], list[str]]:
+def code_entries(repository: Repository, capture: CodeCapture, sink: Sink) -> tuple[list[Entry], list[str]]:
     """Store a capture's files; return them as entries `code/…` (mode, a submodule's commit in meta), and warnings."""
     entries, warnings = [], list(capture.warnings)
     for blob, data in repository.contents(capture):
         warnings += _content_warnings(blob.path, data)
         digest, size = sink.put_bytes(data)
         meta = {"reprokit": {"mode": blob.mode}}
-        entries.append(Entry(CODE_PREFIX + blob.path, size, digest, meta, (registry.object_url(digest),)))
+        entries.append(Entry(CODE_PREFIX + blob.path, size, digest, meta))
     for blob in capture.blobs:
         if blob.mode == "160000":
             digest, size = sink.put_bytes(b"")
             meta = {"reprokit": {"mode": blob.mode, "commit": blob.oid}}
-            entries.append(Entry(CODE_PREFIX + blob.path, size, digest, meta, (registry.object_url(digest),)))
+            entries.append(Entry(CODE_PREFIX + blob.path, size, digest, meta))
     return entries, warnings
 
 

@@ -35,7 +35,6 @@ class Config:
     def load(cls, *, registry: str | None = None, folder: Path | None = None) -> Config:
         """Return the configuration in force: argument, then REPROKIT_* variable, then project file, then default."""
         home = _folder("REPROKIT_HOME") or Path(platformdirs.user_data_dir("reprokit", appauthor=False))
-        cache = _folder("REPROKIT_CACHE") or Path(platformdirs.user_cache_dir("reprokit", appauthor=False))
         base = (folder or Path.cwd()).absolute()
         chosen = registry or os.environ.get("REPROKIT_REGISTRY")
         if not chosen:
@@ -44,7 +43,13 @@ class Config:
             chosen = str((base / Path(chosen).expanduser()).absolute())
         elif chosen.startswith("file://"):
             chosen = chosen.removeprefix("file://")
-        return cls(home=home.absolute(), cache=cache.absolute(), registry=chosen)
+        return cls(home=home.absolute(), cache=cls.cache_folder(), registry=chosen)
+
+    @staticmethod
+    def cache_folder() -> Path:
+        """Return the cache in force."""
+        chosen = _folder("REPROKIT_CACHE") or Path(platformdirs.user_cache_dir("reprokit", appauthor=False))
+        return chosen.absolute()
 
 
 def _folder(variable: str) -> Path | None:

@@ -11,9 +11,8 @@ import hashlib
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from reprokit.errors import DataMismatchError
 
@@ -27,9 +26,11 @@ _MAX_CHUNKS = 10_000
 _READ = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
-    """The hash of an object's bytes: an algorithm's name and the value in that algorithm's own notation."""
+class Digest(NamedTuple):
+    """The hash of an object's bytes: an algorithm's name and the value in that algorithm's own notation.
+
+    A tuple, because versions of a million entries are built of them.
+    """
 
     type: str
     value: str
@@ -39,11 +40,16 @@ class Digest:
         """64 hexadecimal digits, the name of the object in a store."""
         if self.type == PLAIN:
             return self.value
-        return base64.b64decode(self.value, validate=True).hex()
+        return self.raw.hex()
+
+    @property
+    def raw(self) -> bytes:
+        """The 32 bytes."""
+        return bytes.fromhex(self.value) if self.type == PLAIN else binascii.a2b_base64(self.value)
 
     @classmethod
     def chunked(cls, raw: bytes) -> Digest:
-        return cls(CHUNKED, base64.b64encode(raw).decode("ascii"))
+        return cls(CHUNKED, binascii.b2a_base64(raw, newline=False).decode("ascii"))
 
     @classmethod
     def checked(cls, type_: object, value: object) -> Digest:
@@ -129,41 +135,64 @@ def hash_file(path: Path, type_: str = CHUNKED) -> tuple[Digest, int]:
         return copy_hashed(source, None, os.fstat(source.fileno()).st_size, type_)
 
 
-def copy_hashed(source: BinaryIO, sink: BinaryIO | None, size: int, type_: str = CHUNKED) -> tuple[Digest, int]:
+def copy_hashed(
+    source: BinaryIO, sink: BinaryIO | None, size: int, type_: str = CHUNKED, *, threads: int = 2
+) -> tuple[Digest, int]:
     """Copy `source` to `sink` and hash on the way; chunks of a large file hash in parallel.
 
     Args:
         source: Read from its position to its end.
         sink: Where the bytes go; None hashes only.
         size: Expected length in bytes, which fixes the chunk length.
+        threads: That hash beside the caller's; 1 hashes on the caller's own.
     Returns:
         The digest, and the number of bytes that were there: unequal to `size` if the file changed meanwhile.
     """
-    if size <= _MIN_CHUNK or type_ == PLAIN:
+    chunk = chunk_size(size)
+    if threads == 1 or size <= chunk or type_ == PLAIN:
         hasher = Hasher(size, type_)
         total = 0
-        while block := source.read(_READ):
-            hasher.update(block)
-            total += len(block)
-            if sink is not None:
-                sink.write(block)
+        buffer = memoryview(bytearray(min(max(size, 1), _READ)))
+        while count := source.readinto(buffer):  # type: ignore[attr-defined]
+            hasher.update(buffer[:count])
+            total += count
+            _write(sink, buffer[:count])
         return hasher.digest(), total
-    chunk = chunk_size(size)
     outer = hashlib.sha256()
-    pending: deque[Future[bytes]] = deque()
+    spare = [memoryview(bytearray(chunk)) for _ in range(threads + 1)]
+    pending: deque[tuple[Future[bytes], memoryview]] = deque()
     total = 0
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        while block := source.read(chunk):
-            pending.append(pool.submit(_sha256, block))
-            total += len(block)
-            if sink is not None:
-                sink.write(block)
-            while len(pending) > 3:
-                outer.update(pending.popleft().result())
-        while pending:
-            outer.update(pending.popleft().result())
+    with ThreadPoolExecutor(threads) as pool:
+        while True:
+            if not spare:
+                future, buffer = pending.popleft()
+                outer.update(future.result())
+            else:
+                buffer = spare.pop()
+            count = _fill(source, buffer)
+            if not count:
+                break
+            total += count
+            pending.append((pool.submit(_sha256, buffer[:count]), buffer))
+            _write(sink, buffer[:count])
+        for future, _ in pending:
+            outer.update(future.result())
     return Digest.chunked(outer.digest()), total
 
 
-def _sha256(data: bytes) -> bytes:
+def _fill(source: BinaryIO, buffer: memoryview) -> int:
+    """Read until `buffer` is full or the source ends; return the number of bytes."""
+    count = 0
+    while count < len(buffer) and (more := source.readinto(buffer[count:])):  # type: ignore[attr-defined]
+        count += more
+    return count
+
+
+def _write(sink: BinaryIO | None, data: memoryview) -> None:
+    if sink is not None:
+        while data:  # an unbuffered file may take a part
+            data = data[sink.write(data) :]
+
+
+def _sha256(data: memoryview) -> bytes:
     return hashlib.sha256(data).digest()

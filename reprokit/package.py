@@ -1,43 +1,35 @@
-"""Packages for people: build a folder into a version, look at one, install it, verify it."""
+"""Packages for people: look at a version, read it, install it, verify it."""
 
 from __future__ import annotations
 
+import errno
+import importlib
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO
 
-from reprokit.canonical import canonical
 from reprokit.config import Config
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError, RegistryError, UsageError
 from reprokit.manifest import Entry, Manifest
-from reprokit.paths import check_logical_key, check_logical_keys, explain_os_error, safe_join
-from reprokit.progress import SILENT, Advance, Progress
-from reprokit.refs import PackageRef, check_package_name, check_tag
+from reprokit.paths import check_logical_key, durable_write, explain_os_error, os_errors
+from reprokit.progress import SILENT, Progress
+from reprokit.refs import PackageRef
 from reprokit.registry import Registry, open_registry
-from reprokit.registry.base import Sink
+from reprokit.store.packs import SMALL
+from reprokit.store.reader import Reader
 
-__all__ = ["BuildResult", "Package", "PackageEntry", "Problem", "build", "verify_registry", "write_entries"]
+__all__ = ["Package", "PackageEntry", "PackageFolder", "Problem", "verify_registry", "write_entries"]
 
 RESERVED = "runs"  # the namespace of run records
 _THREADS = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildResult:
-    """What a build made: `size` is of all entries, `new_bytes` what the registry did not have."""
-
-    name: str
-    top_hash: str
-    entries: int
-    size: int
-    new_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,152 +42,86 @@ class Problem:
     message: str
 
 
-def build(
-    folder: Path,
-    name: str,
-    *,
-    registry: Registry,
-    message: str | None = None,
-    meta: Mapping[str, Any] | None = None,
-    tags: tuple[str, ...] = (),
-    progress: Progress = SILENT,
-) -> BuildResult:
-    """Store every file under `folder` as a new version of package `name`.
-
-    A link to a file inside the folder is stored as that file. Links that leave it, links to folders, sockets, pipes
-    and devices are refused by name, and so is a file that changes while it is read.
-
-    Raises:
-        UsageError: The name or a file's name is not legal, or the folder is not one.
-        RefusedError: A file that cannot be stored faithfully, or a reserved namespace.
-        RegistryError: Reading the folder or writing the registry failed.
-    """
-    check_package_name(name)
-    for tag in tags:
-        check_tag(tag)
-    if name.partition("/")[0] == RESERVED:
-        raise RefusedError(f"The namespace {RESERVED!r} is reprokit's own: {name} cannot be built by hand.")
-    _check_header(message, meta)
-    if not folder.is_dir():
-        raise UsageError(
-            f"{folder} is not a folder.", hint="`reprokit package build DIR NAME` takes a folder of files."
-        )
-    with progress.task(f"Looking through {folder}", None, unit="files") as advance:
-        files = list(_walk(folder, advance))
-    check_logical_keys(key for key, _ in files)
-    with registry.staging() as sink, progress.task(f"Storing {name}", len(files), unit="files") as advance:
-        entries = _store_files(files, sink, registry, advance)
-        new_bytes = sink.new_bytes
-    manifest = Manifest.make(entries, message=message, user_meta=meta)
-    registry.publish(name, manifest, tags=tags)
-    return BuildResult(
-        name=name,
-        top_hash=manifest.top_hash,
-        entries=len(entries),
-        size=manifest.size,
-        new_bytes=new_bytes,
-    )
-
-
-def _check_header(message: str | None, meta: Mapping[str, Any] | None) -> None:
-    """Raise UsageError for what cannot stand in a manifest, before anything is stored."""
-    try:
-        Manifest.make([], message=message, user_meta=meta).encode()
-        canonical(dict(meta or {}))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(
-            f"The message or metadata cannot be stored: {error}.", hint="Metadata is JSON in UTF-8."
-        ) from None
-
-
-def _walk(root: Path, advance: Advance) -> Iterator[tuple[str, Path]]:
-    """Yield (logical key, file) of everything below `root`, or refuse what cannot be stored."""
-    real_root = root.resolve()
-    pending = [(root, "")]
-    while pending:
-        folder, prefix = pending.pop()
-        try:
-            children = sorted(os.scandir(folder), key=lambda child: child.name)
-        except OSError as error:
-            raise explain_os_error(error, f"Reading the folder {folder}") from error
-        for child in children:
-            key = prefix + child.name
-            if child.is_dir(follow_symlinks=False):
-                pending.append((Path(child.path), key + "/"))
-                continue
-            path = Path(child.path)
-            if child.is_symlink():
-                path = _inside(path, real_root)
-            elif not child.is_file(follow_symlinks=False):
-                raise RefusedError(
-                    f"{child.path} is a socket, pipe or device; a package holds files only.",
-                    hint="Remove it, or build from a folder without it.",
-                )
-            check_logical_key(key)
-            yield key, path
-            advance()
-
-
-def _inside(link: Path, real_root: Path) -> Path:
-    try:
-        target = link.resolve()
-    except (OSError, RuntimeError):  # a link to itself
-        target = link
-    if target == link or not target.is_file() or not target.is_relative_to(real_root):
-        raise RefusedError(
-            f"{link} is a symbolic link to {str(link.readlink())!r}, which is not a file inside {real_root}.",
-            hint="Replace the link by the file it means, or remove it.",
-        )
-    return target
-
-
-def _store_files(files: list[tuple[str, Path]], sink: Sink, registry: Registry, advance: Advance) -> list[Entry]:
-    def store(item: tuple[str, Path]) -> Entry:
-        key, path = item
-        try:
-            with path.open("rb") as handle:
-                before = os.fstat(handle.fileno())
-                digest, size = sink.put_stream(handle, before.st_size)
-                after = os.fstat(handle.fileno())
-        except OSError as error:
-            if error.filename is None or str(error.filename) != str(path):
-                raise  # the registry's side: its own message follows
-            raise explain_os_error(error, f"Reading {path}") from error
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size != before.st_size:
-            raise RefusedError(
-                f"{path} changed while it was read ({before.st_size:,} → {after.st_size:,} bytes).",
-                hint="Build again when nothing writes to the folder.",
-            )
-        advance()
-        return Entry(key, size, digest, {}, (registry.object_url(digest),))
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        futures = [pool.submit(store, item) for item in files]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 class PackageEntry:
     """One logical key of an open package."""
 
-    def __init__(self, package: Package, entry: Entry) -> None:
+    def __init__(self, package: Package, position: int) -> None:
         self._package = package
-        self.entry = entry
+        self._position = position
+
+    @property
+    def entry(self) -> Entry:
+        return self._package.manifest.entries[self._position]
 
     def read(self) -> bytes:
         """Return the verified bytes."""
-        what = f"{self.entry.logical_key} of {self._package}"
-        return self._package.registry.read_object(self.entry.digest, self.entry.size, what=what)
+        return self._package.reader.read(self._position)
 
     def open(self) -> BinaryIO:
         """Return the verified bytes as a file."""
         return BytesIO(self.read())
 
+    def path(self) -> Path:
+        """Return a read-only file with the verified bytes, for what must have a path. It lies in the cache."""
+        entry = self.entry
+        place = Config.cache_folder() / "files" / entry.digest.hex / Path(entry.logical_key).name
+        data = self.read()
+        with os_errors(f"Writing {place}"):
+            if not place.is_file() or place.read_bytes() != data:
+                durable_write(place, data, sync=False)
+                place.chmod(0o444)
+        return place
+
+    def to_pandas(self, **options: Any) -> Any:
+        """Return the table that the bytes are, as pandas reads .csv, .tsv, .json, .jsonl, .parquet and .feather files.
+
+        Args:
+            options: For the function of pandas, such as `usecols`.
+        Raises:
+            UsageError: The key ends in none of these.
+        """
+        key = self.entry.logical_key
+        reader, fixed = _TABLES.get(key.rpartition(".")[2].lower(), ("", {}))
+        if not reader:
+            raise UsageError(f"{key!r} is not a table that pandas is asked for; known endings: {', '.join(_TABLES)}.")
+        return getattr(importlib.import_module("pandas"), reader)(self.open(), **{**fixed, **options})
+
     def __repr__(self) -> str:
         return f"PackageEntry({self.entry.logical_key!r}, {self.entry.size} bytes)"
+
+
+_TABLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "csv": ("read_csv", {}),
+    "tsv": ("read_csv", {"sep": "\t"}),
+    "json": ("read_json", {}),
+    "jsonl": ("read_json", {"lines": True}),
+    "parquet": ("read_parquet", {}),
+    "feather": ("read_feather", {}),
+}
+
+
+class PackageFolder(Mapping[str, PackageEntry]):
+    """The entries below a folder of an open package, by their keys relative to it."""
+
+    def __init__(self, package: Package, prefix: str, keys: list[str]) -> None:
+        self._package = package
+        self._prefix = prefix
+        self._keys = keys
+
+    def __getitem__(self, key: str) -> PackageEntry:
+        found = self._package[self._prefix + key]
+        if not isinstance(found, PackageEntry):
+            raise KeyError(key)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __repr__(self) -> str:
+        return f"PackageFolder({self._prefix!r}, {len(self)} entries)"
 
 
 class Package:
@@ -225,17 +151,48 @@ class Package:
     def __str__(self) -> str:
         return f"{self.name}@{self.top_hash[:8]}"
 
-    def __getitem__(self, key: str) -> PackageEntry:
-        return PackageEntry(self, self.manifest[key])
+    @cached_property
+    def reader(self) -> Reader:
+        """Reads entries by their position, each verified before its bytes are given out."""
+        return self.registry.reader(self.manifest, what=str(self))
+
+    def entry(self, key: str) -> PackageEntry:
+        """Return one entry by its logical key, or raise NotFoundError."""
+        return PackageEntry(self, self.manifest.position(key))
+
+    def __getitem__(self, key: str) -> PackageEntry | PackageFolder:
+        """Return an entry, or a folder of entries as a mapping.
+
+        Raises:
+            NotFoundError: There is neither.
+        """
+        if key in self.manifest:
+            return PackageEntry(self, self.manifest.position(key))
+        prefix = key.rstrip("/") + "/"
+        below = [name[len(prefix) :] for name in self.manifest.keys if name.startswith(prefix)]
+        if below:
+            return PackageFolder(self, prefix, below)
+        return PackageEntry(self, self.manifest.position(key))
 
     def __contains__(self, key: object) -> bool:
-        return key in self.manifest.by_key
+        return key in self.manifest
 
     def __iter__(self) -> Iterator[str]:
-        return (entry.logical_key for entry in self.manifest.entries)
+        return iter(self.manifest.keys)
 
     def __len__(self) -> int:
         return len(self.manifest.entries)
+
+    def copy_objects(self, entries: Iterable[Entry], registry: Registry) -> int:
+        """Store the objects of these entries in another registry too, verified; return how many bytes were new."""
+        with registry.staging() as sink:
+            for entry in entries:
+                what = f"{entry.logical_key} of {self}"
+                with SpooledTemporaryFile(SMALL) as carried:
+                    self.registry.copy_object(entry, carried, what=what)  # type: ignore[arg-type]
+                    carried.seek(0)
+                    sink.put_known(carried, entry.digest, entry.size, what=what)  # type: ignore[arg-type]
+            return sink.new_bytes
 
     def install(self, folder: Path, *, progress: Progress = SILENT) -> None:
         """Write every entry below `folder`, verified; the folder appears whole or not at all.
@@ -279,7 +236,7 @@ class Package:
             for entry in self.manifest.entries:
                 try:
                     what = f"{entry.logical_key} of {self}"
-                    self.registry.copy_object(entry.digest, entry.size, None, what=what)
+                    self.registry.copy_object(entry, None, what=what)
                 except (DataMismatchError, NotFoundError, RegistryError) as error:
                     problems.append(self._problem(entry.logical_key, error))
                 advance()
@@ -308,20 +265,38 @@ def write_entries(
         mode: Permission bits of the files.
     """
     chosen = list(entries)
+    keys = [check_logical_key(entry.logical_key.removeprefix(strip)) for entry in chosen]
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    made: dict[str, str] = {"": str(folder)}
+    small = []
 
-    def write(entry: Entry) -> None:
-        path = safe_join(folder, entry.logical_key.removeprefix(strip))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "wb") as sink:
-            registry.copy_object(entry.digest, entry.size, sink, what=f"{entry.logical_key} of {what}")
-        if stat.S_IMODE(mode) & 0o111:
-            path.chmod(mode)
+    def write(key: str, entry: Entry) -> None:
+        with os.fdopen(os.open(folder / key, flags, mode), "wb", buffering=0) as sink:
+            registry.copy_object(entry, sink, what=f"{entry.logical_key} of {what}")
         advance()
 
     with progress.task(title, len(chosen), unit="files") as advance, ThreadPoolExecutor(_THREADS) as pool:
-        futures = [pool.submit(write, entry) for entry in chosen]
+        futures = []
+        for key, entry in zip(keys, chosen, strict=True):
+            parent = key.rpartition("/")[0]
+            if parent not in made:
+                (folder / parent).mkdir(parents=True, exist_ok=True)
+                made[parent] = f"{folder}/{parent}"
+            if entry.size < SMALL:
+                small.append((key, entry))
+            else:
+                futures.append(pool.submit(write, key, entry))
+        reader = registry.reader(Manifest({}, tuple(entry for _, entry in small)), what=what)
         try:
+            for position, (key, _) in enumerate(small):
+                descriptor = os.open(f"{folder}/{key}", flags, mode)
+                try:
+                    data = reader.read(position)
+                    if os.write(descriptor, data) != len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{folder}/{key}")
+                finally:
+                    os.close(descriptor)
+                advance()
             for future in futures:
                 future.result()
         except BaseException:

@@ -84,9 +84,12 @@ def check_logical_keys(keys: Iterable[str]) -> None:
     Raises:
         UsageError: Naming the key, or both.
     """
+    every = list(keys)
+    if _plainly_fine(every):
+        return
     seen: dict[str, str] = {}
     folders: dict[str, str] = {}
-    for key in keys:
+    for key in every:
         check_logical_key(key)
         folded = key.casefold()
         if folded in seen or folded in folders:
@@ -106,6 +109,36 @@ def check_logical_keys(keys: Iterable[str]) -> None:
                 )
             folders[folder] = key
             start = folded.rfind("/", 0, start)
+
+
+# What is certainly no illegal part, looked for in all keys at once with a line feed between, before and after them.
+_SUSPECTS = (
+    *("\0", "\\", "\n/", "/\n", "//", "\n\n", ":"),
+    *("/./", "/../", "\n./", "\n../", "/.\n", "/..\n", "\n.\n", "\n..\n"),
+)
+
+
+def _plainly_fine(keys: list[str]) -> bool:
+    """True if all keys are short ASCII without anything suspect, and none clash: 60,000 at once, fast."""
+    joined = "\n".join(["", *keys, ""])
+    if (
+        not keys
+        or not joined.isascii()
+        or joined.count("\n") != len(keys) + 1
+        or any(suspect in joined for suspect in _SUSPECTS)
+        or max(map(len, keys)) > 255
+    ):
+        return False
+    folded = joined[1:-1].lower().split("\n")
+    names = set(folded)
+    if len(names) != len(folded):
+        return False
+    folders = {key.rpartition("/")[0] for key in folded}
+    while folders:
+        if not folders.isdisjoint(names):
+            return False
+        folders = {folder.rpartition("/")[0] for folder in folders if folder} - {""}
+    return True
 
 
 def check_relative(path: str, *, what: str) -> str:

@@ -65,7 +65,7 @@ class Recording:
             with registry.staging() as sink:
                 kept = [*entries]
                 if lock is not None:
-                    kept.append(_entry(LOCK_KEY, lock.encode(), sink, registry))
+                    kept.append(_entry(LOCK_KEY, lock.encode(), sink))
             recording = cls(record, kept, registry=registry, journal=journal)
             top_hash = recording._publish([])
             journal.event("start", registry=registry.url, top_hash=top_hash)
@@ -81,9 +81,9 @@ class Recording:
         extra = list(collected.artifacts.values())
         with self._registry.staging() as sink:
             for name in _FILES:
-                extra += _file_entry(name, self.journal.file(name), sink, self._registry)
+                extra += _file_entry(name, self.journal.file(name), sink)
             for key, file in outputs.items():
-                stored = _file_entry(f"outputs/{key}", file, sink, self._registry)
+                stored = _file_entry(f"outputs/{key}", file, sink)
                 extra += stored
                 facts[key] = msgspec.structs.replace(facts[key], size=stored[0].size, digest=stored[0].digest.hex)
         self.record = msgspec.structs.replace(record, outputs=list(facts.values()))
@@ -99,7 +99,7 @@ class Recording:
 
     def _publish(self, extra: list[Entry]) -> str:
         with self._registry.staging() as sink:
-            entry = _entry(RECORD_KEY, self.record.encode(), sink, self._registry)
+            entry = _entry(RECORD_KEY, self.record.encode(), sink)
         entries = [old for old in [*self._entries, *extra] if old.logical_key != RECORD_KEY]
         manifest = Manifest.make(
             [*entries, entry],
@@ -140,8 +140,8 @@ def _finalise(journal: Journal, events: list[dict[str, Any]]) -> str:
         return run_id
     entry = manifest[RECORD_KEY]
     what = f"{RECORD_KEY} of run {run_id}"
-    record = Record.decode(registry.read_object(entry.digest, entry.size, what=what), what=what)
-    collected = _collect(journal, events, registry)
+    record = Record.decode(registry.read_object(entry, what=what), what=what)
+    collected = _collect(journal, events)
     recording = Recording(record, list(manifest.entries), registry=registry, journal=journal)
     recording.end(
         msgspec.structs.replace(
@@ -160,7 +160,7 @@ def _finalise(journal: Journal, events: list[dict[str, Any]]) -> str:
     return run_id
 
 
-def _collect(journal: Journal, events: list[dict[str, Any]], registry: Registry) -> Collected:
+def _collect(journal: Journal, events: list[dict[str, Any]]) -> Collected:
     collected = Collected()
     for event in events:
         if event.get("event") == "checkpoint":
@@ -171,22 +171,21 @@ def _collect(journal: Journal, events: list[dict[str, Any]], registry: Registry)
                 collected.checkpoints.append(entry)
         elif event.get("event") == "artifact":
             digest = Digest.checked(event["type"], event["value"])
-            url = registry.object_url(digest)
-            collected.artifacts[event["key"]] = Entry(event["key"], int(event["size"]), digest, {}, (url,))
+            collected.artifacts[event["key"]] = Entry(event["key"], int(event["size"]), digest)
     for row in read_lines(journal.file("metrics.jsonl")):
         collected.metrics.update(row.get("values", {}))
     return collected
 
 
-def _entry(key: str, data: bytes, sink: Sink, registry: Registry) -> Entry:
+def _entry(key: str, data: bytes, sink: Sink) -> Entry:
     digest, size = sink.put_bytes(data)
-    return Entry(key, size, digest, {}, (registry.object_url(digest),))
+    return Entry(key, size, digest)
 
 
-def _file_entry(key: str, file: Path, sink: Sink, registry: Registry) -> list[Entry]:
+def _file_entry(key: str, file: Path, sink: Sink) -> list[Entry]:
     with os_errors(f"Keeping {file}"):
         if not file.exists():
             return []
         with file.open("rb") as handle:
             digest, size = sink.put_stream(handle, file.stat().st_size)
-    return [Entry(key, size, digest, {}, (registry.object_url(digest),))]
+    return [Entry(key, size, digest)]

@@ -124,7 +124,7 @@ def reproduce(
     original = runs.load(ref)
     if original.record.status == "running":
         raise RefusedError(f"Run {original.record.run_id} is still running.", hint="Wait for its end.")
-    lock = runs.lock(original) if LOCK_KEY in original.manifest.by_key else None
+    lock = runs.lock(original) if LOCK_KEY in original.manifest else None
     if lock is None:
         raise RefusedError(
             f"Run {original.record.run_id} has no lock: it was not started from a recipe, so it cannot be repeated.",
@@ -168,7 +168,7 @@ def _prepare(
     if chosen.code is not None:
         repository = Repository(chosen.code)
         with repository.capture(allow_dirty=True) as capture, registry.staging() as sink:
-            entries, _ = code_entries(repository, capture, sink, registry)
+            entries, _ = code_entries(repository, capture, sink)
             code = capture.facts
             identity = msgspec.structs.replace(capture.identity, python_path=lock.code.python_path)
         lock = msgspec.structs.replace(lock, code=identity)
@@ -190,7 +190,7 @@ def _prepare(
     if chosen.execution:
         lock = msgspec.structs.replace(lock, execution=recipe.execution)
     lock = msgspec.structs.replace(lock, recipe=recipe, data=_repin(lock.data, chosen.data, registry))
-    if "recipe.yaml" in original.manifest.by_key:
+    if "recipe.yaml" in original.manifest:
         entries.append(original.manifest["recipe.yaml"])
     return Prepared(lock=lock, entries=entries, code=code, name=original.record.name)
 
@@ -213,8 +213,8 @@ def compare_runs(left: StoredRun, right: StoredRun, *, registry: Registry) -> Ve
     Where their locks differ, each difference counts as relaxed: equal bits of two experiments are not a reproduction.
     """
     runs = RunStore(registry)
-    ours = runs.lock(left) if LOCK_KEY in left.manifest.by_key else None
-    theirs = runs.lock(right) if LOCK_KEY in right.manifest.by_key else None
+    ours = runs.lock(left) if LOCK_KEY in left.manifest else None
+    theirs = runs.lock(right) if LOCK_KEY in right.manifest else None
     tolerance = ours.recipe.tolerance if ours is not None else Tolerance()
     return _verdict(left, right, ours, theirs, registry, tolerance=tolerance, relaxed=None, until=None)
 
@@ -252,7 +252,7 @@ def side_of(run: StoredRun, lock: RunLock | None, registry: Registry) -> Side:
 
     def output(path: str) -> bytes:
         entry = run.manifest[f"outputs/{path}"]
-        return registry.read_object(entry.digest, entry.size, what=f"outputs/{path} of run {run.record.run_id}")
+        return registry.read_object(entry, what=f"outputs/{path} of run {run.record.run_id}")
 
     return Side(record=run.record, lock=lock, load=load, output=output)
 

@@ -145,11 +145,11 @@ def prepare(
         warnings: list[str] = []
         if store:
             with progress.task("Storing the code", None), registry.staging() as sink:
-                entries, warnings = code_entries(repository, capture, sink, registry)
+                entries, warnings = code_entries(repository, capture, sink)
                 for key, data in (("recipe.yaml", path.read_bytes()), ("code.patch", capture.patch)):
                     if data:
                         digest, size = sink.put_bytes(data)
-                        entries.append(Entry(key, size, digest, {}, (registry.object_url(digest),)))
+                        entries.append(Entry(key, size, digest))
         facts = capture.facts
     if sys.prefix == sys.base_prefix and not recipe_lock_path(path).exists():
         warnings.append(f"This is not a virtual environment: {sys.prefix} is shared with other work.")

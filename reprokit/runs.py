@@ -84,7 +84,7 @@ class RunStore:
         manifest = self.registry.read_manifest(head.top_hash)
         entry = manifest[RECORD_KEY]
         what = f"{RECORD_KEY} of run {run_id}"
-        record = Record.decode(self.registry.read_object(entry.digest, entry.size, what=what), what=what)
+        record = Record.decode(self.registry.read_object(entry, what=what), what=what)
         if record.run_id != run_id:
             raise DataMismatchError(f"{what} is the record of another run, {record.run_id}.")
         if record.status == "running":
@@ -98,7 +98,7 @@ class RunStore:
         """Return the run's lock, verified against the hash that its record names."""
         entry = run.manifest[LOCK_KEY]
         what = f"{LOCK_KEY} of run {run.record.run_id}"
-        lock = RunLock.decode(self.registry.read_object(entry.digest, entry.size, what=what), what=what)
+        lock = RunLock.decode(self.registry.read_object(entry, what=what), what=what)
         if lock.hash != run.record.lock_hash:
             raise DataMismatchError(
                 f"{what} was edited: expected {str(run.record.lock_hash)[:12]}…, found {lock.hash[:12]}…."
@@ -108,7 +108,7 @@ class RunStore:
     def checkpoint(self, ref: RunRef) -> CheckpointEntry:
         """Return the checkpoint that `RUN@epoch=7` and the like name."""
         run = self.load(ref.run)
-        best = self.lock(run).recipe.checkpoints.best if LOCK_KEY in run.manifest.by_key else {}
+        best = self.lock(run).recipe.checkpoints.best if LOCK_KEY in run.manifest else {}
         return run.record.select(ref.selector, best=best)
 
     def summaries(self) -> Iterator[dict[str, Any]]:

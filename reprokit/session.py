@@ -195,7 +195,7 @@ class Session:
         key = "artifacts/" + check_logical_key(name)
         with self._registry.staging() as sink, path.open("rb") as handle:
             digest, size = sink.put_stream(handle, os.fstat(handle.fileno()).st_size)
-        entry = Entry(key, size, digest, {}, (self._registry.object_url(digest),))
+        entry = Entry(key, size, digest)
         with self._lock:
             self.collected.artifacts[key] = entry
             self._journal.event("artifact", key=key, size=size, type=digest.type, value=digest.value)
@@ -209,7 +209,7 @@ class Session:
         with self._registry.staging() as sink:
             for piece in pieces:
                 digest, size = sink.put_bytes(piece.data)
-                entries.append(Entry(piece.key, size, digest, piece.meta, (self._registry.object_url(digest),)))
+                entries.append(Entry(piece.key, size, digest, piece.meta))
         with self._lock:  # one after the other from here: each checkpoint names the one before
             done = self.collected.checkpoints
             parent = done[-1] if done else self.collected.initial

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from reprokit.manifest import Entry
+from reprokit.registry.local import LocalRegistry
+
 ROOT = Path(__file__).resolve().parents[1]
 
 SCRIPT = """\
@@ -110,6 +113,22 @@ class Project:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         done = subprocess.run(["git", *identity, *arguments], cwd=self.root, check=True, capture_output=True, text=True)
         return done.stdout
+
+
+def lies_at(registry: LocalRegistry, entry: Entry) -> tuple[Path, int]:
+    """Return the file that holds an entry's bytes, and where in it they start."""
+    found = registry.objects.find([entry.digest]).get(entry.digest)
+    if found is None:
+        return registry.objects.loose_path(entry.digest), 0
+    return registry.objects.pack_path(found[0]), found[1].offset
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    """Change bytes of a file in place, as a failing disk or a careless hand would."""
+    path.chmod(0o644)
+    with path.open("r+b") as handle:
+        handle.seek(offset)
+        handle.write(data)
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """A top hash of ours is quilt3's for the same content, message and metadata."""
 
+import io
 import random
 
 import pytest
 
-from reprokit.package import build
+from reprokit.building import build
 from reprokit.registry import open_registry
 
 quilt3 = pytest.importorskip("quilt3", reason="the quilt3 extra is not installed")
@@ -58,9 +59,11 @@ def test_quilt_computes_the_same_top_hash(folder, tmp_path, message, meta):
 
 
 def test_quilt_reads_a_manifest_of_ours(folder, tmp_path):
-    ours = build(folder, "a/b", registry=open_registry(str(tmp_path / "r")), message="m", meta={"k": 1})
-    with (tmp_path / "r" / ".quilt" / "packages" / ours.top_hash).open(encoding="utf-8") as handle:
-        package = quilt3.Package.load(handle)
+    registry = open_registry(str(tmp_path / "r"))
+    ours = build(folder, "a/b", registry=registry, message="m", meta={"k": 1})
+    manifest = registry.read_manifest(ours.top_hash)
+    text = manifest.placed([(folder / key).as_uri() for key in manifest.keys]).encode().decode()
+    package = quilt3.Package.load(io.StringIO(text))
     assert package.top_hash == ours.top_hash
     assert sorted(key for key, _ in package.walk()) == sorted(SIZES)
     assert package["é/猫.txt"].get_bytes() == (folder / "é/猫.txt").read_bytes()

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RECIPE, SCRIPT, Project
+from reprokit.refs import PackageRef
+from reprokit.registry.local import LocalRegistry
+from reprokit.runs import RunStore
+from tests.conftest import RECIPE, SCRIPT, Project, lies_at, overwrite
 
 
 def test_a_colleague_reproduces_bitwise_from_the_registry_alone(project: Project, tmp_path: Path) -> None:
@@ -114,10 +117,9 @@ def test_a_declared_tolerance_gives_the_lower_rungs(project: Project) -> None:
 
 def test_a_flipped_data_byte_in_the_registry_is_a_data_mismatch(project: Project) -> None:
     project.reprokit("run", "recipe.yaml", "-q")
-    for file in (project.registry / "objects").rglob("*"):
-        if file.is_file() and file.read_bytes() == b"1\n":
-            file.chmod(0o644)
-            file.write_bytes(b"7\n")
+    registry = LocalRegistry(project.registry)
+    entry = registry.read_manifest(registry.resolve(PackageRef("t/in")))["1.txt"]
+    overwrite(*lies_at(registry, entry), b"7\n")
     done = project.reprokit("reproduce", "latest", home="empty", expect=4)
     assert "1.txt of t/in@" in done.stderr
     assert "is corrupt" in done.stderr
@@ -125,10 +127,11 @@ def test_a_flipped_data_byte_in_the_registry_is_a_data_mismatch(project: Project
 
 def test_a_record_edited_by_hand_fails_its_hash(project: Project) -> None:
     project.reprokit("run", "recipe.yaml", "-q")
-    for file in (project.registry / "objects").rglob("*"):
-        if file.is_file() and b'"status":"finished"' in file.read_bytes():
-            file.chmod(0o644)
-            file.write_bytes(file.read_bytes().replace(b'"loss":', b'"lost":'))
+    registry = LocalRegistry(project.registry)
+    stored = RunStore(registry).load("latest")
+    path, offset = lies_at(registry, stored.manifest["record.json"])
+    record = stored.record.encode()
+    overwrite(path, offset, record.replace(b'"loss":', b'"lost":'))
     assert "is corrupt" in project.reprokit("show", "latest", expect=4).stderr
 
 

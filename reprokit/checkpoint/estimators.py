@@ -20,4 +20,4 @@ def load_estimator(ref: str, *, trusted: list[str], registry: Registry | str | N
     Raises:
         skops.io.exceptions.UntrustedTypesFoundException: Naming the types that `trusted` lacks.
     """
-    return skops.io.loads(load_checkpoint(ref, registry=registry).package["model.skops"].read(), trusted=trusted)
+    return skops.io.loads(load_checkpoint(ref, registry=registry).package.entry("model.skops").read(), trusted=trusted)

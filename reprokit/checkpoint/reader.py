@@ -41,7 +41,7 @@ class Checkpoint:
     @property
     def state(self) -> Any:
         """Everything that is not a tensor, as state.json holds it."""
-        return load_json(self.package["state.json"].read(), what=f"state.json of {self.package}")
+        return load_json(self.package.entry("state.json").read(), what=f"state.json of {self.package}")
 
     def names(self, section: str = "model") -> list[str]:
         """Return the tensors' names, without aliases of tied weights."""
@@ -52,7 +52,7 @@ class Checkpoint:
         key = f"{section}.safetensors.index.json"
         if key not in self.package:
             return {}
-        index = load_json(self.package[key].read(), what=f"{key} of {self.package}")
+        index = load_json(self.package.entry(key).read(), what=f"{key} of {self.package}")
         aliases = index.get("metadata", {}).get("aliases", {})
         if not isinstance(aliases, dict):
             raise DataMismatchError(f"{key} of {self.package} is malformed.")
@@ -73,7 +73,9 @@ class Checkpoint:
         """Return a tensor's bytes, read by range and verified against its own digest."""
         tensor = self.stored(name, section)
         entry = self.package.manifest[tensor.key]
-        data = self.package.registry.read_range(entry.digest, tensor.offset, tensor.nbytes)
+        data = self.package.registry.read_range(
+            entry, tensor.offset, tensor.nbytes, what=f"{tensor.key} of {self.package}"
+        )
         if hash_bytes(data).hex != tensor.digest:
             raise DataMismatchError(
                 f"{name} in {tensor.key} of {self.package} is corrupt: expected {tensor.digest[:12]}….",

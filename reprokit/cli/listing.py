@@ -93,14 +93,14 @@ def logs(face: Face, run: str) -> None:
     registry = face.registry()
     face.recover()
     stored = RunStore(registry).load(run)
-    if "log.txt" not in stored.manifest.by_key:
+    if "log.txt" not in stored.manifest:
         journal = face.config.home / "runs" / stored.record.run_id / "log.txt"
         if not journal.exists():
             raise NotFoundError(f"Run {stored.record.run_id} has no log yet: it is {stored.record.status} elsewhere.")
         text = journal.read_bytes()
     else:
         entry = stored.manifest["log.txt"]
-        text = registry.read_object(entry.digest, entry.size, what=f"log.txt of run {stored.record.run_id}")
+        text = registry.read_object(entry, what=f"log.txt of run {stored.record.run_id}")
     if face.as_json:
         face.result({"run_id": stored.record.run_id, "log": text.decode(errors="replace")}, "")
     else:

@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
+from reprokit.building import build
 from reprokit.cli.face import Face, common, size
 from reprokit.errors import NotFoundError, RecipeError, UsageError
-from reprokit.package import Package, Problem, build, verify_registry
+from reprokit.package import Package, Problem, verify_registry
 from reprokit.plain_yaml import load_yaml
 from reprokit.refs import PackageRef, check_package_name, is_package_ref, parse_run
 from reprokit.runs import RunStore

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from reprokit.digest import Digest
 from reprokit.errors import NotFoundError, UsageError
-from reprokit.manifest import Manifest
+from reprokit.manifest import Entry, Manifest
 from reprokit.refs import PackageRef
+from reprokit.store.reader import Reader
 
-__all__ = ["FORMAT", "LogEntry", "Registry", "Sink"]
+__all__ = ["FORMAT", "Action", "LogEntry", "Registry", "Sink"]
 
-FORMAT = 1
+FORMAT = 2
+
+
+Action = Literal["publish", "tag", "rollback", "delete"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +30,24 @@ class LogEntry:
     Attributes:
         seq: 1, 2, 3, … without gaps.
         prev: SHA-256 of the entry before, in its stored bytes; None for the first.
-        top_hash: The version this entry publishes or re-tags.
+        action: What it does to `top_hash`: publish it, point tags at it, make it the latest again, delete it.
+        top_hash: The version it is about.
         time: Nanoseconds since 1970 UTC, by the writer's clock.
         writer: user@host.
         tags: All tags after this entry: name → top hash.
+        permanent: Those of the tags that never move, and whose versions cannot be deleted.
+        note: Why, where somebody said so.
     """
 
     seq: int
     prev: str | None
+    action: Action
     top_hash: str
     time: int
     writer: str
     tags: Mapping[str, str]
+    permanent: tuple[str, ...] = ()
+    note: str | None = None
 
 
 class Sink(ABC):
@@ -49,13 +59,28 @@ class Sink(ABC):
         """Bytes that were not there before."""
 
     @abstractmethod
-    def put_bytes(self, data: bytes | memoryview) -> tuple[Digest, int]: ...
+    def place(self, value: str) -> str:
+        """Return the physical key of a stored object by its digest's value, once the context has ended; else ""."""
 
     @abstractmethod
-    def put_stream(self, source: BinaryIO, size: int) -> tuple[Digest, int]: ...
+    def put_bytes(self, data: bytes | memoryview) -> tuple[Digest, int]:
+        """Store an object that is in memory; return its digest and length."""
 
     @abstractmethod
-    def put_known(self, source: BinaryIO, digest: Digest, size: int, *, what: str) -> None: ...
+    def put_all(self, pieces: Sequence[bytes | memoryview]) -> list[Digest]:
+        """Store many objects at once."""
+
+    @abstractmethod
+    def put_stream(self, source: BinaryIO, size: int, *, threads: int = 2) -> tuple[Digest, int]:
+        """Store a seekable stream of about `size` bytes; return the digest and the number of bytes that came.
+
+        Args:
+            threads: That hash beside the caller's; 1 hashes on the caller's own.
+        """
+
+    @abstractmethod
+    def put_known(self, source: BinaryIO, digest: Digest, size: int, *, what: str) -> None:
+        """Store a stream that must have this digest, as when an object comes from another registry."""
 
 
 class Registry(ABC):
@@ -71,44 +96,85 @@ class Registry(ABC):
     def has_object(self, digest: Digest, size: int) -> bool: ...
 
     @abstractmethod
-    def open_object(self, digest: Digest) -> BinaryIO:
-        """Open an object unverified; raise NotFoundError if it is not there."""
+    def read_object(self, entry: Entry, *, what: str) -> bytes:
+        """Return an entry's bytes, verified."""
 
     @abstractmethod
-    def read_object(self, digest: Digest, size: int, *, what: str) -> bytes:
-        """Return an object's bytes, verified."""
+    def copy_object(self, entry: Entry, sink: BinaryIO | None, *, what: str) -> None:
+        """Copy an entry's bytes, verified on the way; None for `sink` only verifies."""
+
+    def reader(self, manifest: Manifest, *, what: str) -> Reader:
+        """Return what reads many entries of a version by their position."""
+        return Reader(self.read_object, manifest, what=what)
 
     @abstractmethod
-    def copy_object(self, digest: Digest, size: int, sink: BinaryIO | None, *, what: str) -> None:
-        """Copy an object, verified on the way; None for `sink` only verifies."""
+    def read_range(self, entry: Entry, offset: int, length: int, *, what: str) -> bytes:
+        """Return part of an entry's bytes, unverified."""
 
     @abstractmethod
-    def read_range(self, digest: Digest, offset: int, length: int) -> bytes:
-        """Return part of an object, unverified."""
+    def recall(self, source: str) -> bytes | None:
+        """Return what `remember` kept of a folder that versions are built from, if it is still known."""
 
     @abstractmethod
-    def object_url(self, digest: Digest) -> str:
-        """Return the hint that a manifest carries for an object."""
+    def remember(self, source: str, facts: bytes) -> None:
+        """Keep facts about a folder on this machine; they may be lost at any time."""
 
     @abstractmethod
     def read_manifest(self, top_hash: str) -> Manifest:
         """Return a version, verified; raise NotFoundError if it is not there."""
 
     @abstractmethod
+    def holds(self, manifest: Manifest) -> bool:
+        """True if the version and all its objects are there, by their names; no byte of them is read."""
+
+    @abstractmethod
     def read_header(self, top_hash: str) -> dict[str, object]:
         """Return a version's header alone: for listings, and not verified."""
 
     @abstractmethod
-    def publish(self, name: str, manifest: Manifest, *, tags: tuple[str, ...] = (), latest: bool = True) -> LogEntry:
+    def publish(
+        self,
+        name: str,
+        manifest: Manifest,
+        *,
+        tags: tuple[str, ...] = (),
+        latest: bool = True,
+        note: str | None = None,
+    ) -> LogEntry:
         """Store the manifest, then commit it to the log with `tags` and, if `latest`, that tag pointing at it.
 
         Raises:
             NotFoundError: An object that the manifest names is not in the registry.
+            RefusedError: A tag is permanent and points elsewhere.
         """
 
     @abstractmethod
-    def tag(self, name: str, top_hash: str, tags: tuple[str, ...]) -> LogEntry:
-        """Point tags at a version that the log knows."""
+    def tag(self, name: str, top_hash: str, tags: tuple[str, ...], *, permanent: bool = False) -> LogEntry:
+        """Point tags at a version that the log knows; permanent ones never move again.
+
+        Raises:
+            RefusedError: A tag is permanent and points elsewhere.
+        """
+
+    @abstractmethod
+    def untag(self, name: str, tag: str) -> LogEntry:
+        """Take a tag away.
+
+        Raises:
+            RefusedError: It is permanent, or `latest`.
+        """
+
+    @abstractmethod
+    def rollback(self, name: str, top_hash: str, *, note: str | None = None) -> LogEntry:
+        """Make an older version the latest again; what came after it stays in the history."""
+
+    @abstractmethod
+    def delete(self, name: str, top_hash: str, *, note: str | None = None) -> LogEntry:
+        """Take a version out of a package; its bytes stay until gc finds that nothing uses them.
+
+        Raises:
+            RefusedError: A permanent tag points at it.
+        """
 
     @abstractmethod
     def head(self, name: str) -> LogEntry | None:
@@ -120,7 +186,7 @@ class Registry(ABC):
 
     @abstractmethod
     def top_hashes(self, name: str) -> list[str]:
-        """Return the top hash of every log entry, oldest first, without verifying the chain."""
+        """Return the versions of a package, oldest first, without deleted ones and without verifying the chain."""
 
     @abstractmethod
     def packages(self, namespace: str | None = None) -> Iterator[str]:
@@ -142,7 +208,7 @@ class Registry(ABC):
             UsageError: A hash prefix matches two versions.
         """
         head = self.head(ref.name)
-        if head is None:
+        if head is None or not head.tags:
             raise NotFoundError(f"No package {ref.name} in {self.url}.", hint=self._did_you_mean(ref.name))
         if ref.hash is None:
             tag = ref.tag or "latest"
@@ -150,7 +216,7 @@ class Registry(ABC):
                 known = ", ".join(sorted(head.tags))
                 raise NotFoundError(f"No tag {tag!r} on {ref.name} in {self.url}.", hint=f"Its tags are: {known}.")
             return head.tags[tag]
-        matches = sorted({hash_ for hash_ in self.top_hashes(ref.name) if hash_.startswith(ref.hash)})
+        matches = sorted(hash_ for hash_ in self.top_hashes(ref.name) if hash_.startswith(ref.hash))
         if not matches:
             raise NotFoundError(
                 f"No version of {ref.name} starts with {ref.hash} in {self.url}.",

@@ -1,7 +1,6 @@
 """A registry in a folder.
 
 The log is the truth: an entry is created exclusively (link(2)) after its manifest and objects are durable.
-Everything under `.quilt/named_packages` is derived from it, for the quilt3 client.
 """
 
 from __future__ import annotations
@@ -15,42 +14,69 @@ import platform
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import quote
+from typing import Any, BinaryIO, get_args
 
 from reprokit.canonical import canonical
 from reprokit.digest import Digest
-from reprokit.errors import DataMismatchError, NotFoundError, RegistryError
-from reprokit.manifest import Manifest
+from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, RegistryError
+from reprokit.manifest import Entry, Manifest
 from reprokit.paths import durable_write, os_errors
 from reprokit.refs import check_package_name, check_tag
-from reprokit.registry.base import FORMAT, LogEntry, Registry, Sink
-from reprokit.store.objects import ObjectStore, Staging
+from reprokit.registry.base import FORMAT, Action, LogEntry, Registry, Sink
+from reprokit.store.index import Index
+from reprokit.store.manifests import ManifestStore
+from reprokit.store.objects import ObjectStore
+from reprokit.store.reader import PackReader, Reader
+from reprokit.store.staging import Staging, stage
 from reprokit.untrusted import load_json
 
 __all__ = ["LocalRegistry"]
 
 _MARKER = "reprokit-registry.json"
 _MAX_LOG_ENTRY = 16 * 1024 * 1024
+_LOCK = "lock"
 _DIGITS = 10
+_FIELDS = ("prev", "action", "top_hash", "time", "writer", "tags", "permanent", "note")
+_ACTIONS = frozenset(get_args(Action))
 _HASH = re.compile(r"[0-9a-f]{64}")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class LocalRegistry(Registry):
     """See the module. Opening creates nothing; the first write does."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, cache: Path | None = None) -> None:
+        """Open a registry.
+
+        Args:
+            cache: Where its index is kept; None keeps it in memory.
+        """
         self.root = root
         self.url = str(root)
-        self._objects = ObjectStore(root / "objects")
+        self._cache = cache
         self._checked = False
+        self.manifests = ManifestStore(root)
         if not (root / _MARKER).exists() and root.exists():
             self._refuse_foreign()
         elif root.exists():
             self._check_format()
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        """The objects; before the registry exists, with an index of its own."""
+        named = self._cache is not None and self._checked
+        return ObjectStore(
+            self.root, Index(self._cache / "index" / f"{self.uuid}.sqlite" if named and self._cache else None)
+        )
+
+    @cached_property
+    def uuid(self) -> str:
+        """What the registry is called wherever it lies."""
+        return str(self._marker()["uuid"])
 
     def _refuse_foreign(self) -> None:
         with os_errors(f"Opening the registry {self.root}"):
@@ -63,16 +89,22 @@ class LocalRegistry(Registry):
                 hint="Name an empty or new folder, or an existing registry, with --registry.",
             )
 
-    def _check_format(self) -> None:
+    def _marker(self) -> dict[str, Any]:
         marker = self.root / _MARKER
         with os_errors(f"Opening the registry {self.root}"):
             content = load_json(marker.read_bytes(), what=str(marker), max_bytes=64 * 1024)
-        version = content.get("format") if isinstance(content, dict) else None
+        return content if isinstance(content, dict) else {}
+
+    def _check_format(self) -> None:
+        marker = self._marker()
+        version = marker.get("format")
         if version != FORMAT:
             raise RegistryError(
                 f"{self.root} is a registry of format {version!r}; this reprokit reads format {FORMAT}.",
                 hint="Use the release of reprokit that wrote it, or a newer one.",
             )
+        if not (isinstance(marker.get("uuid"), str) and _UUID.fullmatch(marker["uuid"])):
+            raise RegistryError(f"{self.root / _MARKER} names no UUID.", hint="Restore it from a copy of the registry.")
         self._checked = True
 
     def _ensure(self) -> None:
@@ -83,6 +115,7 @@ class LocalRegistry(Registry):
             marker = {"format": FORMAT, "uuid": str(uuid.uuid4())}
             durable_write(self.root / _MARKER, canonical(marker) + b"\n", exclusive=True)
         self._check_format()
+        self.__dict__.pop("objects", None)
 
     # objects
 
@@ -92,104 +125,187 @@ class LocalRegistry(Registry):
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Sink]:
-        with os_errors(f"Storing objects in {self.root}"), self._objects.staging() as staging:
-            yield _LocalSink(staging, self.root)
+        with os_errors(f"Storing objects in {self.root}"), stage(self.objects) as staging:
+            yield _LocalSink(staging)
 
     def has_object(self, digest: Digest, size: int) -> bool:
-        return self._objects.has(digest, size)
-
-    def open_object(self, digest: Digest) -> BinaryIO:
         with os_errors(f"Reading from {self.root}"):
-            return self._objects.open(digest)
+            return self.objects.has(digest, size)
 
-    def read_object(self, digest: Digest, size: int, *, what: str) -> bytes:
+    def read_object(self, entry: Entry, *, what: str) -> bytes:
         with os_errors(f"Reading {what}"):
-            return self._objects.read(digest, size, what=what)
+            return self.objects.read(entry, what=what)
 
-    def copy_object(self, digest: Digest, size: int, sink: BinaryIO | None, *, what: str) -> None:
+    def copy_object(self, entry: Entry, sink: BinaryIO | None, *, what: str) -> None:
         with os_errors(f"Reading {what}"):
-            self._objects.copy_to(digest, size, sink, what=what)
+            self.objects.copy_to(entry, sink, what=what)
 
-    def read_range(self, digest: Digest, offset: int, length: int) -> bytes:
-        with os_errors(f"Reading from {self.root}"):
-            return self._objects.read_range(digest, offset, length)
+    def reader(self, manifest: Manifest, *, what: str) -> Reader:
+        return PackReader(self.objects, manifest, what=what)
 
-    def object_url(self, digest: Digest) -> str:
-        return "file://" + quote(str(self._objects.path(digest)))
+    def read_range(self, entry: Entry, offset: int, length: int, *, what: str) -> bytes:
+        with os_errors(f"Reading {what}"):
+            return self.objects.read_range(entry, offset, length, what=what)
+
+    def recall(self, source: str) -> bytes | None:
+        return self.objects.index.source(source)
+
+    def remember(self, source: str, facts: bytes) -> None:
+        self.objects.index.keep_source(source, facts)
 
     # manifests
 
-    def _manifest_path(self, top_hash: str) -> Path:
-        return self.root / ".quilt" / "packages" / top_hash
-
     def read_manifest(self, top_hash: str) -> Manifest:
         with os_errors(f"Reading manifest {top_hash[:12]} from {self.root}"):
+            return self.manifests.read(top_hash)
+
+    def holds(self, manifest: Manifest) -> bool:
+        with os_errors(f"Reading from {self.root}"):
             try:
-                data = self._manifest_path(top_hash).read_bytes()
-            except FileNotFoundError:
-                raise _missing_manifest(top_hash, self.root) from None
-        return Manifest.decode(data, top_hash=top_hash, what=f"Manifest {top_hash[:12]} of {self.root}")
+                self.objects.locate(manifest)
+            except NotFoundError:
+                return False
+            return self.manifests.path(manifest.top_hash).exists()
 
     def read_header(self, top_hash: str) -> dict[str, object]:
         with os_errors(f"Reading manifest {top_hash[:12]} from {self.root}"):
-            try:
-                with self._manifest_path(top_hash).open("rb") as handle:
-                    line = handle.readline()
-            except FileNotFoundError:
-                raise _missing_manifest(top_hash, self.root) from None
-        return Manifest.decode_header(line, what=f"Manifest {top_hash[:12]} of {self.root}")
+            return self.manifests.header(top_hash)
 
     # the log
 
-    def publish(self, name: str, manifest: Manifest, *, tags: tuple[str, ...] = (), latest: bool = True) -> LogEntry:
+    def publish(
+        self,
+        name: str,
+        manifest: Manifest,
+        *,
+        tags: tuple[str, ...] = (),
+        latest: bool = True,
+        note: str | None = None,
+    ) -> LogEntry:
         check_package_name(name)
+        wanted = ("latest", *tags) if latest else tags
+        for tag in wanted:
+            check_tag(tag)
         self._ensure()
-        for entry in manifest.entries:
-            if not self._objects.has(entry.digest, entry.size):
-                raise NotFoundError(
-                    f"{name} cannot be published: the object of {entry.logical_key!r} ({entry.digest.hex[:12]}…, "
-                    f"{entry.size:,} bytes) is not in {self.root}.",
-                    hint="Build the version again.",
-                )
-        with os_errors(f"Publishing {name} to {self.root}"):
-            durable_write(self._manifest_path(manifest.top_hash), manifest.encode())
-            return self._commit(name, manifest.top_hash, ("latest", *tags) if latest else tags)
+        with os_errors(f"Publishing {name} to {self.root}"), self.shared():
+            head = self.head(name)
+            if head is not None:
+                _check_permanent(name, head, wanted, manifest.top_hash)
+            try:
+                manifest = self.objects.locate(manifest)
+            except NotFoundError as error:
+                raise NotFoundError(f"{name} cannot be published. {error.message}", hint=error.hint) from None
+            self.manifests.write(manifest, near=head.top_hash if head else None)
+            return self._commit(
+                name,
+                "publish",
+                manifest.top_hash,
+                lambda before: {**before, **dict.fromkeys(wanted, manifest.top_hash)},
+                note=note,
+            )
 
-    def tag(self, name: str, top_hash: str, tags: tuple[str, ...]) -> LogEntry:
-        if top_hash not in self.top_hashes(name):
-            raise NotFoundError(f"{name} has no version {top_hash[:12]} in {self.root}.")
-        with os_errors(f"Tagging {name} in {self.root}"):
-            return self._commit(name, top_hash, tags)
-
-    def _commit(self, name: str, top_hash: str, tags: tuple[str, ...]) -> LogEntry:
+    def tag(self, name: str, top_hash: str, tags: tuple[str, ...], *, permanent: bool = False) -> LogEntry:
         for tag in tags:
             check_tag(tag)
+        self._ensure()
+        with os_errors(f"Tagging {name} in {self.root}"), self.shared():
+            self._require(name, top_hash)
+            return self._commit(
+                name,
+                "tag",
+                top_hash,
+                lambda before: {**before, **dict.fromkeys(tags, top_hash)},
+                permanent=tags if permanent else (),
+            )
+
+    def untag(self, name: str, tag: str) -> LogEntry:
+        self._ensure()
+        with os_errors(f"Tagging {name} in {self.root}"), self.shared():
+            head = self.head(name)
+            if head is None or tag not in head.tags:
+                raise NotFoundError(f"No tag {tag!r} on {name} in {self.root}.")
+            if tag == "latest":
+                raise RefusedError(f"'latest' cannot be taken from {name}.", hint="`reprokit rollback` moves it.")
+            return self._commit(name, "tag", head.tags[tag], lambda before: _without(before, {tag}))
+
+    def rollback(self, name: str, top_hash: str, *, note: str | None = None) -> LogEntry:
+        self._ensure()
+        with os_errors(f"Rolling back {name} in {self.root}"), self.shared():
+            self._require(name, top_hash)
+            return self._commit(name, "rollback", top_hash, lambda before: {**before, "latest": top_hash}, note=note)
+
+    def delete(self, name: str, top_hash: str, *, note: str | None = None) -> LogEntry:
+        self._ensure()
+        with os_errors(f"Deleting {name}@{top_hash[:12]} in {self.root}"), self.shared():
+            self._require(name, top_hash)
+
+            def tags(before: Mapping[str, str]) -> dict[str, str]:
+                left = [hash_ for hash_ in self.top_hashes(name) if hash_ != top_hash]
+                kept = _without(before, {tag for tag, hash_ in before.items() if hash_ == top_hash})
+                if left:
+                    kept.setdefault("latest", left[-1])
+                return kept
+
+            return self._commit(name, "delete", top_hash, tags, note=note)
+
+    def _require(self, name: str, top_hash: str) -> None:
+        if top_hash not in self.top_hashes(name):
+            raise NotFoundError(f"{name} has no version {top_hash[:12]} in {self.root}.")
+
+    def _commit(
+        self,
+        name: str,
+        action: Action,
+        top_hash: str,
+        tags: Callable[[Mapping[str, str]], dict[str, str]],
+        *,
+        permanent: tuple[str, ...] = (),
+        note: str | None = None,
+    ) -> LogEntry:
+        """Append to the log, on top of whatever came before it; a writer that comes first is built upon."""
         folder = self.root / "log" / name
         while True:
             seq = self._last_seq(folder)
             last = self._read_raw(folder, seq) if seq else None
-            before = _parse(last, seq, folder).tags if last is not None else {}
+            before = _parse(last, seq, folder) if last is not None else None
+            after = tags(before.tags if before else {})
+            if before is not None:
+                _check_permanent(name, before, [tag for tag in before.permanent if after.get(tag) != before.tags[tag]])
             entry = LogEntry(
                 seq=seq + 1,
                 prev=hashlib.sha256(last).hexdigest() if last is not None else None,
+                action=action,
                 top_hash=top_hash,
                 time=time.time_ns(),
                 writer=_writer(),
-                tags={**before, **dict.fromkeys(tags, top_hash)},
+                tags=after,
+                permanent=tuple(sorted({*(before.permanent if before else ()), *permanent})),
+                note=note,
             )
-            body = {key: getattr(entry, key) for key in ("prev", "top_hash", "time", "writer", "tags")}
+            body = {key: getattr(entry, key) for key in _FIELDS}
             try:
                 durable_write(folder / f"{entry.seq:0{_DIGITS}d}", canonical(body) + b"\n", exclusive=True)
             except FileExistsError:
-                continue  # another writer came first: build on top of theirs
-            self._derive_pointers(name, entry)
+                continue
             return entry
 
-    def _derive_pointers(self, name: str, entry: LogEntry) -> None:
-        folder = self.root / ".quilt" / "named_packages" / name
-        data = entry.top_hash.encode("ascii")
-        durable_write(folder / str(entry.time // 1_000_000_000), data, sync=False)
-        durable_write(folder / "latest", entry.tags.get("latest", entry.top_hash).encode("ascii"), sync=False)
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Hold off gc and purge while something is published: what was found there stays there."""
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold off everybody who publishes."""
+        with self._locked(fcntl.LOCK_EX):
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        with (self.root / _LOCK).open("ab") as handle:
+            fcntl.flock(handle, how)
+            yield
 
     def _last_seq(self, folder: Path) -> int:
         try:
@@ -237,11 +353,15 @@ class LocalRegistry(Registry):
     def top_hashes(self, name: str) -> list[str]:
         check_package_name(name)
         folder = self.root / "log" / name
+        versions: dict[str, None] = {}
         with os_errors(f"Reading the log of {name} in {self.root}"):
-            return [
-                _parse(self._read_raw(folder, seq), seq, folder).top_hash
-                for seq in range(1, self._last_seq(folder) + 1)
-            ]
+            for seq in range(1, self._last_seq(folder) + 1):
+                entry = _parse(self._read_raw(folder, seq), seq, folder)
+                if entry.action == "publish":
+                    versions.setdefault(entry.top_hash)
+                elif entry.action == "delete":
+                    versions.pop(entry.top_hash, None)
+        return list(versions)
 
     def packages(self, namespace: str | None = None) -> Iterator[str]:
         base = self.root / "log"
@@ -280,19 +400,24 @@ class LocalRegistry(Registry):
 
 
 class _LocalSink(Sink):
-    def __init__(self, staging: Staging, root: Path) -> None:
+    def __init__(self, staging: Staging) -> None:
         self._staging = staging
-        self._root = root
 
     @property
     def new_bytes(self) -> int:
         return self._staging.new_bytes
 
+    def place(self, value: str) -> str:
+        return self._staging.places.get(value, "")
+
     def put_bytes(self, data: bytes | memoryview) -> tuple[Digest, int]:
         return self._staging.put_bytes(data)
 
-    def put_stream(self, source: BinaryIO, size: int) -> tuple[Digest, int]:
-        return self._staging.put_stream(source, size)
+    def put_all(self, pieces: Sequence[bytes | memoryview]) -> list[Digest]:
+        return self._staging.put_all(pieces)
+
+    def put_stream(self, source: BinaryIO, size: int, *, threads: int = 2) -> tuple[Digest, int]:
+        return self._staging.put_stream(source, size, threads=threads)
 
     def put_known(self, source: BinaryIO, digest: Digest, size: int, *, what: str) -> None:
         self._staging.put_known(source, digest, size, what=what)
@@ -305,19 +430,23 @@ def _parse(raw: bytes, seq: int, folder: Path) -> LogEntry:
         raise DataMismatchError(
             f"{what} is malformed ({folder}).", hint="Restore it from another copy of the registry."
         )
-    return LogEntry(seq=seq, **{key: value[key] for key in ("prev", "top_hash", "time", "writer", "tags")})
+    return LogEntry(seq=seq, **{**{key: value[key] for key in _FIELDS}, "permanent": tuple(value["permanent"])})
 
 
 def _is_entry(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and (value.get("prev") is None or _is_hash(value["prev"]))
+        and value.get("action") in _ACTIONS
         and _is_hash(value.get("top_hash"))
         and type(value.get("time")) is int
         and isinstance(value.get("writer"), str)
         and isinstance(value.get("tags"), dict)
         and all(_is_hash(hash_) for hash_ in value["tags"].values())
-        and "prev" in value
+        and isinstance(value.get("permanent"), list)
+        and all(tag in value["tags"] for tag in value["permanent"])
+        and (value.get("note") is None or isinstance(value["note"], str))
+        and set(value) == set(_FIELDS)
     )
 
 
@@ -325,10 +454,17 @@ def _is_hash(value: object) -> bool:
     return isinstance(value, str) and _HASH.fullmatch(value) is not None
 
 
-def _missing_manifest(top_hash: str, root: Path) -> NotFoundError:
-    return NotFoundError(
-        f"No version {top_hash[:12]}… in {root}.", hint="Restore its manifest from another copy of the registry."
-    )
+def _check_permanent(name: str, head: LogEntry, tags: Iterable[str], top_hash: str | None = None) -> None:
+    for tag in tags:
+        if tag in head.permanent and head.tags[tag] != top_hash:
+            raise RefusedError(
+                f"The tag {tag!r} of {name} is permanent: it stays at {head.tags[tag][:12]}, and that version stays.",
+                hint="Choose another tag.",
+            )
+
+
+def _without(tags: Mapping[str, str], gone: set[str]) -> dict[str, str]:
+    return {tag: hash_ for tag, hash_ in tags.items() if tag not in gone}
 
 
 def _listdir(folder: Path) -> list[str]:

@@ -1,155 +1,291 @@
-"""Loose objects in a folder, named by their digest: written whole and durable or not at all, verified when read."""
+"""The objects of a registry in a folder: large ones loose, small ones in packs; verified whenever they are read."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import errno
+import fcntl
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
 from reprokit.digest import CHUNKED, Digest, copy_hashed, hash_bytes
 from reprokit.errors import DataMismatchError, NotFoundError
-from reprokit.paths import fsync_folder
+from reprokit.manifest import Entry, Manifest
+from reprokit.store.index import Index, PackPlace
+from reprokit.store.packs import PACK_NAME, SMALL, Member, Pack
 
-__all__ = ["ObjectStore", "Staging"]
+__all__ = ["OWNER", "TEMPORARY", "ObjectStore", "corrupt", "hint_of", "is_digest_of", "parse_hint"]
 
-_SYNC_EACH = 64  # more new objects than this and one sync(2) is cheaper than an fsync each
+_OPEN_PACKS = 256
+_FRESH = 3600  # seconds; what was touched longer ago is touched again when it is reused
+TEMPORARY = "tmp"
+OWNER = "owner"
+
+
+def hint_of(pack: str, member: Member) -> str:
+    """Return the physical key of an object in a pack."""
+    return f"packs/{pack}.zip#{member.offset},{member.size}"
+
+
+def parse_hint(hint: str) -> PackPlace | None:
+    """Return the place that a physical key names, None if it names no pack. It may lie: verify what is there."""
+    path, sign, place = hint.partition("#")
+    offset, comma, size = place.partition(",")
+    name = path[6:-4]
+    if (
+        path[:6] != "packs/"
+        or path[-4:] != ".zip"
+        or not (sign and comma and offset.isdecimal() and size.isdecimal() and offset.isascii() and size.isascii())
+        or not PACK_NAME.fullmatch(name)
+    ):
+        return None
+    return name, Member(int(offset), int(size))
 
 
 class ObjectStore:
-    """`<root>/<algorithm>/<2 hex>/<rest>`, plus `<root>/tmp` for what is not an object yet."""
+    """`objects/<algorithm>/<2 hex>/<rest>`, `packs/<hex>.zip`, and `tmp/` for what is neither yet."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, index: Index) -> None:
         self.root = root
+        self.index = index
+        self._open: OrderedDict[str, Pack] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def path(self, digest: Digest) -> Path:
+    # places
+
+    def loose_path(self, digest: Digest) -> Path:
         hexadecimal = digest.hex
-        return self.root / digest.type / hexadecimal[:2] / hexadecimal[2:]
+        return self.root / "objects" / digest.type / hexadecimal[:2] / hexadecimal[2:]
+
+    def pack_path(self, name: str) -> Path:
+        return self.root / "packs" / f"{name}.zip"
+
+    def pack_names(self) -> set[str]:
+        """Return the packs that are there now."""
+        try:
+            names = os.listdir(self.root / "packs")
+        except FileNotFoundError:
+            return set()
+        return {name[:-4] for name in names if name.endswith(".zip") and PACK_NAME.fullmatch(name[:-4])}
+
+    def loose(self) -> Iterator[tuple[Digest, Path]]:
+        """Yield every loose object."""
+        base = self.root / "objects"
+        for kind in _listdir(base):
+            for start in _listdir(base / kind):
+                for rest in _listdir(base / kind / start):
+                    if PACK_NAME.fullmatch(start + rest):
+                        raw = bytes.fromhex(start + rest)
+                        digest = Digest.chunked(raw) if kind == CHUNKED else Digest(kind, start + rest)
+                        yield digest, base / kind / start / rest
+
+    def catalogue(self) -> None:
+        """Bring the index up to date with the packs that are there. A damaged pack is left out: nothing is in it."""
+        there = self.pack_names()
+        known = self.index.packs()
+        self.index.drop_packs(known - there)
+        for name in sorted(there - known):
+            with suppress(FileNotFoundError, DataMismatchError):
+                self.index.add_pack(name, self.pack(name).members)
+
+    def find(self, digests: Iterable[Digest]) -> dict[Digest, PackPlace]:
+        """Return where objects lie in packs, for those that do; only packs that exist are named."""
+        wanted = {digest.raw: digest for digest in digests if digest.type == CHUNKED}
+        if not wanted:
+            return {}
+        there = self.pack_names()
+        if there != self.index.packs():
+            self.catalogue()
+        found = self.index.places(wanted)
+        return {wanted[raw]: place for raw, place in found.items() if place[0] in there}
+
+    def locate(self, manifest: Manifest) -> Manifest:
+        """Return the version with the physical key of each entry's object, which exists.
+
+        A key that an entry carries is kept if the pack it names exists: packs do not change.
+
+        Raises:
+            NotFoundError: One is in no pack and not loose; the first such entry is named.
+        """
+        packs = self.pack_names()
+        places = list(manifest.places)
+        named = {place[6:70] for place in places if place[:6] == "packs/"}
+        for name in named & packs:
+            self.freshen(self.pack_path(name))
+        if named <= packs and all(place[:6] == "packs/" for place in places):
+            return manifest
+        missing: dict[int, Digest] = {}
+        for position, place in enumerate(places):
+            if place[:6] == "packs/" and place[6:70] in packs:
+                continue
+            entry = manifest.entries[position]
+            if self._is_loose(entry.digest, entry.size):
+                path = self.loose_path(entry.digest)
+                self.freshen(path)
+                places[position] = path.relative_to(self.root).as_posix()
+            else:
+                missing[position] = entry.digest
+        found = self.find(missing.values())
+        for position, digest in missing.items():
+            entry = manifest.entries[position]
+            there = found.get(digest)
+            if there is None or there[1].size != entry.size:
+                raise NotFoundError(
+                    f"The object of {entry.logical_key!r} ({digest.hex[:12]}…, {entry.size:,} bytes) "
+                    f"is not in {self.root}.",
+                    hint="Build the version again.",
+                )
+            places[position] = hint_of(*there)
+        return manifest.placed(places)
 
     def has(self, digest: Digest, size: int) -> bool:
         """True if an object of that digest and length is there; its bytes are not read."""
+        if self._is_loose(digest, size):
+            return True
+        place = self.find([digest]).get(digest)
+        return place is not None and place[1].size == size
+
+    def _is_loose(self, digest: Digest, size: int) -> bool:
+        if size < SMALL and digest.type == CHUNKED:
+            return False
         try:
-            return self.path(digest).stat().st_size == size
+            return self.loose_path(digest).stat().st_size == size
         except FileNotFoundError:
             return False
 
-    def open(self, digest: Digest) -> BinaryIO:
-        """Open an object; the caller verifies what it reads.
+    # reading
+
+    def pack(self, name: str) -> Pack:
+        """Return an open pack.
 
         Raises:
-            NotFoundError: No such object.
+            FileNotFoundError: It is gone.
+            DataMismatchError: It is too short to be one.
         """
-        try:
-            return self.path(digest).open("rb")
-        except FileNotFoundError:
-            raise NotFoundError(
-                f"Object {digest.hex[:12]}… is missing from {self.root}.",
-                hint="Restore it from another copy of the registry; `reprokit verify REF` lists all that is missing.",
-            ) from None
+        with self._lock:
+            pack = self._open.get(name)
+            if pack is not None:
+                self._open.move_to_end(name)
+                return pack
+        pack = Pack(self.pack_path(name))
+        with self._lock:
+            self._open[name] = pack
+            while len(self._open) > _OPEN_PACKS:
+                self._open.popitem(last=False)
+        return pack
 
-    def read(self, digest: Digest, size: int, *, what: str) -> bytes:
-        """Return an object's bytes, verified; for objects that fit in memory."""
-        with self.open(digest) as handle:
-            data = handle.read(size + 1)
-        found = hash_bytes(data, digest.type)
-        if found != digest:
-            raise corrupt(what, digest, found)
+    def read(self, entry: Entry, *, what: str) -> bytes:
+        """Return an entry's bytes, verified; for objects that fit in memory."""
+        for place in self._places(entry):
+            data = self._from_pack(place)
+            if data is not None and is_digest_of(data, entry.digest):
+                return data
+        with self._loose_file(entry, what) as handle:
+            data = handle.read(entry.size + 1)
+        found = hash_bytes(data, entry.digest.type)
+        if found != entry.digest:
+            raise corrupt(what, entry.digest, found)
         return data
 
-    def copy_to(self, digest: Digest, size: int, sink: BinaryIO | None, *, what: str) -> None:
-        """Copy an object to `sink` (None: nowhere) and verify it on the way; the caller discards `sink` on error."""
-        with self.open(digest) as handle:
-            found, length = copy_hashed(handle, sink, size, digest.type)
-        if found != digest or length != size:
-            raise corrupt(what, digest, found)
+    def copy_to(self, entry: Entry, sink: BinaryIO | None, *, what: str) -> None:
+        """Copy an entry's bytes to `sink` (None: nowhere), verified on the way; the caller discards `sink` on error."""
+        if entry.size < SMALL:
+            data = self.read(entry, what=what)
+            if sink is not None:
+                sink.write(data)
+            return
+        with self._loose_file(entry, what) as handle:
+            found, length = copy_hashed(handle, sink, entry.size, entry.digest.type)
+        if found != entry.digest or length != entry.size:
+            raise corrupt(what, entry.digest, found)
 
-    def read_range(self, digest: Digest, offset: int, length: int) -> bytes:
+    def read_range(self, entry: Entry, offset: int, length: int, *, what: str) -> bytes:
         """Return part of an object, unverified: the caller checks it against a digest of that part."""
-        with self.open(digest) as handle:
+        if entry.size < SMALL:
+            return self.read(entry, what=what)[offset : offset + length]
+        with self._loose_file(entry, what) as handle:
             handle.seek(offset)
             return handle.read(length)
 
-    @contextlib.contextmanager
-    def staging(self) -> Iterator[Staging]:
-        """Collect new objects; on leaving without an error all are durable, then all get their names."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="tmp-", dir=self.root))
-        try:
-            staging = Staging(self, folder)
-            yield staging
-            staging.settle()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-class Staging:
-    """New objects on their way into a store. Safe to use from several threads."""
-
-    def __init__(self, store: ObjectStore, folder: Path) -> None:
-        self._store = store
-        self._folder = folder
-        self._new: dict[Digest, Path] = {}
-        self.new_bytes = 0
-
-    def put_bytes(self, data: bytes | memoryview) -> tuple[Digest, int]:
-        digest, size = hash_bytes(data), len(data)
-        if digest in self._new or self._store.has(digest, size):
-            return digest, size
-        return self._put(io.BytesIO(data), size)
-
-    def put_stream(self, source: BinaryIO, size: int) -> tuple[Digest, int]:
-        """Store a stream of about `size` bytes; returns the digest and the number of bytes that came."""
-        return self._put(source, size)
-
-    def put_known(self, source: BinaryIO, digest: Digest, size: int, *, what: str) -> None:
-        """Store a stream that must have this digest, as when an object comes from another registry."""
-        if digest in self._new or self._store.has(digest, size):
+    def _places(self, entry: Entry) -> Iterator[PackPlace]:
+        """Yield where the entry's bytes may lie: where its key says, then where the packs' own directories say."""
+        if entry.size >= SMALL or entry.digest.type != CHUNKED:
             return
-        found, _ = self._put(source, size, digest.type)
-        if found != digest:
-            raise corrupt(what, digest, found)
+        hinted = parse_hint(entry.physical_keys[0]) if entry.physical_keys else None
+        if hinted is not None and hinted[1].size == entry.size:
+            yield hinted
+        found = self.find([entry.digest]).get(entry.digest)
+        if found is not None and found != hinted and found[1].size == entry.size:
+            yield found
 
-    def _put(self, source: BinaryIO, size: int, type_: str = CHUNKED) -> tuple[Digest, int]:
-        descriptor, name = tempfile.mkstemp(dir=self._folder)
-        with os.fdopen(descriptor, "wb") as sink:
-            digest, length = copy_hashed(source, sink, size, type_)
-            os.fchmod(sink.fileno(), 0o444)
-        if digest in self._new or self._store.has(digest, length):
-            Path(name).unlink()
-        else:
-            self._new[digest] = Path(name)
-            self.new_bytes += length
-        return digest, length
+    def _from_pack(self, place: PackPlace) -> bytes | None:
+        name, member = place
+        try:
+            return self.pack(name).read(*member)
+        except (FileNotFoundError, DataMismatchError):
+            return None
 
-    def settle(self) -> None:
-        """Make every new object durable, then name it: a name never stands for bytes that a crash could lose."""
-        if len(self._new) > _SYNC_EACH:
-            os.sync()
-        else:
-            for path in self._new.values():
-                with path.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        folders: set[Path] = set()
-        for digest, temporary in self._new.items():
-            final = self._store.path(digest)
-            if final.parent not in folders:
-                final.parent.mkdir(parents=True, exist_ok=True)
-                folders.add(final.parent)
-            temporary.replace(final)
-        if len(folders) > _SYNC_EACH:
-            os.sync()
-        else:
-            for folder in folders:
-                fsync_folder(folder)
-        self._new.clear()
+    def _loose_file(self, entry: Entry, what: str) -> BinaryIO:
+        """Open a loose object, or say why there is nothing to open."""
+        try:
+            return self.loose_path(entry.digest).open("rb")
+        except FileNotFoundError:
+            pass
+        for name, member in self._places(entry):
+            data = self._from_pack((name, member))
+            if data is not None:
+                raise corrupt(what, entry.digest, hash_bytes(data, entry.digest.type))
+        raise NotFoundError(
+            f"{what}: its object {entry.digest.hex[:12]}… is missing from {self.root}.",
+            hint="Restore it from another copy of the registry; `reprokit verify REF` lists all that is missing.",
+        )
+
+    # upkeep
+
+    def abandoned(self) -> Iterator[Path]:
+        """Yield the temporary folders whose owner has died."""
+        for name in _listdir(self.root / TEMPORARY):
+            folder = self.root / TEMPORARY / name
+            try:
+                with (folder / OWNER).open("rb") as owner:
+                    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                    raise
+            yield folder
+
+    def freshen(self, path: Path) -> None:
+        """Make an object or pack that is used again look new, so that gc does not take it from under its user."""
+        with suppress(OSError):  # a read-only registry cannot be swept either
+            if path.stat().st_mtime < time.time() - _FRESH:
+                os.utime(path)
+
+
+def is_digest_of(data: bytes | memoryview, digest: Digest) -> bool:
+    """True if `data` has that digest; fast for small objects."""
+    if digest.type == CHUNKED and 0 < len(data) < SMALL:
+        return sha256(sha256(data).digest()).digest() == digest.raw
+    return hash_bytes(data, digest.type) == digest
 
 
 def corrupt(what: str, expected: Digest, found: Digest) -> DataMismatchError:
     return DataMismatchError(
         f"{what} is corrupt: expected {expected.hex[:12]}…, read {found.hex[:12]}….",
-        hint="Nothing of it was used. Restore the object from another copy of the registry.",
+        hint="Nothing of it was used. Restore the object from another copy of the registry, or list what it affects: "
+        f"`reprokit verify --uses {expected.hex[:12]}`.",
     )
+
+
+def _listdir(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -1,0 +1,199 @@
+"""Manifests on disk: the JSON lines of a version, gzipped; a version much like another is stored as the difference.
+
+    <header>                          the version's own first line, always
+    {"base": "<top hash>"}            only in a difference; the base is whole itself, so a chain has two links at most
+    [<first>, <count>]                lines of the base's body, counted from 0
+    {"logical_key": …}                a line as it is
+
+Whichever form, the text that comes out is believed only when it gives the top hash that names it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reprokit.canonical import canonical
+from reprokit.errors import DataMismatchError, NotFoundError
+from reprokit.manifest import MAX_ENTRIES, MAX_MANIFEST, Manifest
+from reprokit.paths import durable_write
+
+__all__ = ["ManifestStore"]
+
+_GZIP = 31  # zlib's window bits for a gzip header without name and time
+_SUFFIX = ".jsonl.gz"
+_HASH = re.compile(r"[0-9a-f]{64}")
+_BASE = re.compile(rb'\{"base":"([0-9a-f]{64})"\}')
+_COPY = re.compile(rb"\[(\d{1,9}),(\d{1,9})\]")
+_MAX_HEADER = 16 * 1024 * 1024
+_WORTH_IT = 64  # lines; below, a difference saves nothing
+
+
+class ManifestStore:
+    """`manifests/<top hash>.jsonl.gz` below a registry's root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "manifests"
+
+    def path(self, top_hash: str) -> Path:
+        return self.folder / (top_hash + _SUFFIX)
+
+    def names(self) -> set[str]:
+        """Return the top hash of every manifest that is there."""
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return set()
+        found = {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
+        return {name for name in found if _HASH.fullmatch(name)}
+
+    def write(self, manifest: Manifest, *, near: str | None) -> None:
+        """Store a version durably, as a difference to `near` or to what that one differs from, if that is small."""
+        text = manifest.encode()
+        header, _, body = text.partition(b"\n")
+        lines = body.split(b"\n")[:-1]
+        difference = self._difference(lines, near, manifest.top_hash) if near and len(lines) >= _WORTH_IT else None
+        if difference is not None:
+            text = b"\n".join([header, *difference, b""])
+        packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
+        durable_write(self.path(manifest.top_hash), packer.compress(text) + packer.flush())
+
+    def _difference(self, lines: list[bytes], near: str, top_hash: str) -> list[bytes] | None:
+        try:
+            base = self.base_of(near) or near
+            if base == top_hash:
+                return None
+            theirs = self._body(base)
+        except (NotFoundError, DataMismatchError):
+            return None
+        at = {line: number for number, line in enumerate(theirs)}
+        pieces: list[bytes | tuple[int, int]] = []
+        literal = 0
+        for line in lines:
+            number = at.get(line)
+            if number is None:
+                pieces.append(line)
+                literal += 1
+            elif pieces and isinstance(last := pieces[-1], tuple) and sum(last) == number:
+                pieces[-1] = (last[0], last[1] + 1)
+            else:
+                pieces.append((number, 1))
+        if literal * 4 > len(lines) or len(pieces) * 2 > len(lines):
+            return None
+        told = [piece if isinstance(piece, bytes) else b"[%d,%d]" % piece for piece in pieces]
+        return [canonical({"base": base}), *told]
+
+    def read(self, top_hash: str) -> Manifest:
+        """Return a version, verified.
+
+        Raises:
+            NotFoundError: It, or the one it differs from, is not there.
+            DataMismatchError: It is corrupt.
+        """
+        what = f"Manifest {top_hash[:12]} of {self.root}"
+        text = self._text(top_hash)
+        header, _, body = text.partition(b"\n")
+        if body.startswith(b'{"base"'):
+            text = b"\n".join([header, *self._expand(body.split(b"\n")[:-1], what), b""])
+        return Manifest.decode(text, top_hash=top_hash, what=what)
+
+    def header(self, top_hash: str) -> dict[str, Any]:
+        """Return a version's header alone: for listings, and not verified."""
+        what = f"Manifest {top_hash[:12]} of {self.root}"
+        return Manifest.decode_header(next(self._first_lines(top_hash)), what=what)
+
+    def base_of(self, top_hash: str) -> str | None:
+        """Return the version that this one is stored as a difference to, None if it is whole."""
+        lines = self._first_lines(top_hash)
+        next(lines)
+        found = _BASE.fullmatch(next(lines, b""))
+        return found[1].decode("ascii") if found else None
+
+    def _expand(self, lines: list[bytes], what: str) -> Iterator[bytes]:
+        named = _BASE.fullmatch(lines[0])
+        if named is None:
+            raise DataMismatchError(f"{what} is malformed: its second line names no base.")
+        theirs = self._body(named[1].decode("ascii"))
+        count = 0
+        for line in lines[1:]:
+            copied = _COPY.fullmatch(line)
+            if copied is None:
+                count += 1
+                yield line
+            else:
+                start, length = int(copied[1]), int(copied[2])
+                if start + length > len(theirs):
+                    raise DataMismatchError(f"{what} is malformed: it copies lines that its base does not have.")
+                count += length
+                if count <= MAX_ENTRIES:
+                    yield from theirs[start : start + length]
+            if count > MAX_ENTRIES:
+                raise DataMismatchError(f"{what} has more than {MAX_ENTRIES:,} entries.")
+
+    def _body(self, top_hash: str) -> list[bytes]:
+        """Return the lines after the header of a version that is stored whole, unverified."""
+        body = self._text(top_hash).partition(b"\n")[2]
+        if body.startswith(b'{"base"'):
+            raise DataMismatchError(
+                f"Manifest {top_hash[:12]} of {self.root} is itself a difference, which no base may be."
+            )
+        return body.split(b"\n")[:-1]
+
+    def _bytes(self, top_hash: str) -> bytes:
+        try:
+            return self.path(top_hash).read_bytes()
+        except FileNotFoundError:
+            raise self._missing(top_hash) from None
+
+    def _missing(self, top_hash: str) -> NotFoundError:
+        return NotFoundError(
+            f"No version {top_hash[:12]}… in {self.root}.",
+            hint="It was deleted, or its manifest is lost: restore it from another copy of the registry.",
+        )
+
+    def _text(self, top_hash: str) -> bytes:
+        packed = self._bytes(top_hash)
+        opener = zlib.decompressobj(_GZIP)
+        try:
+            text = opener.decompress(packed, MAX_MANIFEST)
+        except zlib.error as error:
+            raise self._damaged(top_hash, str(error)) from None
+        if opener.unconsumed_tail:
+            raise self._damaged(top_hash, f"it unpacks to more than {MAX_MANIFEST:,} bytes")
+        if not opener.eof or opener.unused_data:
+            raise self._damaged(top_hash, "it is truncated, or something follows its end")
+        return text
+
+    def _first_lines(self, top_hash: str) -> Iterator[bytes]:
+        """Yield up to two lines, unpacking no more than they need."""
+        text = b""
+        opener = zlib.decompressobj(_GZIP)
+        lines = 0
+        try:
+            with self.path(top_hash).open("rb") as handle:
+                while lines < 2 and not opener.eof and len(text) <= _MAX_HEADER:
+                    block = opener.unconsumed_tail or handle.read(4096)
+                    if not block:
+                        break
+                    text += opener.decompress(block, 64 * 1024)
+                    while b"\n" in text and lines < 2:
+                        line, _, text = text.partition(b"\n")
+                        lines += 1
+                        yield line
+        except FileNotFoundError:
+            raise self._missing(top_hash) from None
+        except zlib.error as error:
+            raise self._damaged(top_hash, str(error)) from None
+        if not lines:
+            raise self._damaged(top_hash, "its first line does not end")
+
+    def _damaged(self, top_hash: str, why: str) -> DataMismatchError:
+        return DataMismatchError(
+            f"Manifest {top_hash[:12]} of {self.root} is corrupt: {why}.",
+            hint="Restore it from another copy of the registry; nothing of it was used.",
+        )

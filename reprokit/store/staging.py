@@ -1,0 +1,187 @@
+"""New objects on their way into a store: nothing has a name before all of it is durable."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from reprokit.digest import CHUNKED, Digest, copy_hashed, hash_bytes
+from reprokit.paths import fsync_folder
+from reprokit.store.index import PackPlace
+from reprokit.store.objects import OWNER, TEMPORARY, ObjectStore, corrupt, hint_of, is_digest_of
+from reprokit.store.packs import SMALL, PackWriter
+
+__all__ = ["Staging", "stage"]
+
+
+@contextmanager
+def stage(store: ObjectStore) -> Iterator[Staging]:
+    """Collect new objects; on leaving without an error all are durable, then all get their names."""
+    base = store.root / TEMPORARY
+    base.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=base))
+    try:
+        with (folder / OWNER).open("wb") as owner:  # held while this process lives: gc leaves the folder alone
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            staging = Staging(store, folder)
+            try:
+                yield staging
+                staging.settle()
+            finally:
+                staging.discard()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Staging:
+    """New objects on their way into a store. Safe to use from several threads."""
+
+    def __init__(self, store: ObjectStore, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._loose: dict[Digest, Path] = {}
+        self._writers: list[PackWriter] = []
+        self._reused: set[str] = set()
+        self._lock = threading.Lock()
+        self.places: dict[str, str] = {}  # value of a digest → physical key
+        self.new_bytes = 0
+
+    def put_bytes(self, data: bytes | memoryview) -> tuple[Digest, int]:
+        return self.put_all([data])[0], len(data)
+
+    def put_all(self, pieces: Sequence[bytes | memoryview]) -> list[Digest]:
+        """Store many objects at once, which costs one look at the index."""
+        digests = [hash_bytes(piece) for piece in pieces]
+        with self._lock:
+            small = [
+                (digest, piece)
+                for digest, piece in zip(digests, pieces, strict=True)
+                if len(piece) < SMALL and digest.value not in self.places
+            ]
+            known = self._store.find(digest for digest, _ in small)
+            for digest, piece in small:
+                if digest.value in self.places:
+                    continue  # twice in this batch
+                place = known.get(digest)
+                if place is not None and self._reuse(place):
+                    self.places[digest.value] = hint_of(*place)
+                    continue
+                self.places[digest.value] = ""  # until the pack has its name
+                self._writer().add(digest.raw, piece)
+                self.new_bytes += len(piece)
+        for digest, piece in zip(digests, pieces, strict=True):
+            if len(piece) >= SMALL and digest not in self._loose and not self._reuse_loose(digest, len(piece)):
+                self._put_loose(io.BytesIO(piece), len(piece))
+        return digests
+
+    def put_stream(self, source: BinaryIO, size: int, type_: str = CHUNKED, *, threads: int = 2) -> tuple[Digest, int]:
+        """Store a stream of about `size` bytes; returns the digest and the number of bytes that came."""
+        if size < SMALL and type_ == CHUNKED:
+            data = source.read(SMALL)
+            if len(data) < SMALL:
+                return self.put_bytes(data)
+            source.seek(0)
+            size = max(size, SMALL)
+        return self._put_loose(source, size, type_, threads=threads)
+
+    def put_known(self, source: BinaryIO, digest: Digest, size: int, *, what: str) -> None:
+        """Store a stream that must have this digest, as when an object comes from another registry."""
+        if digest in self._loose or self._store.has(digest, size):
+            return
+        if size < SMALL and digest.type == CHUNKED:
+            data = source.read(size + 1)
+            if not is_digest_of(data, digest):
+                raise corrupt(what, digest, hash_bytes(data, digest.type))
+            self.put_bytes(data)
+            return
+        found, _ = self._put_loose(source, size, digest.type, expected=digest)
+        if found != digest:
+            raise corrupt(what, digest, found)
+
+    def _writer(self) -> PackWriter:
+        if not self._writers or self._writers[-1].is_full:
+            self._writers.append(PackWriter(self._folder / f"pack-{len(self._writers)}"))
+        return self._writers[-1]
+
+    def _reuse(self, place: PackPlace) -> bool:
+        """True if the pack that is known to have an object is there; it is freshened once."""
+        name = place[0]
+        if name not in self._reused:
+            path = self._store.pack_path(name)
+            if not path.exists():
+                return False
+            self._store.freshen(path)
+            self._reused.add(name)
+        return True
+
+    def _reuse_loose(self, digest: Digest, size: int) -> bool:
+        path = self._store.loose_path(digest)
+        try:
+            there = path.stat().st_size == size
+        except FileNotFoundError:
+            return False
+        self._store.freshen(path)
+        return there
+
+    def _put_loose(
+        self, source: BinaryIO, size: int, type_: str = CHUNKED, *, expected: Digest | None = None, threads: int = 2
+    ) -> tuple[Digest, int]:
+        descriptor, name = tempfile.mkstemp(dir=self._folder)
+        with os.fdopen(descriptor, "wb", buffering=0) as sink:
+            digest, length = copy_hashed(source, sink, size, type_, threads=threads)
+            if expected not in (None, digest):
+                return digest, length
+            os.fchmod(descriptor, 0o444)
+            new = digest not in self._loose and not self._reuse_loose(digest, length)
+            if new:
+                os.fsync(descriptor)
+        temporary = Path(name)
+        with self._lock:
+            if new and digest not in self._loose:
+                self._loose[digest] = temporary
+                self.new_bytes += length
+            else:
+                temporary.unlink()
+        return digest, length
+
+    def settle(self) -> None:
+        """Make every new object durable, then name it: a name never stands for bytes that a crash could lose."""
+        folders: set[Path] = set()
+        for writer in self._writers:
+            name = writer.finish()
+            final = self._store.pack_path(name)
+            _make_folder(final.parent)
+            writer.path.replace(final)
+            folders.add(final.parent)
+            self._store.index.add_pack(name, writer.members)
+            for raw, member in writer.members.items():
+                self.places[Digest.chunked(raw).value] = hint_of(name, member)
+        self._writers.clear()
+        for loose, temporary in self._loose.items():
+            final = self._store.loose_path(loose)
+            folders |= _make_folder(final.parent)
+            temporary.replace(final)
+            folders.add(final.parent)
+        self._loose.clear()
+        for folder in folders:
+            fsync_folder(folder)
+
+    def discard(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def _make_folder(folder: Path) -> set[Path]:
+    """Make a folder and return the ones that must be synced so that its name is durable."""
+    if folder.exists():
+        return set()
+    folder.mkdir(parents=True, exist_ok=True)
+    return {folder.parent, folder.parent.parent}
