@@ -107,7 +107,7 @@ class Overlay:
 
     def mounts(self) -> list[tuple[str, Layer, float]]:
         """Return place, layer and mtime of every mount, with which another process can make the same overlay."""
-        return [(tree.place, tree.layer, tree.mtime_ns / 1e9) for tree, _ in list(self._trees.values())]
+        return [(tree.place, tree.layer, tree.mtime) for tree, _ in list(self._trees.values())]
 
     def seen(self) -> list[tuple[Tree, tuple[str, ...]]]:
         """Return the trees in the order of their mounting, each with the paths under which it is seen."""

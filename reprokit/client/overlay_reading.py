@@ -16,7 +16,7 @@ __all__ = ["READING", "open_hook"]
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _BINARY = frozenset({"rb", "br"})
-_READ = frozenset({"r", "rt", "tr"}) | _BINARY
+_TEXT = frozenset({"r", "rt", "tr"})
 
 
 def open_hook(original: Callable[..., Any], switch: Switch, grow: Callable[[Any], bool]) -> Callable[..., Any]:
@@ -41,12 +41,12 @@ def open_hook(original: Callable[..., Any], switch: Switch, grow: Callable[[Any]
             try:
                 return original(file, mode, buffering, encoding, errors, newline, closefd, opener)
             except FileNotFoundError:
-                if mode in _READ or not grow(file):
+                if mode in _TEXT or mode in _BINARY or not grow(file):
                     raise
             return original(file, mode, buffering, encoding, errors, newline, closefd, opener)
         tree, key, _ = hit
-        # What training does most comes first and takes no detour.
-        if mode in _BINARY and tree is not None and encoding is errors is newline is None and tree.kind(key) == FILE:
+        plain = closefd and encoding is errors is newline is None
+        if plain and mode in _BINARY and tree is not None and tree.kind(key) == FILE:  # what training does most, first
             return open_bytes(tree.layer.read(key), os.fspath(file))
         return open_otherwise(file, mode, buffering, encoding, errors, newline, closefd)
 
@@ -55,17 +55,13 @@ def open_hook(original: Callable[..., Any], switch: Switch, grow: Callable[[Any]
         if found is None:
             return original(file, mode, buffering, *options)
         kind, (tree, key, _) = found
-        if mode not in _READ:
-            if tree is not None and not {"w", "a", "x", "+"}.isdisjoint(mode):
-                refuse_write(file)
-            original(os.devnull, mode, buffering, *options).close()  # raises what is wrong with the mode
+        if tree is not None and not {"w", "a", "x", "+"}.isdisjoint(mode):
+            refuse_write(file)
+        if mode not in _TEXT or buffering == 0 or not options[-1]:
+            original(os.devnull, mode, buffering, *options).close()  # raises what is wrong with the arguments
         if tree is None or kind != FILE:
             fail(errno.ENOENT if kind == MISSING else errno.EISDIR, file)
         encoding, errors, newline, _ = options
-        if mode in _BINARY:
-            raise ValueError("binary mode takes no encoding, errors or newline argument")
-        if buffering == 0:
-            raise ValueError("can't have unbuffered text I/O")
         binary: Any = open_bytes(tree.layer.read(key), os.fspath(file))
         text = io.TextIOWrapper(binary, io.text_encoding(encoding), errors, newline)
         text.mode = mode  # type: ignore[misc]

@@ -42,11 +42,11 @@ class Tree:
         ValueError: There is no file, or a key is not a relative path in normal form, or a file is also a folder.
     """
 
-    __slots__ = ("_files", "_folders", "_keys", "layer", "mtime_ns", "place", "times")
+    __slots__ = ("_files", "_folders", "_keys", "layer", "mtime", "place", "times")
 
     def __init__(self, place: str, layer: Layer, mtime: float) -> None:
-        self.place, self.layer, self.mtime_ns = place, layer, round(mtime * 1e9)
-        self.times = _times(self.mtime_ns)
+        self.place, self.layer, self.mtime = place, layer, mtime
+        self.times = _times(mtime)
         self._keys = sorted(layer.keys())
         self._files = set(self._keys)
         self._folders: set[str] = set()
@@ -205,7 +205,7 @@ class Switch:
 def status(hit: Hit, folder: bool) -> os.stat_result:
     """Return what `os.stat` says of a virtual file or folder."""
     tree, key, path = hit
-    whole, times = (0, _times(0)) if tree is None else (tree.mtime_ns // 1_000_000_000, tree.times)
+    whole, times = (0, _times(0)) if tree is None else (int(tree.mtime // 1), tree.times)
     size = 0 if folder or tree is None else tree.layer.size(key)
     mode = stat.S_IFDIR | 0o555 if folder else stat.S_IFREG | 0o444
     return os.stat_result(
@@ -224,10 +224,11 @@ def inode(path: str) -> int:
     return zlib.crc32(name) << 32 | zlib.crc32(name[::-1]) or 1
 
 
-def _times(mtime_ns: int) -> dict[str, float]:
+def _times(mtime: float) -> dict[str, float]:
+    nanoseconds = int(mtime // 1) * 1_000_000_000 + round(mtime % 1 * 1e9)
     rest: dict[str, float] = {"st_blksize": 4096, "st_rdev": 0}
     for kind in "amc":
-        rest |= {f"st_{kind}time": mtime_ns / 1e9, f"st_{kind}time_ns": mtime_ns}
+        rest |= {f"st_{kind}time": mtime, f"st_{kind}time_ns": nanoseconds}
     return rest
 
 
