@@ -138,7 +138,7 @@ def fork_hook(original: Callable[..., Any], switch: Switch, _: Any) -> Callable[
     def fork_exec(*arguments: Any) -> Any:
         programs, folder = arguments[1], arguments[4]
         if len(programs) == 1:  # more of them are guesses along PATH
-            _refuse_to_processes(switch, programs[0])
+            _refuse_to_processes(switch, os.fsdecode(programs[0]))
         if folder is not None:
             _refuse_to_processes(switch, folder)
         return original(*arguments)
