@@ -28,6 +28,8 @@ _COMMANDS = {
     "install": ("packages", "install", "Write a package version into a folder, verified."),
     "tag": ("packages", "tag", "Point a tag at a package version."),
     "verify": ("packages", "verify", "Check every byte of a version, or of the whole registry."),
+    "mount": ("mounting", "mount", "Serve a package version as a read-only file system."),
+    "unmount": ("mounting", "unmount", "End a mount, also one whose process was killed."),
     "checkpoint": ("packages", "checkpoint", "Fetch checkpoints."),
 }
 
