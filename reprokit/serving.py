@@ -51,7 +51,7 @@ class PackageSource:
         return self._package.manifest[key].size
 
     def read(self, key: str) -> Block:
-        data = self._package[key].read()
+        data = self._package.reader.view(self._package.manifest.position(key))
         if len(data) != self.size(key):
             raise DataMismatchError(f"{key} of {self._package} has {len(data):,} bytes; {self.size(key):,} expected.")
         return data

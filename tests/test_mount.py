@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from reprokit.building import build
 from reprokit.errors import Error, RefusedError, RegistryError, UsageError
 from reprokit.mount import check_fuse, mount, unmount
 from reprokit.mounts import mounts
-from reprokit.package import Package, build
+from reprokit.package import Package
 from reprokit.registry import open_registry
 from tests.conftest import Project
 from tests.test_serving import spoil

@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from reprokit.building import build
 from reprokit.digest import Digest
 from reprokit.errors import DataMismatchError
 from reprokit.manifest import Entry, Manifest
-from reprokit.package import Package, build
+from reprokit.package import Package
 from reprokit.registry import open_registry
 from reprokit.serving import Contents, PackageSource, Tree
 

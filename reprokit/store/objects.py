@@ -186,7 +186,7 @@ class ObjectStore:
             data = self._from_pack(place)
             if data is not None and is_digest_of(data, entry.digest):
                 return data
-        with self._loose_file(entry, what) as handle:
+        with self.loose_file(entry, what) as handle:
             data = handle.read(entry.size + 1)
         found = hash_bytes(data, entry.digest.type)
         if found != entry.digest:
@@ -200,7 +200,7 @@ class ObjectStore:
             if sink is not None:
                 sink.write(data)
             return
-        with self._loose_file(entry, what) as handle:
+        with self.loose_file(entry, what) as handle:
             found, length = copy_hashed(handle, sink, entry.size, entry.digest.type)
         if found != entry.digest or length != entry.size:
             raise corrupt(what, entry.digest, found)
@@ -209,7 +209,7 @@ class ObjectStore:
         """Return part of an object, unverified: the caller checks it against a digest of that part."""
         if entry.size < SMALL:
             return self.read(entry, what=what)[offset : offset + length]
-        with self._loose_file(entry, what) as handle:
+        with self.loose_file(entry, what) as handle:
             handle.seek(offset)
             return handle.read(length)
 
@@ -231,7 +231,7 @@ class ObjectStore:
         except (FileNotFoundError, DataMismatchError):
             return None
 
-    def _loose_file(self, entry: Entry, what: str) -> BinaryIO:
+    def loose_file(self, entry: Entry, what: str) -> BinaryIO:
         """Open a loose object, or say why there is nothing to open."""
         try:
             return self.loose_path(entry.digest).open("rb")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from binascii import a2b_base64
 from hashlib import sha256
-from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
+from reprokit.digest import copy_hashed
 from reprokit.errors import DataMismatchError
 from reprokit.manifest import Entry, Manifest
 from reprokit.paths import os_errors
-from reprokit.store.objects import ObjectStore
+from reprokit.store.objects import ObjectStore, corrupt
 from reprokit.store.packs import PACK_NAME, SMALL, Pack
 
 __all__ = ["PackReader", "Reader"]
@@ -37,6 +39,10 @@ class Reader:
         entry = self._manifest.entries[position]
         return self._read_one(entry, what=f"{entry.logical_key} of {self._what}")
 
+    def view(self, position: int) -> bytes | memoryview:
+        """Return the verified bytes, without a copy where they lie in a mapped file."""
+        return self.read(position)
+
 
 class PackReader(Reader):
     """Reads straight from mapped packs. Safe for several threads, and in a forked child."""
@@ -46,7 +52,7 @@ class PackReader(Reader):
         self._store = store
         self._packs: dict[str, Pack] = {}
         self._verified: dict[int, tuple[Pack, int, int]] = {}
-        self._loose: dict[int, tuple[int, int, int, int]] = {}
+        self._loose: dict[int, _Mapped] = {}
         self._places, self._values, self._sizes = manifest.columns()
 
     def read(self, position: int) -> bytes:
@@ -65,6 +71,8 @@ class PackReader(Reader):
             if data and sha256(sha256(data).digest()).digest() == a2b_base64(value):
                 self._verified[position] = found, start, end
                 return data
+        if self._sizes[position] >= SMALL:
+            return bytes(self.view(position))
         return self._slowly(position)
 
     def _pack(self, name: str) -> Pack | None:
@@ -81,23 +89,38 @@ class PackReader(Reader):
         entry = self._manifest.entries[position]
         what = f"{entry.logical_key} of {self._what}"
         with os_errors(f"Reading {what}"):
-            if entry.size < SMALL:
-                return self._store.read(entry, what=what)
-            path = self._store.loose_path(entry.digest)
-            before = _stamp(path)
-            if before is not None and self._loose.get(position) == before:
-                data = path.read_bytes()
-                if _stamp(path) == before:
-                    return data
-            data = self._store.read(entry, what=what)
-            if before is not None and _stamp(path) == before:
-                self._loose[position] = before
-            return data
+            return self._store.read(entry, what=what)
+
+    def view(self, position: int) -> bytes | memoryview:
+        if self._sizes[position] < SMALL:
+            return self.read(position)
+        known = self._loose.get(position)
+        if known is None or not known.unchanged():
+            entry = self._manifest.entries[position]
+            what = f"{entry.logical_key} of {self._what}"
+            with os_errors(f"Reading {what}"), self._store.loose_file(entry, what) as handle:
+                known = _Mapped(handle)
+                found, _ = copy_hashed(handle, None, entry.size, entry.digest.type)
+            if found != entry.digest or len(known.view) != entry.size or not known.unchanged():
+                raise corrupt(what, entry.digest, found)
+            self._loose[position] = known
+        return known.view
 
 
-def _stamp(path: Path) -> tuple[int, int, int, int] | None:
-    try:
-        seen = path.stat()
-    except OSError:
-        return None
-    return seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino
+class _Mapped:
+    """A file that is mapped, and what its stat was then."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._fd = os.dup(handle.fileno())
+        self._seen = self._stamp()
+        self.view = memoryview(mmap.mmap(self._fd, 0, prot=mmap.PROT_READ) if self._seen[0] else b"")
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+    def _stamp(self) -> tuple[int, int, int, int]:
+        seen = os.fstat(self._fd)
+        return seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino
+
+    def unchanged(self) -> bool:
+        return self._stamp() == self._seen
