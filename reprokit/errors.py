@@ -11,6 +11,7 @@ __all__ = [
     "Error",
     "InterruptedRunError",
     "NotFoundError",
+    "PurgedError",
     "RecipeError",
     "RefusedError",
     "RegistryError",
@@ -76,6 +77,10 @@ class NotFoundError(Error):
     """A package, version, run, checkpoint or file does not exist where it was looked for."""
 
     exit_code = 10
+
+
+class PurgedError(NotFoundError):
+    """The bytes were erased for good, and a tombstone says why."""
 
 
 class RegistryError(Error):

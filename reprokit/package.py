@@ -17,7 +17,15 @@ from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO
 
 from reprokit.config import Config
-from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError, RegistryError, UsageError
+from reprokit.digest import Digest
+from reprokit.errors import (
+    DataMismatchError,
+    NotFoundError,
+    PurgedError,
+    RefusedError,
+    RegistryError,
+    UsageError,
+)
 from reprokit.manifest import Entry, Manifest
 from reprokit.paths import check_logical_key, durable_write, explain_os_error, os_errors
 from reprokit.progress import SILENT, Progress
@@ -34,12 +42,17 @@ _THREADS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that verification found wrong."""
+    """One thing that verification found wrong; `package` is "" for what concerns the registry as a whole.
+
+    Attributes:
+        purged: The bytes were erased on purpose: nothing is wrong, but they are not there.
+    """
 
     package: str
     top_hash: str
     logical_key: str | None
     message: str
+    purged: bool = False
 
 
 class PackageEntry:
@@ -229,21 +242,33 @@ class Package:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def verify(self, *, progress: Progress = SILENT) -> list[Problem]:
-        """Read every object and return what is missing or corrupt."""
+    def verify(self, *, progress: Progress = SILENT, sound: set[Digest] | None = None) -> list[Problem]:
+        """Read every object and return what is missing, corrupt or purged.
+
+        Args:
+            sound: Objects that were verified already and are not read again; those found sound are added.
+        """
         problems: list[Problem] = []
+        sound = set() if sound is None else sound
+        reader = self.registry.reader(self.manifest, what=str(self))  # a new one: it takes nothing as verified
         with progress.task(f"Verifying {self}", len(self), unit="files") as advance:
-            for entry in self.manifest.entries:
-                try:
-                    what = f"{entry.logical_key} of {self}"
-                    self.registry.copy_object(entry, None, what=what)
-                except (DataMismatchError, NotFoundError, RegistryError) as error:
-                    problems.append(self._problem(entry.logical_key, error))
+            for position, entry in enumerate(self.manifest.entries):
+                if entry.digest not in sound:
+                    try:
+                        reader.view(position)
+                        sound.add(entry.digest)
+                    except (DataMismatchError, NotFoundError, RegistryError) as error:
+                        problems.append(
+                            Problem(
+                                package=self.name,
+                                top_hash=self.top_hash,
+                                logical_key=entry.logical_key,
+                                message=error.message,
+                                purged=isinstance(error, PurgedError),
+                            )
+                        )
                 advance()
         return problems
-
-    def _problem(self, key: str | None, error: Error) -> Problem:
-        return Problem(package=self.name, top_hash=self.top_hash, logical_key=key, message=error.message)
 
 
 def write_entries(
@@ -305,12 +330,18 @@ def write_entries(
 
 
 def verify_registry(registry: Registry, *, progress: Progress = SILENT) -> tuple[int, list[Problem]]:
-    """Verify every version of every package: log chain, manifest, objects. Returns (versions seen, problems)."""
+    """Verify every version of every package: log chain, manifest, objects; and what objects are stored in.
+
+    Returns:
+        The number of versions seen, and the problems.
+    """
     problems: list[Problem] = []
+    sound: set[Digest] = set()
     seen = 0
     for name in registry.packages():
         try:
-            hashes = dict.fromkeys(entry.top_hash for entry in registry.log(name))
+            registry.log(name)
+            hashes = registry.top_hashes(name)
         except (DataMismatchError, RegistryError) as error:
             problems.append(Problem(package=name, top_hash="", logical_key=None, message=error.message))
             continue
@@ -321,5 +352,7 @@ def verify_registry(registry: Registry, *, progress: Progress = SILENT) -> tuple
             except (DataMismatchError, NotFoundError, RegistryError) as error:
                 problems.append(Problem(package=name, top_hash=top_hash, logical_key=None, message=error.message))
                 continue
-            problems += package.verify(progress=progress)
+            problems += package.verify(progress=progress, sound=sound)
+    damaged = registry.damage(progress=progress)
+    problems += [Problem(package="", top_hash="", logical_key=None, message=message) for message in damaged]
     return seen, problems

@@ -116,6 +116,7 @@ class Record(_Part, frozen=True, kw_only=True):
             "lock_hash": self.lock_hash,
             "checkpoint_package": self.checkpoint_package,
             "checkpoints": len(self.checkpoints),
+            "inputs": [[data.package, data.top_hash] for data in self.data],
             "metrics": self.metrics,
             "reproduces": self.reproduces,
             "verdict": self.verdicts[-1].verdict if self.verdicts else None,

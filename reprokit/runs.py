@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -52,9 +53,12 @@ class RunStore:
         ids = self.ids()
         if text == "latest" or (recent := _RECENT.fullmatch(text)):
             back = 1 if text == "latest" else int(recent[1]) if recent else 1
-            if back < 1 or back > len(ids):
-                raise NotFoundError(f"No run {text}: {self.registry.url} has {len(ids)} run(s).")
-            return ids[-back]
+            newest = filter(self._is_there, reversed(ids))
+            found_run = next(islice(newest, back - 1, None), None) if back else None
+            if found_run is None:
+                count = sum(map(self._is_there, ids))
+                raise NotFoundError(f"No run {text}: {self.registry.url} has {count} run(s).")
+            return found_run
         if text in ids:
             return text
         found = [run for run in ids if run.startswith(text) or run.endswith(text)]
@@ -70,6 +74,17 @@ class RunStore:
             )
         return found[0]
 
+    def _is_there(self, run_id: str) -> bool:
+        head = self.registry.head(f"{RESERVED}/{run_id}")
+        return head is not None and head.action != "delete"
+
+    def users(self, package: str, top_hash: str) -> list[str]:
+        """Return the runs that a version matters to: whose input it was, and the one that made it."""
+        found = [run["run"] for run in self.summaries() if [package, top_hash] in (run.get("inputs") or [])]
+        facts = self.registry.read_header(top_hash).get("user_meta")
+        made_by = facts.get("reprokit", {}).get("run") if isinstance(facts, dict) else None
+        return [*found, made_by] if isinstance(made_by, str) and made_by in self.ids() else found
+
     def load(self, text: str) -> StoredRun:
         """Return a run, verified. One that says it runs, but that nobody runs, reads as interrupted.
 
@@ -79,8 +94,8 @@ class RunStore:
         """
         run_id = self.find(text)
         head = self.registry.head(f"{RESERVED}/{run_id}")
-        if head is None:
-            raise NotFoundError(f"No run {run_id} in {self.registry.url}.")
+        if head is None or head.action == "delete":
+            raise NotFoundError(f"Run {run_id} was deleted from {self.registry.url}.")
         manifest = self.registry.read_manifest(head.top_hash)
         entry = manifest[RECORD_KEY]
         what = f"{RECORD_KEY} of run {run_id}"
@@ -115,7 +130,7 @@ class RunStore:
         """Yield what listings show of each run, oldest first, from manifest headers alone (not verified)."""
         for run_id in self.ids():
             head = self.registry.head(f"{RESERVED}/{run_id}")
-            if head is None:
+            if head is None or head.action == "delete":
                 continue
             meta = self.registry.read_header(head.top_hash).get("user_meta")
             summary = meta.get("reprokit") if isinstance(meta, dict) else None

@@ -12,6 +12,7 @@ from reprokit.cli.text import checkpoint_line, metrics_text, run_text
 from reprokit.errors import NotFoundError
 from reprokit.package import RESERVED, Package
 from reprokit.refs import RunRef, is_package_ref, parse_run
+from reprokit.registry import Registry
 from reprokit.runs import RunStore
 
 __all__ = ["logs", "ls", "show"]
@@ -26,7 +27,11 @@ def ls(face: Face, ref: str | None) -> None:
     face.recover()
     if ref is None:
         runs = list(RunStore(registry).summaries())
-        packages = [name for name in registry.packages() if not name.startswith(f"{RESERVED}/")]
+        packages = [
+            name
+            for name in registry.packages()
+            if not name.startswith(f"{RESERVED}/") and _has_versions(registry, name)
+        ]
         lines = [
             f"{run['run']}  {run['status']:<11}  {run['name']:<20}  {run['checkpoints']:>3} ckpt  "
             f"{run.get('verdict') or '':<16}  {_first_metrics(run)}".rstrip()
@@ -105,6 +110,11 @@ def logs(face: Face, run: str) -> None:
         face.result({"run_id": stored.record.run_id, "log": text.decode(errors="replace")}, "")
     else:
         sys.stdout.buffer.write(text)
+
+
+def _has_versions(registry: Registry, name: str) -> bool:
+    head = registry.head(name)
+    return head is not None and (bool(head.tags) or head.action != "delete")
 
 
 def _first_metrics(run: dict[str, Any]) -> str:

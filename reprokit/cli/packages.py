@@ -1,52 +1,24 @@
-"""package build, install, log, tag, verify, checkpoint get."""
+"""install, log, tag, verify, checkpoint get."""
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
-from reprokit.building import build
-from reprokit.cli.face import Face, common, size
-from reprokit.errors import NotFoundError, RecipeError, UsageError
+from reprokit.cli.face import Face, common
+from reprokit.errors import NotFoundError, UsageError
 from reprokit.package import Package, Problem, verify_registry
-from reprokit.plain_yaml import load_yaml
 from reprokit.refs import PackageRef, check_package_name, is_package_ref, parse_run
+from reprokit.registry import Registry
+from reprokit.registry.upkeep import uses as find_uses
 from reprokit.runs import RunStore
 
-__all__ = ["checkpoint", "install", "log", "package", "tag", "verify"]
-
-
-@click.group()
-def package() -> None:
-    """Build packages."""
-
-
-@package.command("build")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("name")
-@click.option("-m", "--message", help="Why this version; part of its hash.")
-@click.option(
-    "--meta", type=click.Path(path_type=Path, exists=True), help="Metadata of the version: a JSON or YAML file."
-)
-@click.option("--tag", "tags", multiple=True, help="Also point this tag at it.")
-@common
-def build_command(
-    face: Face, folder: Path, name: str, message: str | None, meta: Path | None, tags: tuple[str, ...]
-) -> None:
-    """Store every file of FOLDER as a new version of package NAME."""
-    user_meta: dict[str, Any] | None = None
-    if meta is not None:
-        user_meta = load_yaml(meta.read_bytes(), what=str(meta))
-        if not isinstance(user_meta, dict):
-            raise RecipeError(f"{meta} must be a mapping.")
-    made = build(folder, name, registry=face.registry(), message=message, meta=user_meta, tags=tags, progress=face)
-    text = f"{made.name}@{made.top_hash}\n  {made.entries:,} files, {size(made.size)}, {size(made.new_bytes)} new"
-    face.result(asdict(made), text)
+__all__ = ["checkpoint", "install", "log", "tag", "verify"]
 
 
 @click.command()
@@ -73,39 +45,63 @@ def log(face: Face, name: str) -> None:
         raise NotFoundError(f"No package {name} in {registry.url}.", hint="`reprokit ls` lists the packages.")
     rows, lines = [], []
     for entry in reversed(entries):
-        message = registry.read_header(entry.top_hash).get("message")
+        message = _message(registry, entry.top_hash)
         pointing = sorted(tag for tag, hash_ in entries[-1].tags.items() if hash_ == entry.top_hash)
         time = datetime.fromtimestamp(entry.time / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        rows.append({"seq": entry.seq, "top_hash": entry.top_hash, "time": entry.time, "writer": entry.writer,
-                     "message": message, "tags": pointing})  # fmt: skip
-        marks = f" ({', '.join(pointing)})" if pointing else ""
-        lines.append(f"{entry.top_hash[:16]}  {time}  {entry.writer}{marks}  {message or ''}".rstrip())
+        rows.append({"seq": entry.seq, "action": entry.action, "top_hash": entry.top_hash, "time": entry.time,
+                     "writer": entry.writer, "message": message, "note": entry.note, "tags": pointing,
+                     "permanent": [tag for tag in entries[-1].permanent if tag in pointing]})  # fmt: skip
+        marks = f" ({', '.join(tag + '!' * (tag in entries[-1].permanent) for tag in pointing)})" if pointing else ""
+        said = entry.note if entry.action != "publish" and entry.note else message
+        doing = "" if entry.action == "publish" else f"  {entry.action}"
+        lines.append(f"{entry.top_hash[:16]}  {time}  {entry.writer}{doing}{marks}  {said or ''}".rstrip())
     face.result(rows, "\n".join(lines))
+
+
+def _message(registry: Registry, top_hash: str) -> object:
+    try:
+        return registry.read_header(top_hash).get("message")
+    except NotFoundError:  # deleted, and swept by gc
+        return None
 
 
 @click.command()
 @click.argument("ref")
 @click.argument("name")
+@click.option("--permanent", is_flag=True, help="It never moves again, and its version cannot be deleted.")
+@click.option("--delete", "take_away", is_flag=True, help="Take the tag away instead.")
 @common
-def tag(face: Face, ref: str, name: str) -> None:
+def tag(face: Face, ref: str, name: str, permanent: bool, take_away: bool) -> None:
     """Point tag NAME at package version REF."""
     registry = face.registry()
     parsed = PackageRef.parse(ref)
+    if take_away:
+        if permanent:
+            raise UsageError("--permanent and --delete contradict each other.")
+        entry = registry.untag(parsed.name, name)
+        face.result({"name": parsed.name, "top_hash": entry.top_hash, "tag": None}, f"{parsed.name}:{name} is gone")
+        return
     top_hash = registry.resolve(parsed)
-    registry.tag(parsed.name, top_hash, (name,))
-    plain = {"name": parsed.name, "top_hash": top_hash, "tag": name}
-    face.result(plain, f"{parsed.name}:{name} → {top_hash[:16]}")
+    registry.tag(parsed.name, top_hash, (name,), permanent=permanent)
+    plain = {"name": parsed.name, "top_hash": top_hash, "tag": name, "permanent": permanent}
+    face.result(plain, f"{parsed.name}:{name} → {top_hash[:16]}{', for good' if permanent else ''}")
 
 
 @click.command()
 @click.argument("refs", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Every version of every package.")
+@click.option("--all", "everything", is_flag=True, help="Every version of every package, and all packs.")
+@click.option("--uses", metavar="DIGEST", help="List what holds an object (hex, or its start) instead.")
 @common
-def verify(face: Face, refs: tuple[str, ...], everything: bool) -> None:
+def verify(face: Face, refs: tuple[str, ...], everything: bool, uses: str | None) -> None:
     """Read every byte of REFS (package versions or runs) and compare it with its hash. Exit 4 if something is wrong."""
+    registry = face.registry()
+    if uses is not None:
+        if refs or everything:
+            raise UsageError("--uses goes with no REF and not with --all.")
+        _print_uses(face, registry, uses)
+        return
     if bool(refs) == everything:
         raise UsageError("Name what to verify, or give --all.")
-    registry = face.registry()
     problems: list[Problem] = []
     versions = 0
     if everything:
@@ -114,11 +110,26 @@ def verify(face: Face, refs: tuple[str, ...], everything: bool) -> None:
         name = ref if is_package_ref(ref) else f"runs/{RunStore(registry).find(ref)}"
         problems += Package.open(name, registry=registry).verify(progress=face)
         versions += 1
+    wrong = [problem for problem in problems if not problem.purged]
     plain = {"versions": versions, "problems": [asdict(problem) for problem in problems]}
-    lines = [f"  {problem.package}@{problem.top_hash[:8]}  {problem.message}" for problem in problems]
-    lines.append(f"{versions} version(s) verified, {len(problems)} problem(s)")
+    lines = []
+    for problem in problems:
+        where = f"{problem.package}@{problem.top_hash[:8]}  " if problem.package else ""
+        lines.append(f"  {where}{problem.message}")
+    purged = len(problems) - len(wrong)
+    lines.append(
+        f"{versions} version(s) verified, {len(wrong)} problem(s)" + (f", {purged} purged entries" if purged else "")
+    )
     face.result(plain, "\n".join(lines))
-    sys.exit(4 if problems else 0)
+    sys.exit(4 if wrong else 0)
+
+
+def _print_uses(face: Face, registry: Registry, prefix: str) -> None:
+    if not re.fullmatch(r"[0-9a-fA-F]{6,64}", prefix):
+        raise UsageError(f"Not a digest: {prefix!r}.", hint="Give 6 to 64 hexadecimal digits.")
+    found = find_uses(registry, prefix)
+    lines = [f"{use.package}@{use.top_hash[:16]}  {use.logical_key}" for use in found]
+    face.result([asdict(use) for use in found], "\n".join(lines) or f"no version in {registry.url} holds {prefix}")
 
 
 @click.group()

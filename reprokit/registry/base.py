@@ -12,6 +12,7 @@ from typing import BinaryIO, Literal
 from reprokit.digest import Digest
 from reprokit.errors import NotFoundError, UsageError
 from reprokit.manifest import Entry, Manifest
+from reprokit.progress import SILENT, Progress
 from reprokit.refs import PackageRef
 from reprokit.store.reader import Reader
 
@@ -188,6 +189,10 @@ class Registry(ABC):
     def top_hashes(self, name: str) -> list[str]:
         """Return the versions of a package, oldest first, without deleted ones and without verifying the chain."""
 
+    def damage(self, *, progress: Progress = SILENT) -> list[str]:  # noqa: ARG002
+        """Return, in sentences, what is wrong with what objects are stored in, used by a version or not."""
+        return []
+
     @abstractmethod
     def packages(self, namespace: str | None = None) -> Iterator[str]:
         """Yield package names, sorted."""
@@ -208,13 +213,13 @@ class Registry(ABC):
             UsageError: A hash prefix matches two versions.
         """
         head = self.head(ref.name)
-        if head is None or not head.tags:
+        if head is None or not (head.tags or self.top_hashes(ref.name)):
             raise NotFoundError(f"No package {ref.name} in {self.url}.", hint=self._did_you_mean(ref.name))
         if ref.hash is None:
             tag = ref.tag or "latest"
             if tag not in head.tags:
-                known = ", ".join(sorted(head.tags))
-                raise NotFoundError(f"No tag {tag!r} on {ref.name} in {self.url}.", hint=f"Its tags are: {known}.")
+                known = f"Its tags are: {', '.join(sorted(head.tags))}." if head.tags else "It has no tags."
+                raise NotFoundError(f"No tag {tag!r} on {ref.name} in {self.url}.", hint=known)
             return head.tags[tag]
         matches = sorted(hash_ for hash_ in self.top_hashes(ref.name) if hash_.startswith(ref.hash))
         if not matches:

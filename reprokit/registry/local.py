@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
 from reprokit.canonical import canonical
-from reprokit.digest import Digest
+from reprokit.digest import Digest, hash_file
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, RegistryError
 from reprokit.manifest import Entry, Manifest
 from reprokit.paths import durable_write, os_errors
+from reprokit.progress import SILENT, Progress
 from reprokit.refs import check_package_name, check_tag
 from reprokit.registry.base import FORMAT, Action, LogEntry, Registry, Sink
 from reprokit.store.index import Index
@@ -34,11 +35,10 @@ from reprokit.store.reader import PackReader, Reader
 from reprokit.store.staging import Staging, stage
 from reprokit.untrusted import load_json
 
-__all__ = ["LocalRegistry"]
+__all__ = ["LocalRegistry", "writer"]
 
 _MARKER = "reprokit-registry.json"
 _MAX_LOG_ENTRY = 16 * 1024 * 1024
-_LOCK = "lock"
 _DIGITS = 10
 _FIELDS = ("prev", "action", "top_hash", "time", "writer", "tags", "permanent", "note")
 _ACTIONS = frozenset(get_args(Action))
@@ -153,6 +153,21 @@ class LocalRegistry(Registry):
     def remember(self, source: str, facts: bytes) -> None:
         self.objects.index.keep_source(source, facts)
 
+    def damage(self, *, progress: Progress = SILENT) -> list[str]:
+        found = []
+        names = sorted(self.objects.pack_names())
+        with os_errors(f"Verifying {self.root}"), progress.task("Verifying packs", len(names), unit="packs") as advance:
+            for name in names:
+                path = self.objects.pack_path(name)
+                with contextlib.suppress(FileNotFoundError):  # gc wrote it anew meanwhile
+                    digest, _ = hash_file(path)
+                    if digest.hex != name:
+                        found.append(
+                            f"Pack {name[:12]}… is damaged: its bytes have the hash {digest.hex[:12]}… ({path})."
+                        )
+                advance()
+        return found
+
     # manifests
 
     def read_manifest(self, top_hash: str) -> Manifest:
@@ -187,7 +202,7 @@ class LocalRegistry(Registry):
         for tag in wanted:
             check_tag(tag)
         self._ensure()
-        with os_errors(f"Publishing {name} to {self.root}"), self.shared():
+        with os_errors(f"Publishing {name} to {self.root}"), self.objects.shared():
             head = self.head(name)
             if head is not None:
                 _check_permanent(name, head, wanted, manifest.top_hash)
@@ -208,7 +223,7 @@ class LocalRegistry(Registry):
         for tag in tags:
             check_tag(tag)
         self._ensure()
-        with os_errors(f"Tagging {name} in {self.root}"), self.shared():
+        with os_errors(f"Tagging {name} in {self.root}"), self.objects.shared():
             self._require(name, top_hash)
             return self._commit(
                 name,
@@ -220,7 +235,7 @@ class LocalRegistry(Registry):
 
     def untag(self, name: str, tag: str) -> LogEntry:
         self._ensure()
-        with os_errors(f"Tagging {name} in {self.root}"), self.shared():
+        with os_errors(f"Tagging {name} in {self.root}"), self.objects.shared():
             head = self.head(name)
             if head is None or tag not in head.tags:
                 raise NotFoundError(f"No tag {tag!r} on {name} in {self.root}.")
@@ -230,13 +245,13 @@ class LocalRegistry(Registry):
 
     def rollback(self, name: str, top_hash: str, *, note: str | None = None) -> LogEntry:
         self._ensure()
-        with os_errors(f"Rolling back {name} in {self.root}"), self.shared():
+        with os_errors(f"Rolling back {name} in {self.root}"), self.objects.shared():
             self._require(name, top_hash)
             return self._commit(name, "rollback", top_hash, lambda before: {**before, "latest": top_hash}, note=note)
 
     def delete(self, name: str, top_hash: str, *, note: str | None = None) -> LogEntry:
         self._ensure()
-        with os_errors(f"Deleting {name}@{top_hash[:12]} in {self.root}"), self.shared():
+        with os_errors(f"Deleting {name}@{top_hash[:12]} in {self.root}"), self.objects.shared():
             self._require(name, top_hash)
 
             def tags(before: Mapping[str, str]) -> dict[str, str]:
@@ -277,35 +292,17 @@ class LocalRegistry(Registry):
                 action=action,
                 top_hash=top_hash,
                 time=time.time_ns(),
-                writer=_writer(),
+                writer=writer(),
                 tags=after,
                 permanent=tuple(sorted({*(before.permanent if before else ()), *permanent})),
                 note=note,
             )
             body = {key: getattr(entry, key) for key in _FIELDS}
             try:
-                durable_write(folder / f"{entry.seq:0{_DIGITS}d}", canonical(body) + b"\n", exclusive=True)
+                durable_write(folder / f"{entry.seq:0{_DIGITS}d}", _sealed(canonical(body)), exclusive=True)
             except FileExistsError:
                 continue
             return entry
-
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
-        """Hold off gc and purge while something is published: what was found there stays there."""
-        with self._locked(fcntl.LOCK_SH):
-            yield
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold off everybody who publishes."""
-        with self._locked(fcntl.LOCK_EX):
-            yield
-
-    @contextlib.contextmanager
-    def _locked(self, how: int) -> Iterator[None]:
-        with (self.root / _LOCK).open("ab") as handle:
-            fcntl.flock(handle, how)
-            yield
 
     def _last_seq(self, folder: Path) -> int:
         try:
@@ -388,6 +385,11 @@ class LocalRegistry(Registry):
                 path.unlink()
             handle.close()
 
+    def alive_since(self) -> list[float]:
+        """Return when the runs began that are alive now, in seconds since 1970."""
+        folder = self.root / "running"
+        return [(folder / run).stat().st_mtime for run in _listdir(folder) if self.is_claimed(run)]
+
     def is_claimed(self, run_id: str) -> bool:
         try:
             with (self.root / "running" / run_id).open("rb") as handle:
@@ -423,9 +425,20 @@ class _LocalSink(Sink):
         self._staging.put_known(source, digest, size, what=what)
 
 
+def _sealed(body: bytes) -> bytes:
+    """Return a log entry's bytes: its JSON, and the SHA-256 of that, a line each."""
+    return b"%s\n%s\n" % (body, hashlib.sha256(body).hexdigest().encode("ascii"))
+
+
 def _parse(raw: bytes, seq: int, folder: Path) -> LogEntry:
     what = f"Log entry {seq} of {folder.parent.name}/{folder.name}"
-    value = load_json(raw, what=what, max_bytes=_MAX_LOG_ENTRY)
+    body = raw.partition(b"\n")[0]
+    if raw != _sealed(body):
+        raise DataMismatchError(
+            f"{what} is corrupt: its bytes are not those that were written ({folder}).",
+            hint="Restore the file from another copy of the registry.",
+        )
+    value = load_json(body, what=what, max_bytes=_MAX_LOG_ENTRY)
     if not _is_entry(value):
         raise DataMismatchError(
             f"{what} is malformed ({folder}).", hint="Restore it from another copy of the registry."
@@ -474,7 +487,8 @@ def _listdir(folder: Path) -> list[str]:
         return []
 
 
-def _writer() -> str:
+def writer() -> str:
+    """Return who writes: user@host."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -9,16 +9,17 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
 from reprokit.digest import CHUNKED, Digest, copy_hashed, hash_bytes
-from reprokit.errors import DataMismatchError, NotFoundError
+from reprokit.errors import DataMismatchError, NotFoundError, PurgedError
 from reprokit.manifest import Entry, Manifest
 from reprokit.store.index import Index, PackPlace
 from reprokit.store.packs import PACK_NAME, SMALL, Member, Pack
+from reprokit.untrusted import load_json
 
 __all__ = ["OWNER", "TEMPORARY", "ObjectStore", "corrupt", "hint_of", "is_digest_of", "parse_hint"]
 
@@ -26,6 +27,7 @@ _OPEN_PACKS = 256
 _FRESH = 3600  # seconds; what was touched longer ago is touched again when it is reused
 TEMPORARY = "tmp"
 OWNER = "owner"
+LOCK = "lock"
 
 
 def hint_of(pack: str, member: Member) -> str:
@@ -237,6 +239,9 @@ class ObjectStore:
             return self.loose_path(entry.digest).open("rb")
         except FileNotFoundError:
             pass
+        purged = self.tombstone(entry.digest)
+        if purged is not None:
+            raise PurgedError(f"{what}: its object {entry.digest.hex[:12]}… is gone. {purged}")
         for name, member in self._places(entry):
             data = self._from_pack((name, member))
             if data is not None:
@@ -247,6 +252,51 @@ class ObjectStore:
         )
 
     # upkeep
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Hold off gc and purge while something is reused or published: what was found there stays there."""
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold off everybody who publishes."""
+        with self._locked(fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        with (self.root / LOCK).open("ab") as handle:
+            fcntl.flock(handle, how)
+            yield
+
+    def tombstone_path(self, digest: Digest) -> Path:
+        return self.root / "tombstones" / f"{digest.type}-{digest.hex}.json"
+
+    def purged(self) -> set[tuple[str, str]]:
+        """Return type and hex digest of every object that was erased for good."""
+        found = set()
+        for name in _listdir(self.root / "tombstones"):
+            kind, _, digest = name.removesuffix(".json").rpartition("-")
+            found.add((kind, digest))
+        return found
+
+    def tombstone(self, digest: Digest) -> str | None:
+        """Return when and why an object was erased, as a sentence; None if it was not."""
+        path = self.tombstone_path(digest)
+        try:
+            stone = load_json(path.read_bytes(), what=str(path))
+        except FileNotFoundError:
+            return None
+        if not isinstance(stone, dict):
+            stone = {}
+        return f"It was purged on {stone.get('time')} by {stone.get('writer')}: {stone.get('reason')}."
+
+    def close_pack(self, name: str) -> None:
+        """Forget an open pack; who still reads it keeps it."""
+        with self._lock:
+            self._open.pop(name, None)
 
     def abandoned(self) -> Iterator[Path]:
         """Yield the temporary folders whose owner has died."""
@@ -262,11 +312,19 @@ class ObjectStore:
                     raise
             yield folder
 
-    def freshen(self, path: Path) -> None:
-        """Make an object or pack that is used again look new, so that gc does not take it from under its user."""
-        with suppress(OSError):  # a read-only registry cannot be swept either
+    def freshen(self, path: Path) -> bool:
+        """Make an object or pack that is used again look new, so that gc leaves it; False if it is not there.
+
+        Holds only while the `shared` lock is held: gc looks at the time and removes with the lock to itself.
+        """
+        try:
             if path.stat().st_mtime < time.time() - _FRESH:
                 os.utime(path)
+        except FileNotFoundError:
+            return False
+        except PermissionError:  # somebody else's, readable to us
+            pass
+        return True
 
 
 def is_digest_of(data: bytes | memoryview, digest: Digest) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reprokit.digest import CHUNKED, Digest, copy_hashed, hash_bytes
+from reprokit.errors import RefusedError
 from reprokit.paths import fsync_folder
 from reprokit.store.index import PackPlace
 from reprokit.store.objects import OWNER, TEMPORARY, ObjectStore, corrupt, hint_of, is_digest_of
@@ -50,7 +51,9 @@ class Staging:
         self._loose: dict[Digest, Path] = {}
         self._writers: list[PackWriter] = []
         self._reused: set[str] = set()
+        self._purged = store.purged()
         self._lock = threading.Lock()
+        self.written: list[str] = []
         self.places: dict[str, str] = {}  # value of a digest → physical key
         self.new_bytes = 0
 
@@ -70,6 +73,7 @@ class Staging:
             for digest, piece in small:
                 if digest.value in self.places:
                     continue  # twice in this batch
+                self._refuse_purged(digest)
                 place = known.get(digest)
                 if place is not None and self._reuse(place):
                     self.places[digest.value] = hint_of(*place)
@@ -115,10 +119,9 @@ class Staging:
         """True if the pack that is known to have an object is there; it is freshened once."""
         name = place[0]
         if name not in self._reused:
-            path = self._store.pack_path(name)
-            if not path.exists():
-                return False
-            self._store.freshen(path)
+            with self._store.shared():
+                if not self._store.freshen(self._store.pack_path(name)):
+                    return False
             self._reused.add(name)
         return True
 
@@ -128,8 +131,10 @@ class Staging:
             there = path.stat().st_size == size
         except FileNotFoundError:
             return False
-        self._store.freshen(path)
-        return there
+        if not there:
+            return False
+        with self._store.shared():
+            return self._store.freshen(path)
 
     def _put_loose(
         self, source: BinaryIO, size: int, type_: str = CHUNKED, *, expected: Digest | None = None, threads: int = 2
@@ -140,6 +145,7 @@ class Staging:
             if expected not in (None, digest):
                 return digest, length
             os.fchmod(descriptor, 0o444)
+            self._refuse_purged(digest)
             new = digest not in self._loose and not self._reuse_loose(digest, length)
             if new:
                 os.fsync(descriptor)
@@ -152,6 +158,18 @@ class Staging:
                 temporary.unlink()
         return digest, length
 
+    def put_again(self, raw: bytes, data: bytes) -> None:
+        """Store a small object whose digest is known, though it may be there already: packs are being written anew."""
+        with self._lock:
+            self._writer().add(raw, data)
+
+    def _refuse_purged(self, digest: Digest) -> None:
+        if self._purged and (digest.type, digest.hex) in self._purged:
+            raise RefusedError(
+                f"Object {digest.hex[:12]}… is not stored again. {self._store.tombstone(digest)}",
+                hint="Leave the file out, or remove the tombstone from the registry if it may be kept after all.",
+            )
+
     def settle(self) -> None:
         """Make every new object durable, then name it: a name never stands for bytes that a crash could lose."""
         folders: set[Path] = set()
@@ -162,6 +180,7 @@ class Staging:
             writer.path.replace(final)
             folders.add(final.parent)
             self._store.index.add_pack(name, writer.members)
+            self.written.append(name)
             for raw, member in writer.members.items():
                 self.places[Digest.chunked(raw).value] = hint_of(name, member)
         self._writers.clear()

@@ -1,6 +1,7 @@
 """The registry in a folder: the contract, and what only a folder can suffer."""
 
 import gc
+import hashlib
 import json
 import os
 import subprocess
@@ -47,6 +48,10 @@ def die(*args, **kwargs):
 setattr(os, sys.argv[3], die)
 build(Path(sys.argv[2]), "a/b", registry=open_registry(sys.argv[1]))
 """
+
+
+def sealed(body: bytes) -> bytes:
+    return body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n"
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -97,9 +102,9 @@ class TestLocalRegistry(RegistryContract):
         for data in (b"1", b"2"):
             registry.publish("a/b", store(registry, {"x": data}))
         first = registry.root / "log" / "a" / "b" / "0000000001"
-        value = json.loads(first.read_text())
+        value = json.loads(first.read_bytes().splitlines()[0])
         first.unlink()
-        first.write_text(json.dumps({**value, "writer": "somebody@else"}))
+        first.write_bytes(sealed(json.dumps({**value, "writer": "somebody@else"}).encode()))
         with pytest.raises(DataMismatchError, match="The history of a/b was rewritten: log entry 2 follows "):
             registry.log("a/b")
         assert [problem.package for problem in verify_registry(registry)[1]] == ["a/b"]
@@ -118,9 +123,10 @@ class TestLocalRegistry(RegistryContract):
         registry.publish("a/b", store(registry, {"x": b"1"}))
         path = registry.root / "log" / "a" / "b" / "0000000001"
         path.unlink()
-        path.write_bytes(content)
-        with pytest.raises(DataMismatchError, match="Log entry 1 of a/b is "):
-            registry.head("a/b")
+        for written in (content, sealed(content)):
+            path.write_bytes(written)
+            with pytest.raises(DataMismatchError, match="Log entry 1 of a/b is "):
+                registry.head("a/b")
 
     def test_concurrent_builds_are_all_in_the_log(self, registry):
         workers = [python(BUILD_FIVE, registry.root.parent, worker) for worker in range(4)]

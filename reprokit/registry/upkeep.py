@@ -1,0 +1,366 @@
+"""What keeps a registry in a folder small and sound: gc, purge, and which versions hold an object."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from reprokit.canonical import canonical
+from reprokit.digest import CHUNKED, Digest
+from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError
+from reprokit.manifest import Manifest
+from reprokit.paths import durable_write, fsync_folder, os_errors
+from reprokit.progress import SILENT, Progress
+from reprokit.registry.base import Registry
+from reprokit.registry.local import LocalRegistry, writer
+from reprokit.store.objects import is_digest_of
+from reprokit.store.staging import stage
+
+__all__ = ["GRACE", "Swept", "Use", "collect_garbage", "find_object", "purge", "uses"]
+
+GRACE = 24 * 3600  # seconds
+_DEAD_SHARE = 0.2  # of a pack's bytes; with more of it unused, a pack is written anew
+_SMALL_PACK = 1024 * 1024
+_MANY_SMALL = 32  # packs; more of them are joined
+_UNOWNED = 60  # seconds that a temporary folder may take to get its owner
+
+
+@dataclass(kw_only=True)
+class Swept:
+    """What gc removed, or would: numbers of things, and the bytes that they take on disk.
+
+    Attributes:
+        versions: Manifests that no package names any more.
+        packs: Packs of which nothing is used, and those that were written anew without what is not.
+        kept: What is unused but younger than the grace period, and stays for now.
+    """
+
+    versions: int = 0
+    objects: int = 0
+    packs: int = 0
+    rewritten: int = 0
+    temporary: int = 0
+    bytes: int = 0
+    kept: int = 0
+    dry_run: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """One entry, of one version, that holds an object."""
+
+    package: str
+    top_hash: str
+    logical_key: str
+
+
+def collect_garbage(
+    registry: LocalRegistry,
+    *,
+    grace: float = GRACE,
+    dry_run: bool = False,
+    thorough: bool = False,
+    progress: Progress = SILENT,
+) -> Swept:
+    """Remove what no version uses.
+
+    Marks what is used; then, with everybody who publishes held off, marks what came since and sweeps. What is younger
+    than the grace period stays, and so does whatever was stored since the oldest run that is still alive began: it may
+    hold objects that no version names yet.
+
+    Args:
+        grace: Seconds.
+        thorough: Write every pack anew that holds anything unused, however little.
+    Raises:
+        DataMismatchError: A version cannot be read, so it is not known what is used; nothing was removed.
+        RegistryError: Reading or removing failed.
+    """
+    swept = Swept(dry_run=dry_run)
+    if not registry.root.exists():
+        return swept
+    limit = min([time.time() - grace, *registry.alive_since()])
+    marks = _Marks(registry)
+    with os_errors(f"Collecting garbage in {registry.root}"):
+        marks.update(progress)
+        with registry.objects.alone():
+            marks.update(SILENT)
+            _Sweep(registry, marks, limit=limit, grace=grace, thorough=thorough, swept=swept).run(progress)
+    return swept
+
+
+class _Marks:
+    """What is used: top hashes, and digests (32 bytes) of objects."""
+
+    def __init__(self, registry: LocalRegistry) -> None:
+        self._registry = registry
+        self.versions: set[str] = set()
+        self.chunked: set[bytes] = set()
+        self.others: set[Digest] = set()
+        self.bases: set[str] = set()
+
+    def update(self, progress: Progress) -> None:
+        """Mark what the versions use that are in the log now and were not before."""
+        with progress.task("Finding what is used", None, unit="versions") as advance:
+            for name in self._registry.packages():
+                for top_hash in self._registry.top_hashes(name):
+                    if top_hash in self.versions:
+                        continue
+                    try:
+                        manifest = self._registry.read_manifest(top_hash)
+                    except (DataMismatchError, NotFoundError) as error:
+                        raise DataMismatchError(
+                            f"What {name}@{top_hash[:12]} uses is not known, so nothing was removed. {error.message}",
+                            hint=f"Restore that manifest, or give the version up: reprokit rm {name}@{top_hash[:12]}",
+                        ) from None
+                    self.versions.add(top_hash)
+                    if (base := self._registry.manifests.base_of(top_hash)) is not None:
+                        self.bases.add(base)
+                    for entry in manifest.entries:
+                        if entry.digest.type == CHUNKED:
+                            self.chunked.add(entry.digest.raw)
+                        else:
+                            self.others.add(entry.digest)
+                    advance()
+
+    def uses(self, digest: Digest) -> bool:
+        return digest.raw in self.chunked if digest.type == CHUNKED else digest in self.others
+
+
+class _Sweep:
+    def __init__(
+        self, registry: LocalRegistry, marks: _Marks, *, limit: float, grace: float, thorough: bool, swept: Swept
+    ) -> None:
+        self._registry = registry
+        self._store = registry.objects
+        self._marks = marks
+        self._limit = limit
+        self._grace = grace
+        self._thorough = thorough
+        self._swept = swept
+
+    def run(self, progress: Progress) -> None:
+        self._manifests()
+        self._loose()
+        self._packs(progress)
+        self._temporary()
+
+    def _old(self, path: Path) -> os.stat_result | None:
+        """Return the stat of something older than the limit; None leaves it alone."""
+        try:
+            seen = path.stat()
+        except FileNotFoundError:
+            return None
+        if seen.st_mtime > self._limit:
+            self._swept.kept += 1
+            return None
+        return seen
+
+    def _remove(self, path: Path, seen: os.stat_result) -> None:
+        self._swept.bytes += seen.st_size
+        if not self._swept.dry_run:
+            path.unlink(missing_ok=True)
+
+    def _manifests(self) -> None:
+        store = self._registry.manifests
+        for top_hash in sorted(store.names() - self._marks.versions - self._marks.bases):
+            if (seen := self._old(store.path(top_hash))) is not None:
+                self._remove(store.path(top_hash), seen)
+                self._swept.versions += 1
+
+    def _loose(self) -> None:
+        for digest, path in self._store.loose():
+            if not self._marks.uses(digest) and (seen := self._old(path)) is not None:
+                self._remove(path, seen)
+                self._swept.objects += 1
+
+    def _packs(self, progress: Progress) -> None:
+        rewrite: list[str] = []
+        small: list[str] = []
+        for name in sorted(self._store.pack_names()):
+            path = self._store.pack_path(name)
+            try:
+                members = self._store.pack(name).members
+            except DataMismatchError as error:
+                self._swept.notes.append(f"{error.message} It was left alone.")
+                continue
+            dead = {raw: member for raw, member in members.items() if raw not in self._marks.chunked}
+            if len(dead) == len(members):
+                if (seen := self._old(path)) is not None:
+                    self._remove(path, seen)
+                    self._swept.packs += 1
+                    self._swept.objects += len(dead)
+                continue
+            wasted = sum(member.size for member in dead.values())
+            size = path.stat().st_size
+            if dead and (self._thorough or wasted > _DEAD_SHARE * size) and self._old(path) is not None:
+                rewrite.append(name)
+                self._swept.objects += len(dead)
+                if self._swept.dry_run:
+                    self._swept.bytes += wasted
+            elif not dead and size < _SMALL_PACK and path.stat().st_mtime <= self._limit:
+                small.append(name)
+        if len(small) >= _MANY_SMALL:
+            rewrite += small
+        if rewrite:
+            self._swept.rewritten += len(rewrite)
+            if not self._swept.dry_run:
+                before = sum(self._store.pack_path(name).stat().st_size for name in rewrite)
+                after, spared = _rewrite_packs(self._registry, rewrite, keep=self._marks.chunked, progress=progress)
+                self._swept.notes += spared
+                self._swept.bytes += max(before - after, 0)
+
+    def _temporary(self) -> None:
+        for folder in self._store.abandoned():
+            with contextlib.suppress(FileNotFoundError):  # its owner is removing it at this moment
+                if self._grace > 0 and not (folder / "owner").exists() and _age(folder) < _UNOWNED:
+                    continue
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                self._swept.temporary += 1
+                self._swept.bytes += size
+                if not self._swept.dry_run:
+                    shutil.rmtree(folder, ignore_errors=True)
+        root = self._registry.root
+        for path in [*root.glob(".tmp-*"), *root.glob("manifests/.tmp-*"), *root.glob("log/*/*/.tmp-*")]:
+            if self._grace <= 0 or _age(path) > _UNOWNED:  # nobody publishes now; the folder of the log may be made
+                self._swept.temporary += 1
+                self._remove(path, path.stat())
+
+
+def _rewrite_packs(
+    registry: LocalRegistry,
+    names: Iterable[str],
+    *,
+    keep: set[bytes] | None,
+    drop: Collection[bytes] = (),
+    progress: Progress = SILENT,
+) -> tuple[int, list[str]]:
+    """Write packs anew with the members in `keep` (None: all) that are not in `drop`; return new bytes and notes.
+
+    Every member is verified on the way. A pack with a damaged member that is wanted stays as it is, and a note says so.
+    """
+    store = registry.objects
+    notes: list[str] = []
+    done: list[str] = []
+    with stage(store) as staging, progress.task("Rewriting packs", None, unit="packs") as advance:
+        for name in names:
+            pack = store.pack(name)
+            wanted = [
+                (raw, member)
+                for raw, member in pack.members.items()
+                if (keep is None or raw in keep) and raw not in drop
+            ]
+            pieces = [(raw, pack.read(*member)) for raw, member in wanted]
+            bad = [raw for raw, data in pieces if not is_digest_of(data, Digest.chunked(raw))]
+            if bad and not drop:
+                notes.append(f"Pack {name[:12]} was left alone: its object {bad[0].hex()[:12]} is corrupt.")
+                continue
+            for raw, data in pieces:
+                staging.put_again(raw, data)
+            done.append(name)
+            advance()
+        staging.settle()
+        new_names = set(staging.written)
+    for name in done:
+        if name not in new_names:  # written anew to the same bytes
+            store.pack_path(name).unlink(missing_ok=True)
+            store.close_pack(name)
+    if done:
+        fsync_folder(store.root / "packs")
+    store.catalogue()
+    return sum(store.pack_path(name).stat().st_size for name in new_names), notes
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
+def find_object(registry: LocalRegistry, prefix: str) -> Digest:
+    """Return the digest whose hex starts with `prefix`, among all that versions name.
+
+    Raises:
+        NotFoundError: None does.
+        RefusedError: Two do.
+    """
+    found = {
+        entry.digest
+        for _, _, manifest in _versions(registry)
+        for entry in manifest.entries
+        if entry.digest.hex.startswith(prefix.lower())
+    }
+    if not found:
+        raise NotFoundError(f"No version in {registry.url} holds an object {prefix}.")
+    if len(found) > 1:
+        raise RefusedError(f"{prefix} is ambiguous: {len(found)} objects start with it.", hint="Give more digits.")
+    return found.pop()
+
+
+def uses(registry: Registry, prefix: str) -> list[Use]:
+    """Return every entry of every version whose object's hex digest starts with `prefix`."""
+    return [
+        Use(package=name, top_hash=top_hash, logical_key=entry.logical_key)
+        for name, top_hash, manifest in _versions(registry)
+        for entry in manifest.entries
+        if entry.digest.hex.startswith(prefix.lower())
+    ]
+
+
+def _versions(registry: Registry) -> Iterator[tuple[str, str, Manifest]]:
+    for name in registry.packages():
+        for top_hash in registry.top_hashes(name):
+            try:
+                yield name, top_hash, registry.read_manifest(top_hash)
+            except Error:
+                continue  # `verify` names it
+
+
+def purge(registry: LocalRegistry, digests: set[Digest], *, cache: Path, reason: str) -> list[Use]:
+    """Erase objects for good, wherever they lie, and leave a tombstone for each; return the entries that held them.
+
+    The versions stay, with what they were; reading a purged entry says when and why it was erased, and the same bytes
+    are not taken in again.
+
+    Args:
+        cache: The cache of this machine, whose copies go too. Other machines' caches are out of reach.
+    """
+    affected = [
+        (entry.digest, Use(package=name, top_hash=top_hash, logical_key=entry.logical_key))
+        for name, top_hash, manifest in _versions(registry)
+        for entry in manifest.entries
+        if entry.digest in digests
+    ]
+    with os_errors(f"Purging in {registry.root}"), registry.objects.alone():
+        for digest in sorted(digests):
+            stone = {
+                "type": digest.type,
+                "digest": digest.hex,
+                "reason": reason,
+                "time": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+                "writer": writer(),
+                "entries": [f"{use.package}@{use.top_hash} {use.logical_key}" for of, use in affected if of == digest],
+            }
+            durable_write(registry.objects.tombstone_path(digest), canonical(stone) + b"\n")
+        raws = {digest.raw for digest in digests if digest.type == CHUNKED}
+        holding = [name for name in registry.objects.pack_names() if not raws.isdisjoint(_members(registry, name))]
+        if holding:
+            _rewrite_packs(registry, holding, keep=None, drop=raws)
+        for digest in digests:
+            registry.objects.loose_path(digest).unlink(missing_ok=True)
+    for top_hash in {use.top_hash for _, use in affected}:
+        shutil.rmtree(cache / "trees" / top_hash, ignore_errors=True)
+    for digest in digests:
+        shutil.rmtree(cache / "files" / digest.hex, ignore_errors=True)
+    return [use for _, use in affected]
+
+
+def _members(registry: LocalRegistry, name: str) -> Iterable[bytes]:
+    try:
+        return registry.objects.pack(name).members.keys()
+    except DataMismatchError:
+        return ()
