@@ -23,7 +23,7 @@ from pathlib import Path
 
 import figures
 import harness
-from harness import REPOSITORY, Absent, Failed, Sample, Series, Work
+from harness import REPOSITORY, Absent, Failed, Sample, Series, SpareMemory, Work
 
 HERE = Path(__file__).resolve().parent
 OPERATIONS = {
@@ -34,7 +34,9 @@ OPERATIONS = {
     "store": "store of 3 versions",
 }
 _RACY = 2.0  # seconds: a file changed this recently is read again by tools that trust its mtime otherwise
-_LARGE = 256 << 20  # bytes of data from which memory is warmed and trials are deleted as soon as they end
+_PROCESS = 256 << 20  # bytes of memory that any of the tools may want besides the data
+_LARGE = 256 << 20  # bytes of data from which a trial is deleted as soon as it ends, if it has few files
+_FEW = 1000
 
 # --------------------------------------------------------------------------------------------------- runners
 
@@ -294,15 +296,28 @@ def check_same(expected: Path, found: Path) -> None:
 # --------------------------------------------------------------------------------------------------- trials
 
 
+def _deletes(count: int, size: int) -> bool:
+    """Can a trial go as soon as it ends? Many files deleted slow the next trial; many bytes kept fill the disk."""
+    return size >= _LARGE and count <= _FEW
+
+
 def run_trial(
-    work: Work, name: str, program: str, source: Path, repeat: int, *, pause: float = _RACY
+    work: Work,
+    name: str,
+    program: str,
+    source: Path,
+    repeat: int,
+    *,
+    spare: SpareMemory | None = None,
+    pause: float = _RACY,
 ) -> list[tuple[str, dict[str, float]]]:
     """Take one runner through all operations on a fresh copy of the data; `pause` lets its mtimes age."""
     runner = RUNNERS[name]
     trial = Trial(program, work.trial(name))
     trial.out.mkdir()
     shutil.copytree(source, trial.data)
-    size = sum(files_in(trial.data).values())
+    sizes = files_in(trial.data)
+    size = sum(sizes.values())
     environment = harness.clean_environment(work.home) | {
         "REPROKIT_HOME": str(trial.root / "home"),
         "REPROKIT_CACHE": str(trial.root / "cache"),
@@ -314,9 +329,8 @@ def run_trial(
     def run(commands: Commands, *, timed: bool = True) -> dict[str, float]:
         total = Sample(seconds=0, cpu_seconds=0, peak_mib=0)
         if timed:
-            large = size >= _LARGE
-            files = [trial.data / key for key in files_in(trial.data)] if large and trial.data.exists() else []
-            harness.quiet_machine(warm_bytes=size * 3 // 2 if large else 0, warm_files=files)
+            files = [trial.data / key for key in files_in(trial.data)] if trial.data.exists() else []
+            harness.quiet_machine(spare=spare, needed=2 * size + _PROCESS, warm=files)
         for argv in commands:
             total += harness.measure(argv, cwd=trial.repo, environment=environment, log=trial.root / "log")
         return {"seconds": total.seconds, "cpu_seconds": total.cpu_seconds, "peak_mib": total.peak_mib}
@@ -338,7 +352,7 @@ def run_trial(
     results.append(("restore", run(runner.restore(trial))))
     gone = trial.root / "gone"
     check_same(gone if gone.exists() else trial.data, runner.restored(trial))
-    if size >= _LARGE:
+    if _deletes(len(sizes), size):
         work.delete(trial.root)
     return results
 
@@ -378,7 +392,7 @@ def print_table(title: str, series: Series, unit: dict[str, str], names: Sequenc
     for operation, heading in OPERATIONS.items():
         of = f"1× = {unit[operation]}" if operation in unit else "1× = data"
         table.add_column(f"{_two_lines(heading)}\n{of}", justify="right", no_wrap=True)
-    for heading in ("\nstores\nbytes", "\nwaits\nfor disk", "\nrestore\nverified"):
+    for heading in ("\nstores\nbytes", "waits\nfor\ndisk", "\nverified\nrestore"):
         table.add_column(heading, justify="center", no_wrap=True)
     for name in names:
         runner = RUNNERS[name]
@@ -458,7 +472,7 @@ def main() -> None:
     count, size = len(sizes), sum(sizes.values())
     if not count:
         parser.error(f"{source} holds no files")
-    trials = 1 if size >= _LARGE else options.reps * len(names)
+    trials = 1 if _deletes(count, size) else options.reps * len(names)
     work.need(size=(size + 4096 * count) * 6 * trials, files=count * 4 * trials)
 
     series = Series()
@@ -471,6 +485,8 @@ def main() -> None:
     work.settle()
     facts = harness.machine(work)
     tiny = warm_up(work, source)
+    harness.note("touching all free memory once")
+    spare = SpareMemory(work.root / "spare-memory")
     for repeat in range(-1, options.reps):
         for name in harness.rotated(list(programs), repeat):
             if name in series.absent:
@@ -479,7 +495,7 @@ def main() -> None:
                 if repeat < 0:
                     run_trial(work, name, programs[name], tiny, 0, pause=0)
                     continue
-                results = run_trial(work, name, programs[name], source, repeat)
+                results = run_trial(work, name, programs[name], source, repeat, spare=spare)
             except Failed as failure:
                 series.drop(name, f"failed: {failure}")
                 continue
@@ -490,6 +506,7 @@ def main() -> None:
                 f"{repeat + 1}/{options.reps} {name:12}"
                 + "  ".join(f"{key} {value:.2f}" for key, value in seen.items())
             )
+    spare.close()
     unit = {
         operation: runner if series.spread(runner, operation) else next(iter(series.runners()), runner)
         for operation, runner in units(workload).items()

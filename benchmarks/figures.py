@@ -101,6 +101,8 @@ def bars(file: Path, title: str, subtitle: str, panels: Sequence[Panel], notes: 
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     panels = [panel for panel in panels if panel.bars]
+    if not panels:
+        return []
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     most = max(len(panel.bars) for panel in panels)
