@@ -113,17 +113,18 @@ def bars(file: Path, title: str, subtitle: str, panels: Sequence[Panel], notes: 
     foot = 0.25 + 0.17 * len(legend)
     panel_height = 0.95 + 0.31 * most
     height = 0.8 + panel_height * rows + foot
-    width = max(4.6 * columns, 11)
+    names = 0.3 + 0.072 * max(len(bar.name) for panel in panels for bar in panel.bars)  # inches
+    width = max((3.45 + names) * columns, 11)
     figure = plt.figure(figsize=(width, height))
     _head(figure, title, subtitle, height)
     grid = figure.add_gridspec(
         rows,
         columns,
-        left=1.15 / width,
+        left=names / width,
         right=1 - 0.25 / width,
         top=1 - (0.8 + 0.42) / height,
         bottom=(foot + 0.38) / height,
-        wspace=1.2 / (width / columns - 1.2),
+        wspace=(names + 0.1) / (width / columns - names - 0.2),
         hspace=0.95 / (0.31 * most),
     )
     for number, panel in enumerate(panels):
@@ -185,6 +186,8 @@ def bars(file: Path, title: str, subtitle: str, panels: Sequence[Panel], notes: 
 def curves(file: Path, title: str, subtitle: str, panels: Sequence[tuple[str, str, Sequence[Curve]]]) -> list[Path]:
     """Draw quantities over a number of entries with the power law fitted to each; panels are (title, unit, curves)."""
     plt = _start()
+    from matplotlib.ticker import FuncFormatter
+
     height = 4.9
     figure, grid = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), height), squeeze=False)
     figure.subplots_adjust(
@@ -200,12 +203,16 @@ def curves(file: Path, title: str, subtitle: str, panels: Sequence[tuple[str, st
         for curve, colour in zip(lines, colours, strict=False):
             axes.loglog(curve.x, curve.y, "o", color=colour, markersize=5, zorder=3)
             fitted = [curve.constant * value**curve.exponent for value in curve.x]
-            label = f"{curve.name}  ∝ n^{curve.exponent:.2f}"
+            label = f"{curve.name}  $\\propto n^{{{curve.exponent:.2f}}}$"
             axes.loglog(curve.x, fitted, color=colour, linewidth=1.3, alpha=0.65, label=label)
         axes.set_title(heading, loc="left", pad=20)
         axes.annotate(unit, (0, 1), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points",
                       fontsize=8.5, color=MUTED)  # fmt: skip
         axes.set_xlabel("entries")
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(bottom, top * (top / bottom) ** 0.22)  # room for the legend
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.grid(color=FAINT, linewidth=0.8, zorder=0)
         axes.tick_params(which="both", length=0)
         axes.spines[["top", "right", "left", "bottom"]].set_visible(False)

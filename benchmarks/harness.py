@@ -139,6 +139,7 @@ class SpareMemory:
     def __init__(self, file: Path) -> None:
         self._total = _memory("MemTotal")
         self._handle = file.open("w+b", buffering=0)
+        file.unlink()  # gone when closed, also after a crash
         self._handle.truncate(self._total)
         self._held = 0
 
@@ -158,7 +159,6 @@ class SpareMemory:
         self._held = start
 
     def close(self) -> None:
-        self._handle.truncate(0)
         self._handle.close()
 
 

@@ -107,11 +107,13 @@ def mount(ref: str, keys: Sequence[str], _: str) -> Reader:
     with tempfile.TemporaryDirectory() as name:
         point = Path(name) / "mounted"
         point.mkdir()
-        server = subprocess.Popen([*command, ref, str(point)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        server = subprocess.Popen(
+            [*command, "--foreground", ref, str(point)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         try:
             deadline = time.monotonic() + 60
             while not point.is_mount():
-                if time.monotonic() > deadline or server.poll() not in (None, 0):
+                if time.monotonic() > deadline or server.poll() is not None:
                     error = server.stderr.read().decode(errors="replace") if server.poll() is not None else "no mount"
                     raise Failed(f"failed: {error.strip()[-200:]}")
                 time.sleep(0.002)
@@ -125,13 +127,17 @@ def mount(ref: str, keys: Sequence[str], _: str) -> Reader:
 
 READERS: dict[str, tuple[Callable[[str, Sequence[str], str], Reader], str]] = {
     "plain": (plain, "open().read() of plain files, page cache warm; nothing is verified"),
-    "reprokit package": (package, "Package.open(ref)[key].read()"),
-    "reprokit torch": (torch_dataset, "torch Dataset, by index, in this process"),
-    "reprokit tf.data": (tf_data, "tf.data source, in order"),
-    "reprokit vfs": (vfs, "open().read() through the hooks of reprokit.vfs"),
-    "reprokit mount": (mount, "open().read() below `reprokit mount` (FUSE)"),
+    "package": (package, "Package.open(ref)[key].read()"),
+    "torch": (torch_dataset, "torch Dataset, by index, in this process"),
+    "tf.data": (tf_data, "tf.data source, in order"),
+    "vfs": (vfs, "open().read() through the hooks of reprokit.vfs"),
+    "mount": (mount, "open().read() below `reprokit mount` (FUSE)"),
 }
-LIKE_FILES = ("plain", "reprokit vfs", "reprokit mount")
+LIKE_FILES = ("plain", "vfs", "mount")
+
+
+def _shown(name: str) -> str:
+    return name if name == "plain" else f"reprokit {name}"
 
 
 def child(name: str, ref: str, keys_file: str, folder: str) -> dict[str, Any]:
@@ -196,7 +202,7 @@ def race(
                 continue
             own = trial / f"{name}-{repeat}".replace(" ", "-")
             own.mkdir()
-            harness.quiet_machine(warm_files=[source / key for key in sizes])
+            harness.quiet_machine(warm=[source / key for key in sizes])
             done = subprocess.run(
                 [sys.executable, __file__, "--child", name, REF, keys, source],
                 cwd=own,
@@ -220,7 +226,7 @@ def race(
             for phase in PHASES:
                 series.add(name, label + phase, repeat, seconds=result[phase], peak_mib=result["peak_mib"])
             shown = "  ".join(f"{phase} {result[phase]:.3f} s" for phase in PHASES)
-            harness.note(f"{repeat + 1}/{reps} {label}{name:18} {shown}")
+            harness.note(f"{repeat + 1}/{reps} {label}{name:8} {shown}")
     return sum(sizes.values())
 
 
@@ -248,9 +254,9 @@ def print_table(title: str, series: Series, names: Sequence[str], sizes: Sequenc
     for size in sizes:
         table.add_column(f"{size} MB files\nbandwidth", justify="right", no_wrap=True)
     for name in names:
-        style = "bold cyan" if name.startswith("reprokit") else ""
+        style = "" if name == "plain" else "bold cyan"
         if name in series.absent:
-            table.add_row(Text(name), *["–"] * (4 + len(sizes)), style="dim")
+            table.add_row(Text(_shown(name)), *["–"] * (4 + len(sizes)), style="dim")
             continue
         cells: list[Any] = [
             harness.ratio_cell(series.spread(name, phase), series.spread("plain", phase))
@@ -260,7 +266,6 @@ def print_table(title: str, series: Series, names: Sequence[str], sizes: Sequenc
         cells.append(harness.seconds_text(opened.median) if opened and name != "plain" else "–")
         cells.append(f"{peak.median:,.0f} MiB" if peak else "–")
         for size in sizes:
-            own, base = series.spread(name, f"{size}mb "), None
             own, base = (series.spread(who, f"{size} MB first") for who in (name, "plain"))
             if own is None or base is None:
                 cells.append("–")
@@ -268,13 +273,14 @@ def print_table(title: str, series: Series, names: Sequence[str], sizes: Sequenc
             cell = Text(harness.ratio_text(base.median / own.median))
             cell.append(f"\n{totals[f'{size} MB '] / own.median / 1e9:.2f} GB/s", style="not bold dim")
             cells.append(cell)
-        table.add_row(Text(name), *cells, style=style)
+        table.add_row(Text(_shown(name)), *cells, style=style)
     screen = harness.console()
     screen.print()
     screen.print(table)
     screen.print("  1× is what `plain` takes; bandwidths are shares of that of `plain`.", highlight=False)
     for name in names:
-        screen.print(f"  {name:18} {series.absent.get(name) or READERS[name][1]}", highlight=False, soft_wrap=True)
+        text = series.absent.get(name) or READERS[name][1]
+        screen.print(f"  {_shown(name):18} {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def draw(file: Path, title: str, subtitle: str, series: Series, names: Sequence[str], sizes: Sequence[int]) -> None:
@@ -289,9 +295,9 @@ def draw(file: Path, title: str, subtitle: str, series: Series, names: Sequence[
             if spread and base:
                 ratio = spread.over(base.median)
                 text, detail = harness.ratio_text(ratio.median), harness.seconds_text(spread.median)
-                bars.append(figures.Bar(name, ratio.median, ratio.low, ratio.high, text, detail))
+                bars.append(figures.Bar(_shown(name), ratio.median, ratio.low, ratio.high, text, detail))
         panels.append(figures.Panel(heading, "1 = open().read() of plain files", bars))
-    figures.bars(file, title, subtitle, panels, [f"{name}: {reason}" for name, reason in series.absent.items()])
+    figures.bars(file, title, subtitle, panels, [f"{_shown(name)}: {reason}" for name, reason in series.absent.items()])
 
 
 def main() -> None:

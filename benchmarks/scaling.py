@@ -121,6 +121,10 @@ def main() -> None:
     def column(step: str, quantity: str = "seconds") -> list[float]:
         return [spread.median for count in counts if (spread := series.spread(str(count), step, quantity))]
 
+    def above_start(what: str) -> list[float]:
+        peaks = zip(column(what, "peak_mib"), column(what, "base_mib"), strict=True)
+        return [max(peak - base, 0.01) for peak, base in peaks]
+
     def curve(name: str, values: list[float]) -> figures.Curve:
         start = next((index for index, count in enumerate(counts) if count >= _FIT_FROM), 0)
         start = min(start, max(len(counts) - 2, 0))
@@ -128,7 +132,7 @@ def main() -> None:
         return figures.Curve(name, counts, values, exponent, constant)
 
     lines = {what: curve(name, column(what)) for what, name in TOTALS.items()} if len(counts) > 1 else {}
-    memory = {what: curve(name, column(what, "peak_mib")) for what, name in TOTALS.items()} if len(counts) > 1 else {}
+    memory = {what: curve(name, above_start(what)) for what, name in TOTALS.items()} if len(counts) > 1 else {}
     table = harness.table("The cost of a version by its number of entries")
     for heading in ("entries", "manifest", *(f"{name}" for name in STEPS.values()), "build, peak", "open, peak"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -138,16 +142,14 @@ def main() -> None:
         table.add_row(f"{count:,}", f"{sizes[count] / 1e6:,.1f} MB", *steps, *peaks)
     largest = counts[-1]
     steps = [f"{column(step)[-1] / largest * 1e6:.2f} µs" for step in STEPS]
-    peaks = [
-        f"{(column(what, 'peak_mib')[-1] - column(what, 'base_mib')[-1]) * 2**20 / largest:,.0f} B" for what in TOTALS
-    ]
+    peaks = [f"{above_start(what)[-1] * 2**20 / largest:,.0f} B" for what in TOTALS]
     table.add_section()
     table.add_row("per entry", f"{sizes[largest] / largest:.0f} B", *steps, *peaks, style="dim")
     screen = harness.console()
     screen.print()
     screen.print(table)
     for what, line in lines.items():
-        screen.print(f"  {line.name}: ∝ n^{line.exponent:.2f} from {max(counts[0], _FIT_FROM):,} entries on"
+        screen.print(f"  {line.name}: ∝ n^{line.exponent:.2f} from {max(counts[0], _FIT_FROM):,} entries"
                      f" (1 is linear); memory ∝ n^{memory[what].exponent:.2f}", highlight=False)  # fmt: skip
     if build_peak is not None:
         screen.print(
@@ -170,7 +172,10 @@ def main() -> None:
     )
     if lines:
         with harness.figures_after(options.out):
-            panels = [("Time", "seconds", list(lines.values())), ("Peak memory", "MiB", list(memory.values()))]
+            panels = [
+                ("Time", "seconds", list(lines.values())),
+                ("Peak memory above that of start-up", "MiB", list(memory.values())),
+            ]
             figures.curves(stem, "The cost of a version by its number of entries", subtitle, panels)
     work.clean()
 
