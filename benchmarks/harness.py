@@ -175,14 +175,14 @@ def quiet_machine(*, spare: SpareMemory | None = None, needed: int = 0, warm: It
         spare: For large data: `needed` bytes of memory are made free and are known to be the machine's own.
     """
     os.sync()
-    buffer = bytearray(1 << 20)
-    for file in warm:
-        with file.open("rb", buffering=0) as handle:
-            while handle.readinto(buffer):
-                pass
     if spare is not None:
         spare.hold()
         spare.release(needed)
+    buffer = bytearray(1 << 20)
+    for file in warm:  # last, as taking memory may drop them
+        with file.open("rb", buffering=0) as handle:
+            while handle.readinto(buffer):
+                pass
 
 
 def _first_line(file: str, start: str) -> str | None:

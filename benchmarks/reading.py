@@ -25,11 +25,12 @@ from typing import Any
 import datasets
 import figures
 import harness
-from harness import REPOSITORY, Absent, Failed, Series, Work
+from harness import REPOSITORY, Absent, Failed, Series, SpareMemory, Work
 
 REF = "benchmark/data"
 _BLOCK = 1 << 20  # bytes that a reader of large files asks for at once
-_LARGE = 1 << 20  # bytes from which a file is read in blocks
+_PROCESS = 512 << 20  # bytes of memory that any of the readers may want besides the data
+_LARGE = 1_000_000  # bytes from which a file is read in blocks
 PHASES = {"first": "every file once", "again": "every file again", "open": "opening the version"}
 
 # --------------------------------------------------------------------------------------------------- readers
@@ -187,7 +188,15 @@ def build(source: Path, trial: Path, environment: dict[str, str]) -> Path:
 
 
 def race(
-    work: Work, source: Path, names: Sequence[str], reps: int, series: Series, label: str, checksums: dict[str, int]
+    work: Work,
+    source: Path,
+    names: Sequence[str],
+    reps: int,
+    series: Series,
+    label: str,
+    *,
+    spare: SpareMemory,
+    checksums: dict[str, int],
 ) -> int:
     """Let readers read a version of `source` in turns, add samples named by `label`; return the bytes of the data."""
     trial = work.trial("reading")
@@ -202,7 +211,9 @@ def race(
                 continue
             own = trial / f"{name}-{repeat}".replace(" ", "-")
             own.mkdir()
-            harness.quiet_machine(warm=[source / key for key in sizes])
+            harness.quiet_machine(
+                spare=spare, needed=3 * sum(sizes.values()) + _PROCESS, warm=[source / key for key in sizes]
+            )
             done = subprocess.run(
                 [sys.executable, __file__, "--child", name, REF, keys, source],
                 cwd=own,
@@ -252,7 +263,7 @@ def print_table(title: str, series: Series, names: Sequence[str], sizes: Sequenc
     for heading in ("\nevery file once", "\nevery file again", "opening\nthe version", "peak\nmemory"):
         table.add_column(heading, justify="right", no_wrap=True)
     for size in sizes:
-        table.add_column(f"{size} MB files\nbandwidth", justify="right", no_wrap=True)
+        table.add_column(f"{size} MB files\nonce, again", justify="right", no_wrap=True)
     for name in names:
         style = "" if name == "plain" else "bold cyan"
         if name in series.absent:
@@ -266,18 +277,27 @@ def print_table(title: str, series: Series, names: Sequence[str], sizes: Sequenc
         cells.append(harness.seconds_text(opened.median) if opened and name != "plain" else "–")
         cells.append(f"{peak.median:,.0f} MiB" if peak else "–")
         for size in sizes:
-            own, base = (series.spread(who, f"{size} MB first") for who in (name, "plain"))
-            if own is None or base is None:
+            shares = []
+            for phase in ("first", "again"):
+                own, base = (series.spread(who, f"{size} MB {phase}") for who in (name, "plain"))
+                if own and base:
+                    shares.append((base.median / own.median, totals[f"{size} MB "] / own.median / 1e9))
+            if not shares:
                 cells.append("–")
                 continue
-            cell = Text(harness.ratio_text(base.median / own.median))
-            cell.append(f"\n{totals[f'{size} MB '] / own.median / 1e9:.2f} GB/s", style="not bold dim")
+            cell = Text()
+            for number, (share, speed) in enumerate(shares):
+                cell.append(("\n" if number else "") + harness.ratio_text(share))
+                cell.append(f" {speed:5.2f} GB/s", style="not bold dim")
             cells.append(cell)
         table.add_row(Text(_shown(name)), *cells, style=style)
     screen = harness.console()
     screen.print()
     screen.print(table)
-    screen.print("  1× is what `plain` takes; bandwidths are shares of that of `plain`.", highlight=False)
+    screen.print(
+        "  1× is what `plain` takes. For larger files: share of the bandwidth of `plain`, more is better.",
+        highlight=False,
+    )
     for name in names:
         text = series.absent.get(name) or READERS[name][1]
         screen.print(f"  {_shown(name):18} {text}", highlight=False, markup=False, soft_wrap=True)
@@ -321,13 +341,18 @@ def main() -> None:
     work.settle()
     facts = harness.machine(work)
     series = Series()
+    harness.note("touching all free memory once")
+    spare = SpareMemory(work.root / "spare-memory")
     checksums: dict[str, int] = {}
-    totals = {"": race(work, source, names, options.reps, series, "", checksums)}
+    totals = {"": race(work, source, names, options.reps, series, "", spare=spare, checksums=checksums)}
     for size in sizes:
         like_files = [name for name in names if name in LIKE_FILES and name not in series.absent]
         if len(like_files) > 1:
             folder = large_files(work, size)
-            totals[f"{size} MB "] = race(work, folder, like_files, options.reps, series, f"{size} MB ", checksums)
+            totals[f"{size} MB "] = race(
+                work, folder, like_files, options.reps, series, f"{size} MB ", spare=spare, checksums=checksums
+            )
+    spare.close()
     sizes = [size for size in sizes if f"{size} MB " in totals]
     title = f"Reading every file of a version ({count:,} files, {totals[''] / 1e6:,.0f} MB)"
     subtitle = f"{harness.machine_line(facts)}; medians of {options.reps} interleaved repeats, min – max"
