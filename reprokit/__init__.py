@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from reprokit._version import __version__
 
 if TYPE_CHECKING:
-    from reprokit import callbacks
+    from reprokit import callbacks, vfs
+    from reprokit.building import build
     from reprokit.checkpoint.reader import load_checkpoint
     from reprokit.client import log, log_artifact, params
     from reprokit.client.snapshot import save_checkpoint
@@ -23,6 +24,7 @@ __all__ = [
     "Error",
     "Package",
     "__version__",
+    "build",
     "callbacks",
     "load_checkpoint",
     "log",
@@ -30,11 +32,13 @@ __all__ = [
     "params",
     "run",
     "save_checkpoint",
+    "vfs",
 ]
 
 _HOMES = {
     "Error": "reprokit.errors",
     "Package": "reprokit.package",
+    "build": "reprokit.building",
     "load_checkpoint": "reprokit.checkpoint.reader",
     "log": "reprokit.client",
     "log_artifact": "reprokit.client",
@@ -45,8 +49,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "callbacks":
-        return importlib.import_module("reprokit.callbacks")
+    if name in ("callbacks", "vfs"):
+        return importlib.import_module(f"reprokit.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'reprokit' has no attribute {name!r}")

@@ -314,7 +314,16 @@ def _variables(
     (boot / "sitecustomize.py").symlink_to(package / "client" / "boot" / "sitecustomize.py")
     (boot / "reprokit").symlink_to(package, target_is_directory=True)
     context = scratch / "context.json"
-    told = {"run_id": run_id, "params": lock.params, "every": lock.recipe.every_epochs, "until": until}
+    told = {
+        "run_id": run_id,
+        "params": lock.params,
+        "every": lock.recipe.every_epochs,
+        "until": until,
+        "data": [
+            {"name": pin.name, "package": pin.package, "top_hash": pin.top_hash, "folder": str(workspace / pin.path)}
+            for pin in lock.data
+        ],
+    }
     context.write_text(json.dumps(told))
     variables = child_variables(
         lock,

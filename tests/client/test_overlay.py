@@ -1,6 +1,6 @@
 """What an overlay shows, where, and until when."""
 
-# ruff: noqa: SIM115 (that files are read without ceremony is the point here)
+
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What is refused, each with its whole message."""
 
-# ruff: noqa: SIM115 (that files are read without ceremony is the point here)
+
 
 from __future__ import annotations
 

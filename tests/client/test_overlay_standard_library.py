@@ -1,6 +1,6 @@
 """The overlay under the standard library, threads and forks; and against the same tree on disk."""
 
-# ruff: noqa: SIM115 (that files are read without ceremony is the point here)
+
 
 from __future__ import annotations
 

@@ -147,6 +147,19 @@ def _watch_inputs(policy, report, allowed):
     sys.addaudithook(hook)
 
 
+def _lay_over(told):
+    """Lay the inputs over the paths that `reprokit.vfs.setup` did in the process that this one comes from."""
+    import json
+
+    from reprokit.client.inputs import FolderLayer
+    from reprokit.client.overlay import Overlay, install
+
+    overlay = Overlay()
+    for place, folder in json.loads(told):
+        overlay.mount(place, FolderLayer(folder))
+    install(overlay)
+
+
 def _hand_over():
     """Execute the sitecustomize that this one hides."""
     own = os.path.dirname(os.path.abspath(__file__))
@@ -169,6 +182,8 @@ def _start():
         allowed = [place for place in os.environ.get("REPROKIT_ALLOWED", "").split(os.pathsep) if place]
         allowed += [sys.prefix, sys.base_prefix, sys.exec_prefix]
         _watch_inputs(policy, os.environ["REPROKIT_INPUTS_REPORT"], allowed)
+    if os.environ.get("REPROKIT_VFS"):
+        _lay_over(os.environ["REPROKIT_VFS"])
 
 
 if os.environ.get("REPROKIT_RUN_ID"):
