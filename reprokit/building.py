@@ -18,7 +18,7 @@ from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.folder import Files, Known, look_through
 from reprokit.manifest import Entry, Manifest
 from reprokit.package import RESERVED, Package
-from reprokit.paths import check_logical_key, explain_os_error
+from reprokit.paths import check_logical_key, check_logical_keys, explain_os_error
 from reprokit.progress import SILENT, Advance, Progress
 from reprokit.refs import check_package_name, check_tag
 from reprokit.registry import Registry, open_registry
@@ -225,6 +225,8 @@ def _store_folder(folder: Path, name: str, registry: Registry, progress: Progres
     started = time.time_ns()
     blob = registry.recall(_remembered(folder))
     known = Known.decode(blob) if blob else None
+    if known is None or known.keys != files.keys:  # else they were checked when they became known
+        check_logical_keys(files.keys)
     positions = known.unchanged(files) if known else [-1] * len(files.keys)
     sizes = [stat[0] for stat in files.stats]
     if known and positions is None:

@@ -7,8 +7,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from reprokit.errors import RecipeError
 
 __all__ = ["CONFIG_FILE", "Config"]
@@ -34,7 +32,7 @@ class Config:
     @classmethod
     def load(cls, *, registry: str | None = None, folder: Path | None = None) -> Config:
         """Return the configuration in force: argument, then REPROKIT_* variable, then project file, then default."""
-        home = _folder("REPROKIT_HOME") or Path(platformdirs.user_data_dir("reprokit", appauthor=False))
+        home = _folder("REPROKIT_HOME") or _default("user_data_dir")
         base = (folder or Path.cwd()).absolute()
         chosen = registry or os.environ.get("REPROKIT_REGISTRY")
         if not chosen:
@@ -48,8 +46,13 @@ class Config:
     @staticmethod
     def cache_folder() -> Path:
         """Return the cache in force."""
-        chosen = _folder("REPROKIT_CACHE") or Path(platformdirs.user_cache_dir("reprokit", appauthor=False))
+        chosen = _folder("REPROKIT_CACHE") or _default("user_cache_dir")
         return chosen.absolute()
+
+
+def _default(kind: str) -> Path:
+    """Return where the operating system keeps such things; the library that knows loads only if it is asked."""
+    return Path(getattr(importlib.import_module("platformdirs"), kind)("reprokit", appauthor=False))
 
 
 def _folder(variable: str) -> Path | None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 import os
 from array import array
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from reprokit.canonical import canonical
 from reprokit.errors import RefusedError
-from reprokit.paths import check_logical_keys, explain_os_error
+from reprokit.paths import explain_os_error
 from reprokit.progress import Advance
 from reprokit.untrusted import load_json
 
@@ -25,7 +25,12 @@ IGNORE_FILE = ".reprokitignore"
 _MAX_IGNORE = 1024 * 1024
 _COARSE = 2_000_000_000  # ns: file systems that keep whole or even seconds
 _FINE = 100_000_000  # ns: many ticks of a kernel's clock
+_SECOND = 1_000_000_000  # ns
 _FORM = 1
+_KIND, _REGULAR = 0o170000, 0o100000  # of st_mode
+
+
+_Stat = tuple[int, int, int, int]
 
 
 @dataclass
@@ -34,8 +39,8 @@ class Files:
 
     root: str
     keys: list[str]
-    stats: list[tuple[int, int, int, int]]
-    links: Mapping[str, str] = field(default_factory=dict)
+    stats: list[_Stat]
+    links: dict[str, str]
 
     def path(self, key: str) -> str:
         """Return the file to read for a key: for a link, what it means."""
@@ -45,48 +50,63 @@ class Files:
 def look_through(root: Path, advance: Advance) -> Files:
     """Return every file below `root`.
 
+    Whether the names are legal logical keys is not looked at here.
+
     Raises:
-        UsageError: A file's name is no legal logical key, or two names clash.
         RefusedError: Something that cannot be stored faithfully.
         RegistryError: A folder cannot be read.
     """
-    ignored = _ignore_rules(root)
-    real_root = root.resolve()
-    links: dict[str, str] = {}
-    found: list[tuple[str, str, tuple[int, int, int, int]]] = []
-    pending = [(str(root), "")]
-    while pending:
-        folder, prefix = pending.pop()
-        before = len(found)
+    files = Files(str(root), [], [], {})
+    _Walk(files, root.resolve(), _ignore_rules(root), advance).enter(str(root), "")
+    return files
+
+
+class _Walk:
+    """Goes through folders depth first, in the order of names, which is the order of a manifest."""
+
+    def __init__(self, files: Files, real_root: Path, ignored: Callable[[str], bool] | None, advance: Advance) -> None:
+        self._files = files
+        self._real_root = real_root
+        self._ignored = ignored
+        self._advance = advance
+
+    def enter(self, folder: str, prefix: str) -> None:
+        files, ignored = self._files, self._ignored
+        keys, stats = files.keys, files.stats
         try:
-            with os.scandir(folder) as children:
-                for child in children:
-                    key = prefix + child.name
-                    if child.is_dir(follow_symlinks=False):
-                        if ignored is None or not ignored(key + "/"):
-                            pending.append((child.path, key + "/"))
-                        continue
-                    if ignored is not None and ignored(key):
-                        continue
-                    if child.is_symlink():
-                        links[key] = _inside(Path(child.path), real_root)
-                        seen = os.stat(links[key])  # noqa: PTH116 - a stat of a string, among ten thousands
-                    else:
-                        seen = child.stat(follow_symlinks=False)
-                        if not child.is_file(follow_symlinks=False):
-                            raise RefusedError(
-                                f"{child.path} is a socket, pipe or device; a package holds files only.",
-                                hint=f"Remove it, or name it in {IGNORE_FILE}.",
-                            )
-                    stat = (seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
-                    found.append((key.replace("/", "\0"), key, stat))
+            with os.scandir(folder) as found:
+                children = sorted(found, key=_name)
+            for child in children:
+                key = prefix + child.name
+                if child.is_dir(follow_symlinks=False):
+                    if ignored is None or not ignored(key + "/"):
+                        self.enter(child.path, key + "/")
+                    continue
+                if ignored is not None and ignored(key):
+                    continue
+                seen = child.stat(follow_symlinks=False)
+                if seen.st_mode & _KIND != _REGULAR:
+                    seen = self._irregular(child, key)
+                keys.append(key)
+                stats.append((seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino))
         except OSError as error:
             raise explain_os_error(error, f"Reading the folder {folder}") from error
-        advance(len(found) - before)
-    found.sort()
-    files = Files(str(root), [key for _, key, _ in found], [stat for _, _, stat in found], links)
-    check_logical_keys(files.keys)
-    return files
+        except RecursionError:
+            raise RefusedError(f"{folder} lies deeper than a package can.") from None
+        self._advance(len(children))
+
+    def _irregular(self, child: os.DirEntry[str], key: str) -> os.stat_result:
+        if not child.is_symlink():
+            raise RefusedError(
+                f"{child.path} is a socket, pipe or device; a package holds files only.",
+                hint=f"Remove it, or name it in {IGNORE_FILE}.",
+            )
+        self._files.links[key] = _inside(Path(child.path), self._real_root)
+        return os.stat(self._files.links[key])  # noqa: PTH116 - a stat of a string, as the others are
+
+
+def _name(child: os.DirEntry[str]) -> str:
+    return child.name
 
 
 def _inside(link: Path, real_root: Path) -> str:
@@ -140,8 +160,7 @@ class Known:
     @classmethod
     def of(cls, files: Files, values: list[str], places: list[str], *, now: int) -> Known:
         """Return what is known of files read before `now` (nanoseconds)."""
-        stats = [stat if _settled(stat, now) else (-1, 0, 0, 0) for stat in files.stats]
-        return cls(files.keys, _columns(stats), "".join(values), "\n".join(places))
+        return cls(files.keys, _columns(_settled(files.stats, now)), "".join(values), "\n".join(places))
 
     def encode(self) -> bytes:
         """Return one blob; `decode` gives it back."""
@@ -152,17 +171,18 @@ class Known:
     @classmethod
     def decode(cls, blob: bytes) -> Known | None:
         """Return what was kept, None if it is of another form."""
-        head, _, rest = blob.partition(b"\n")
-        facts = load_json(head, what="What is known of a folder")
+        cut = blob.index(b"\n")
+        facts = load_json(blob[:cut], what="What is known of a folder")
+        rest = memoryview(blob)[cut + 1 :]
         count, cut = facts["count"], facts["keys"]
         if facts.get("form") != _FORM or len(rest) != cut + count * (4 * 8 + 44) + facts["places"]:
             return None
-        keys = rest[:cut].decode().split("\0") if count else []
-        stats = tuple(
-            array("q", rest[start : start + count * 8]) for start in range(cut, cut + 4 * count * 8, count * 8 or 1)
-        )
-        cut += 4 * count * 8
-        return cls(keys, stats, rest[cut : cut + 44 * count].decode(), rest[cut + 44 * count :].decode())
+        keys = str(rest[:cut], "utf-8").split("\0") if count else []
+        stats = tuple(array("q") for _ in range(4))
+        for column in stats:
+            column.frombytes(rest[cut : cut + 8 * count])
+            cut += 8 * count
+        return cls(keys, stats, str(rest[cut : cut + 44 * count], "ascii"), str(rest[cut + 44 * count :], "utf-8"))
 
     def value(self, at: int) -> str:
         return self.values[44 * at : 44 * at + 44]
@@ -181,16 +201,21 @@ class Known:
         return [at if old == new else -1 for (at, old), new in zip(found, files.stats, strict=True)]
 
 
-def _columns(stats: list[tuple[int, int, int, int]]) -> tuple[array[int], ...]:
-    return tuple(array("q", column) for column in zip(*stats, strict=True)) if stats else (array("q"),) * 4
+def _columns(stats: list[_Stat]) -> tuple[array[int], ...]:
+    return tuple(array("q", [stat[place] for stat in stats]) for place in range(4))
 
 
-def _settled(stat: tuple[int, int, int, int], now: int) -> bool:
-    """True if a file so old would show a later change in its stat.
+def _settled(stats: list[_Stat], now: int) -> list[_Stat]:
+    """Return the stats, and in place of each that would not show a later change one that nothing has.
 
-    As with git's racy entries: one that changed within the clock's granularity before it was read could change again
+    As with git's racy entries: a file that changed within the clock's granularity before it was read could change again
     and look the same, so its stat is not trusted and it is read again next time.
     """
-    latest = max(stat[1], stat[2])
-    margin = _FINE if stat[1] % 1_000_000_000 or stat[2] % 1_000_000_000 else _COARSE
-    return latest + margin < now
+    fine, coarse = now - _FINE, now - _COARSE
+    return [
+        stat
+        if (stat[1] < coarse and stat[2] < coarse)
+        or (stat[1] < fine and stat[2] < fine and stat[1] % _SECOND and stat[2] % _SECOND)
+        else (-1, 0, 0, 0)
+        for stat in stats
+    ]

@@ -135,7 +135,7 @@ class Manifest:
         state = hashlib.sha256(canonical(self.header))
         for start in range(0, len(self.entries), _BATCH):
             batch = self.entries[start : start + _BATCH]
-            texts = batch.identities() if isinstance(batch, _Rows) else map(_identity, batch)
+            texts = batch.identities() if isinstance(batch, _Rows) else [_identity(entry) for entry in batch]
             state.update("".join(texts).encode("ascii"))
         return state.hexdigest()
 
@@ -330,27 +330,30 @@ class _Rows(Sequence[Entry]):
     def sizes(self) -> list[int]:
         return [int(row[2]) for row in self._rows]
 
-    def lines(self) -> Iterator[str]:
-        for row in self._rows:
-            key, place, size, value, meta = row
-            if meta == "{}" and _is_plain(key) and _is_plain(place):
-                yield (
-                    f'{{"logical_key": "{key}", "physical_keys": ["{place}"], "size": {size}, '
-                    f'"hash": {{"type": "{CHUNKED}", "value": "{value}"}}, "meta": {{}}}}'
-                )
-            else:
-                yield _line(self._entry(row))
+    def lines(self) -> list[str]:
+        """Return the lines that `encode` writes."""
+        if self._are_plain:
+            return [
+                f'{{"logical_key": "{key}", "physical_keys": ["{place}"], "size": {size}, '
+                f'"hash": {{"type": "{CHUNKED}", "value": "{value}"}}, "meta": {{}}}}'
+                for key, place, size, value, _ in self._rows
+            ]
+        return [_line(self._entry(row)) for row in self._rows]
 
-    def identities(self) -> Iterator[str]:
-        """Yield the canonical JSON that the top hash covers, entry by entry."""
-        for row in self._rows:
-            key, _, size, value, meta = row
-            if meta == "{}" and _is_plain(key):
-                yield (
-                    f'{{"hash":{{"type":"{CHUNKED}","value":"{value}"}},"logical_key":"{key}","meta":{{}},"size":{size}}}'
-                )
-            else:
-                yield _identity(self._entry(row))
+    def identities(self) -> list[str]:
+        """Return the canonical JSON that the top hash covers, entry by entry."""
+        if self._are_plain:
+            return [
+                f'{{"hash":{{"type":"{CHUNKED}","value":"{value}"}},"logical_key":"{key}","meta":{{}},"size":{size}}}'
+                for key, _, size, value, _ in self._rows
+            ]
+        return [_identity(self._entry(row)) for row in self._rows]
+
+    @cached_property
+    def _are_plain(self) -> bool:
+        """True if nothing in any row is escaped in JSON, and no entry has metadata."""
+        texts = "".join([text for row in self._rows for text in row[:2]])
+        return _is_plain(texts) and all(row[4] == "{}" and row[1] for row in self._rows)
 
 
 def _same(left: object, right: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from difflib import get_close_matches
@@ -19,7 +20,7 @@ _COMMANDS = {
     "schema": ("recipes", "schema", "Print the JSON Schema of recipes."),
     "run": ("running", "run", "Run a recipe and record it."),
     "reproduce": ("reproducing", "reproduce", "Repeat a run from its ID and give a verdict."),
-    "diff": ("reproducing", "diff", "Compare two runs or two package versions, without running."),
+    "diff": ("comparing", "diff", "Compare two runs or two package versions, without running."),
     "ls": ("listing", "ls", "List runs and packages, or what is in one."),
     "show": ("listing", "show", "Show a run or a package version."),
     "logs": ("listing", "logs", "Print what a run's script wrote."),
@@ -77,6 +78,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends in its exit code and no traceback."""
+    gc.set_threshold(100_000, 20, 100)  # tens of thousands of entries are no reason to look for cycles all the time
     try:
         cli.main(standalone_mode=False)
     except Error as error:

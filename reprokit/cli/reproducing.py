@@ -1,4 +1,4 @@
-"""reproduce, diff."""
+"""reproduce."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import click
 from reprokit.cli.face import Face, common
 from reprokit.cli.running import FaceObserver
 from reprokit.cli.text import verdict_text
-from reprokit.package import RESERVED, Package
-from reprokit.refs import is_package_ref
-from reprokit.reproduce import Overrides, compare_runs
+from reprokit.package import RESERVED
+from reprokit.reproduce import Overrides
 from reprokit.reproduce import reproduce as reproduce_run
 from reprokit.runs import RunStore
 from reprokit.verdict import exit_code
 
-__all__ = ["diff", "reproduce"]
+__all__ = ["reproduce"]
 
 
 @click.command()
@@ -62,25 +61,3 @@ def reproduce(
         )
     face.result(verdict.plain(), lambda: verdict_text(verdict, title="reproduce"))
     sys.exit(exit_code(verdict.verdict))
-
-
-@click.command()
-@click.argument("left")
-@click.argument("right")
-@common
-def diff(face: Face, left: str, right: str) -> None:
-    """Compare two runs (verdict, first divergence, causes) or two package versions, without running anything."""
-    registry = face.registry()
-    if is_package_ref(left) and is_package_ref(right):
-        one, other = Package.open(left, registry=registry), Package.open(right, registry=registry)
-        found = one.manifest.diff(other.manifest)
-        plain = {"left": one.top_hash, "right": other.top_hash, "added": list(found.added),
-                 "removed": list(found.removed), "changed": list(found.changed)}  # fmt: skip
-        lines = [f"{one} → {other}"]
-        for sign, keys in (("+", found.added), ("-", found.removed), ("~", found.changed)):
-            lines += [f"  {sign} {key}" for key in keys]
-        face.result(plain, "\n".join(lines if found else [*lines, "  equal"]))
-        return
-    runs = RunStore(registry)
-    verdict = compare_runs(runs.load(left), runs.load(right), registry=registry)
-    face.result(verdict.plain(), lambda: verdict_text(verdict, title="diff"))

@@ -60,6 +60,16 @@ class Index:
 
         return self._do(look)
 
+    def clear(self) -> None:
+        """Forget where objects lie."""
+
+        def clear(database: sqlite3.Connection) -> None:
+            with database:
+                database.execute("delete from places")
+                database.execute("delete from packs")
+
+        self._do(clear)
+
     def packs(self) -> set[str]:
         """Return the names of the packs whose members are known."""
         return self._do(lambda database: {name for (name,) in database.execute("select name from packs")})
@@ -145,7 +155,7 @@ class Index:
 
 def _prepare(database: sqlite3.Connection) -> None:
     database.execute("pragma journal_mode = wal")
-    database.execute("pragma synchronous = normal")
+    database.execute("pragma synchronous = off")  # what a crash of the machine leaves is compared with the packs
     if _version(database) != _VERSION:
         with contextlib.closing(database.cursor()) as cursor:
             cursor.execute("begin immediate")

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -223,8 +223,20 @@ class ObjectStore:
         if hinted is not None and hinted[1].size == entry.size:
             yield hinted
         found = self.find([entry.digest]).get(entry.digest)
-        if found is not None and found != hinted and found[1].size == entry.size:
+        if found is not None and found != hinted:
             yield found
+            own = self._members(found[0]).get(entry.digest.raw)
+            if own != found[1]:  # the index does not know its packs: make it anew
+                self.index.clear()
+                again = self.find([entry.digest]).get(entry.digest)
+                if again is not None:
+                    yield again
+
+    def _members(self, name: str) -> Mapping[bytes, Member]:
+        try:
+            return self.pack(name).members
+        except (FileNotFoundError, DataMismatchError):
+            return {}
 
     def _from_pack(self, place: PackPlace) -> bytes | None:
         name, member = place

@@ -1,7 +1,5 @@
 """What an overlay shows, where, and until when."""
 
-
-
 from __future__ import annotations
 
 import errno

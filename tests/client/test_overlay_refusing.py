@@ -1,7 +1,5 @@
 """What is refused, each with its whole message."""
 
-
-
 from __future__ import annotations
 
 import errno

@@ -1,7 +1,5 @@
 """The overlay under the standard library, threads and forks; and against the same tree on disk."""
 
-
-
 from __future__ import annotations
 
 import bz2
