@@ -16,9 +16,9 @@ from reprokit.record import DataFacts
 from reprokit.refs import PackageRef, parse_run
 from reprokit.registry import Registry
 from reprokit.runs import RunStore
-from reprokit.tree import lay_out
+from reprokit.tree import forget, lay_out, spoilt
 
-__all__ = ["Laid", "lay_data", "pin_data"]
+__all__ = ["Laid", "check_inputs", "lay_data", "pin_data"]
 
 Laid = Literal["symlink", "copy"]
 
@@ -50,19 +50,24 @@ def lay_data(
     cache: Path,
     layout: Laid,
     progress: Progress = SILENT,
-) -> list[DataFacts]:
+) -> tuple[list[DataFacts], dict[str, Path]]:
     """Lay every pinned version out at its path in the workspace, verified.
 
+    Returns:
+        What the record says of each; and the trees, by the input's name, that `check_inputs` must find unchanged.
     Raises:
         DataMismatchError: An object is corrupt, or a version is not what its hash says.
         RefusedError: The code itself has something at that path.
     """
     facts = []
+    trees: dict[str, Path] = {}
     for pin in pins:
         try:
             manifest: Manifest = registry.read_manifest(pin.top_hash)
             what = f"{pin.package}@{pin.top_hash[:8]}"
-            tree = lay_out(manifest, registry=registry, cache=cache, what=what, progress=progress)
+            tree = lay_out(
+                manifest, registry=registry, cache=cache, what=what, look=layout == "copy", progress=progress
+            )
         except DataMismatchError as error:
             raise DataMismatchError(f"Input {pin.name!r}: {error.message}", hint=error.hint) from None
         place = workspace / pin.path
@@ -77,6 +82,7 @@ def lay_data(
                 shutil.copytree(tree, place, copy_function=shutil.copyfile)
             else:
                 place.symlink_to(tree, target_is_directory=True)
+                trees[pin.name] = tree
         facts.append(
             DataFacts(
                 name=pin.name,
@@ -88,4 +94,16 @@ def lay_data(
                 run=pin.run,
             )
         )
-    return facts
+    return facts, trees
+
+
+def check_inputs(trees: dict[str, Path]) -> str | None:
+    """Return what is wrong if an input changed on disk since it was verified, and have it laid out anew next time."""
+    for name, tree in trees.items():
+        file = spoilt(tree)
+        if file is not None:
+            forget(tree)
+            return (
+                f"Input {name!r} was changed on disk before the run ended: {file} in {tree} is not what was verified."
+            )
+    return None

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from reprokit import recipe as recipes
 from reprokit._version import __version__
 from reprokit.code import Repository, code_entries
 from reprokit.config import Config
-from reprokit.data import lay_data
+from reprokit.data import check_inputs, lay_data
 from reprokit.determinism import as_text, child_variables
 from reprokit.environment.capture import importable_folders
-from reprokit.errors import NotFoundError, RecipeError
+from reprokit.errors import DataMismatchError, NotFoundError, RecipeError
 from reprokit.journal import Journal
 from reprokit.lock import RunLock
 from reprokit.locking import lock_run, read_recipe, recipe_lock_for, recipe_lock_path
@@ -235,7 +235,7 @@ def execute(
         code = Manifest.make([entry for entry in prepared.entries if entry.logical_key.startswith("code/")])
         if prepared.in_place is None:
             lay_code(code, lock.code, workspace, registry=registry, progress=progress)
-        facts = lay_data(
+        facts, trees = lay_data(
             lock.data,
             workspace,
             registry=registry,
@@ -285,10 +285,17 @@ def execute(
                     _command(lock), workspace / lock.recipe.code.workdir, variables, journal, echo
                 ).run()
                 session.finish()
+                spoilt = check_inputs(trees)
+                if spoilt is not None:
+                    outcome = replace(outcome, status="failed", failure=spoilt)
                 record = _conclude(recording, session, outcome, lock, workspace)
+                ended = True
+                if spoilt is not None:
+                    raise DataMismatchError(
+                        spoilt, hint="The cache's copy was discarded: run again. See that nothing writes to inputs."
+                    )
                 if conclude is not None:
                     recording.amend(conclude(record, recording.manifest))
-                ended = True
         return recording
     finally:
         if prepared.in_place is not None or lock.execution.layout != "copy":

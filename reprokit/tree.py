@@ -1,6 +1,7 @@
 """The tree cache: a version laid out once below the cache, read-only, and given to every workspace.
 
-A tree is used again only if every file's stat is what it was when its bytes were verified.
+A tree is used again only if every file's stat is what it was when its bytes were verified. A run looks at that when it
+ends, which also covers the time while it ran: giving a tree to another workspace then costs nothing per file.
 """
 
 from __future__ import annotations
@@ -18,20 +19,30 @@ from reprokit.paths import durable_write, os_errors
 from reprokit.progress import SILENT, Progress
 from reprokit.registry import Registry
 
-__all__ = ["lay_out"]
+__all__ = ["forget", "lay_out", "spoilt"]
 
 
-def lay_out(manifest: Manifest, *, registry: Registry, cache: Path, what: str, progress: Progress = SILENT) -> Path:
+def lay_out(
+    manifest: Manifest,
+    *,
+    registry: Registry,
+    cache: Path,
+    what: str,
+    look: bool = True,
+    progress: Progress = SILENT,
+) -> Path:
     """Return a folder that holds exactly the files of `manifest`, verified.
 
+    Args:
+        look: Look at every file of a tree that is there already; else the caller does so afterwards, by `spoilt`.
     Raises:
         DataMismatchError: An object in the registry is corrupt.
         RegistryError: Reading the registry or writing the cache failed.
     """
     trees = cache / "trees"
-    tree, stats = trees / manifest.top_hash, trees / f"{manifest.top_hash}.json"
+    tree, stats = trees / manifest.top_hash, _stats_of(trees / manifest.top_hash)
     with os_errors(f"Laying out {what} in {trees}"):
-        if _known(stats) == _observe(tree):
+        if (look and spoilt(tree) is None) or (not look and tree.is_dir() and stats.exists()):
             return tree
         trees.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=trees))
@@ -54,13 +65,40 @@ def lay_out(manifest: Manifest, *, registry: Registry, cache: Path, what: str, p
             try:
                 temporary.rename(tree)
             except OSError:
-                if _known(stats) == _observe(tree):  # another process laid it out meanwhile
+                if spoilt(tree) is None:  # another process laid it out meanwhile
                     return tree
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         durable_write(stats, canonical(_observe(tree)), sync=False)
     return tree
+
+
+def spoilt(tree: Path) -> str | None:
+    """Return the first file of a tree that is not what it was when it was verified; None if all are.
+
+    A tree of which nothing is known, or that is not there, is spoilt by its own name.
+    """
+    try:
+        known = json.loads(_stats_of(tree).read_bytes())
+        found = _observe(tree)
+    except (OSError, ValueError):
+        return tree.name
+    if found is None:
+        return tree.name
+    if known == found:
+        return None
+    before, after = ({row[0]: row for row in rows} for rows in (known, found))
+    return min(str(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def forget(tree: Path) -> None:
+    """Have a tree laid out anew the next time."""
+    _stats_of(tree).unlink(missing_ok=True)
+
+
+def _stats_of(tree: Path) -> Path:
+    return tree.with_name(f"{tree.name}.json")
 
 
 def _observe(tree: Path) -> list[list[object]] | None:
@@ -80,10 +118,3 @@ def _observe(tree: Path) -> list[list[object]] | None:
                     row = [prefix + child.name, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
                     rows.append(list[object](row))
     return sorted(rows, key=lambda row: str(row[0]))
-
-
-def _known(stats: Path) -> object:
-    try:
-        return json.loads(stats.read_bytes())
-    except (OSError, ValueError):
-        return "no tree was verified"
