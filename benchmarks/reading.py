@@ -88,8 +88,8 @@ def torch_dataset(ref: str, keys: Sequence[str], _: str) -> Reader:
 def tf_data(ref: str, _keys: Sequence[str], _: str) -> Reader:
     (source,) = _load("reprokit.sources.tensorflow", "dataset")
     yield None
-    version = source(ref)
-    yield version.as_numpy_iterator
+    version = source(ref, batch_size=256)
+    yield lambda: (content for batch in version.as_numpy_iterator() for content in batch)
 
 
 def vfs(ref: str, keys: Sequence[str], _: str) -> Reader:

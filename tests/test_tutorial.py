@@ -1,4 +1,4 @@
-"""The tutorial's commands, executed as written."""
+"""The commands of the pages, executed as written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,23 @@ pytestmark = pytest.mark.slow
 
 def test_the_tutorial_runs_as_written_and_ends_verified(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
-    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    said = run_page("tutorial.md", tmp_path)
+    assert "BITWISE: every state digest" in said
+    assert "0 problem(s)" in said
+
+
+def test_the_page_on_packages_runs_as_written(tmp_path: Path) -> None:
+    said = run_page("packages.md", tmp_path)
+    assert said.count("3 files, ") == 2
+    assert "~ Rex, weight  30 → 31" in said
+    assert "rollback" in said or "latest" in said
+    assert "1 purged entries" in said or "2 purged entries" in said
+    assert "b'meow\\n' ['1.txt']\nmeow\n ['cat', 'dog', 'labels.json', 'table.csv']" in said
+
+
+def run_page(page: str, tmp_path: Path) -> str:
+    """Execute the console blocks of a page; return what was printed."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
     script = "set -eu\n" + re.sub(r"^\$ ", "", "".join(blocks), flags=re.MULTILINE)
     script = script.replace(
@@ -35,5 +51,4 @@ def test_the_tutorial_runs_as_written_and_ends_verified(tmp_path: Path) -> None:
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "BITWISE: every state digest" in done.stdout
-    assert "0 problem(s)" in done.stdout
+    return done.stdout
