@@ -27,6 +27,8 @@ _COMMANDS = {
     "log": ("packages", "log", "Show the history of a package."),
     "package": ("building", "package", "Build packages."),
     "install": ("packages", "install", "Write a package version into a folder, verified."),
+    "push": ("transferring", "push", "Copy versions or runs into another registry, or for quilt3."),
+    "pull": ("transferring", "pull", "Copy versions or runs from another registry, or one of quilt3's."),
     "tag": ("packages", "tag", "Point a tag at a package version, for good or until it moves."),
     "verify": ("packages", "verify", "Check every byte of a version, or of the whole registry."),
     "rollback": ("upkeep", "rollback", "Make an older version of a package the latest again."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -95,6 +95,11 @@ class Registry(ABC):
 
     @abstractmethod
     def has_object(self, digest: Digest, size: int) -> bool: ...
+
+    def lacking(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Return the entries whose objects are not there, one for each object; no byte of them is read."""
+        every = {(entry.digest, entry.size): entry for entry in entries}
+        return [entry for entry in every.values() if not self.has_object(entry.digest, entry.size)]
 
     @abstractmethod
     def read_object(self, entry: Entry, *, what: str) -> bytes:

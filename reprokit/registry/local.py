@@ -31,6 +31,7 @@ from reprokit.registry.base import FORMAT, Action, LogEntry, Registry, Sink
 from reprokit.store.index import Index
 from reprokit.store.manifests import ManifestStore
 from reprokit.store.objects import ObjectStore
+from reprokit.store.packs import SMALL
 from reprokit.store.reader import PackReader, Reader
 from reprokit.store.staging import Staging, stage
 from reprokit.untrusted import load_json
@@ -131,6 +132,13 @@ class LocalRegistry(Registry):
     def has_object(self, digest: Digest, size: int) -> bool:
         with os_errors(f"Reading from {self.root}"):
             return self.objects.has(digest, size)
+
+    def lacking(self, entries: Iterable[Entry]) -> list[Entry]:
+        every = {(entry.digest, entry.size): entry for entry in entries}
+        with os_errors(f"Reading from {self.root}"):
+            packed = self.objects.find(digest for digest, size in every if size < SMALL)
+            there = {(digest, member.size) for digest, (_, member) in packed.items()}
+            return [every[key] for key in every if key not in there and not self.objects.is_loose(*key)]
 
     def read_object(self, entry: Entry, *, what: str) -> bytes:
         with os_errors(f"Reading {what}"):

@@ -127,7 +127,7 @@ class ObjectStore:
             if place[:6] == "packs/" and place[6:70] in packs:
                 continue
             entry = manifest.entries[position]
-            if self._is_loose(entry.digest, entry.size):
+            if self.is_loose(entry.digest, entry.size):
                 path = self.loose_path(entry.digest)
                 self.freshen(path)
                 places[position] = path.relative_to(self.root).as_posix()
@@ -148,12 +148,13 @@ class ObjectStore:
 
     def has(self, digest: Digest, size: int) -> bool:
         """True if an object of that digest and length is there; its bytes are not read."""
-        if self._is_loose(digest, size):
+        if self.is_loose(digest, size):
             return True
         place = self.find([digest]).get(digest)
         return place is not None and place[1].size == size
 
-    def _is_loose(self, digest: Digest, size: int) -> bool:
+    def is_loose(self, digest: Digest, size: int) -> bool:
+        """True if an object of that digest and length is there as a file of its own."""
         if size < SMALL and digest.type == CHUNKED:
             return False
         try:
