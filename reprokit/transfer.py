@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,11 +154,14 @@ def _copy(
 ) -> Transfer:
     package = Package.open(ref, registry=source)
     reading = target.reader if isinstance(target, QuiltWriter) else target
-    moves = _LATEST in tags or _moves_latest(package, source, reading)
+
+    def moves_latest() -> bool:
+        return _LATEST in tags or _is_newer(package, source, reading)
+
     if isinstance(target, QuiltWriter):
-        count, size, published = _into_quilt(package, target, moves, progress)
+        count, size, published = _into_quilt(package, target, moves_latest, progress)
     else:
-        count, size, published = _into_registry(package, target, tags, moves, progress)
+        count, size, published = _into_registry(package, target, tags, moves_latest, progress)
     head = reading.head(package.name)
     return Transfer(
         name=package.name,
@@ -173,8 +176,8 @@ def _copy(
     )
 
 
-def _moves_latest(package: Package, source: Registry, target: Registry) -> bool:
-    """True if `latest` of the target becomes this version."""
+def _is_newer(package: Package, source: Registry, target: Registry) -> bool:
+    """True if `latest` of the target becomes this version, or is it."""
     name, top_hash = package.name, package.top_hash
     head = target.head(name)
     theirs = head.tags.get(_LATEST) if head is not None else None
@@ -190,22 +193,20 @@ def _moves_latest(package: Package, source: Registry, target: Registry) -> bool:
     return theirs in history and top_hash in history and history.index(top_hash) > history.index(theirs)
 
 
-def _into_quilt(package: Package, target: QuiltWriter, latest: bool, progress: Progress) -> tuple[int, int, bool]:
+def _into_quilt(
+    package: Package, target: QuiltWriter, moves_latest: Callable[[], bool], progress: Progress
+) -> tuple[int, int, bool]:
     manifest = package.manifest
-    head = target.reader.head(package.name)
-    pointed = head is not None and package.top_hash in (
-        [head.tags.get(_LATEST)] if latest else target.reader.top_hashes(package.name)
-    )
-    if pointed and target.holds(manifest):
+    if target.points(package.name, package.top_hash, latest=moves_latest()) and target.holds(manifest):
         return 0, 0, False
     with progress.task(f"Copying {package}", len(package), unit="files") as advance:
         count, size = target.copy(manifest, source=package.registry, what=str(package), advance=advance)
-    target.publish(package.name, manifest, latest=latest)
+    target.publish(package.name, manifest, moves_latest=moves_latest)
     return count, size, True
 
 
 def _into_registry(
-    package: Package, target: Registry, tags: tuple[str, ...], latest: bool, progress: Progress
+    package: Package, target: Registry, tags: tuple[str, ...], moves_latest: Callable[[], bool], progress: Progress
 ) -> tuple[int, int, bool]:
     name, top_hash, manifest = package.name, package.top_hash, package.manifest
     bare = manifest.placed([""] * len(package))  # where the source says that bytes lie means nothing in the target
@@ -225,7 +226,9 @@ def _into_registry(
         count += len(missing)
         values = bare.columns()[1]
         try:
-            target.publish(name, bare.placed([places.get(value, "") for value in values]), tags=tags, latest=latest)
+            target.publish(
+                name, bare.placed([places.get(value, "") for value in values]), tags=tags, latest=moves_latest()
+            )
             break
         except NotFoundError:  # gc of the target took an object that was found there: look again, once
             if last:

@@ -243,7 +243,7 @@ class QuiltRegistry(Registry):
                 action="publish",
                 top_hash=top_hash,
                 time=time_ * 1_000_000_000,
-                writer="",
+                writer="quilt",
                 tags=tags if seq == len(rows) else {},
             )
             for seq, (time_, top_hash) in enumerate(rows, 1)

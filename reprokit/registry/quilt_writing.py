@@ -15,12 +15,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,6 +38,7 @@ __all__ = ["QuiltWriter"]
 
 _OURS = ".quilt/reprokit"
 _OWNER = "owner"
+_SECONDS = re.compile(r"[0-9]{1,11}")
 _SYNCING = 8  # files made durable at once: the journal of a file system takes them together
 _PENDING = 64
 _REST = 62  # hex digits of an object's file name
@@ -93,8 +95,12 @@ class QuiltWriter:
                 return False
             return all(_is_there(self.root / place, entry.size) for place, entry in _places(manifest))
 
-    def publish(self, name: str, manifest: Manifest, *, latest: bool) -> None:
-        """Store the manifest of a version whose objects are there, and point at it."""
+    def publish(self, name: str, manifest: Manifest, *, moves_latest: Callable[[], bool]) -> None:
+        """Store the manifest of a version whose objects are there, and point at it.
+
+        Args:
+            moves_latest: Asked when nobody else writes pointers.
+        """
         folder = self.root / POINTERS / check_package_name(name)
         top_hash = manifest.top_hash
         with os_errors(f"Publishing {name} to {self.url}"), self._staging() as staging:
@@ -109,26 +115,25 @@ class QuiltWriter:
             if not path.is_file() or path.read_bytes() != text:
                 self._write(path, text, staging)
             with self._alone():
-                pointers = self._seconds(folder)
-                pointed = bool(pointers) and (folder / str(pointers[-1])).read_bytes() == top_hash.encode()
-                if latest and not (pointed and self._is_latest(folder, top_hash)):
+                pointers = self._pointers(folder)
+                if pointers.get(LATEST) != top_hash and moves_latest():
                     self._write(folder / LATEST, top_hash.encode(), staging)
-                if not pointed:
-                    seconds = max(int(time.time()), pointers[-1] + 1 if pointers else 0)
+                pointers.pop(LATEST, None)
+                if top_hash not in pointers.values():
+                    seconds = max(int(time.time()), *(int(name) + 1 for name in pointers), 0)
                     self._write(folder / str(seconds), top_hash.encode(), staging)
 
-    def _is_latest(self, folder: Path, top_hash: str) -> bool:
-        try:
-            return (folder / LATEST).read_bytes() == top_hash.encode()
-        except FileNotFoundError:
-            return False
+    def points(self, name: str, top_hash: str, *, latest: bool) -> bool:
+        """True if a package has a version; and, if `latest`, as the latest."""
+        with os_errors(f"Reading from {self.url}"):
+            pointers = self._pointers(self.root / POINTERS / check_package_name(name))
+        return (pointers.pop(LATEST, None) == top_hash or not latest) and top_hash in pointers.values()
 
-    def _seconds(self, folder: Path) -> list[int]:
-        try:
-            names = os.listdir(folder)
-        except FileNotFoundError:
-            return []
-        return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 12)
+    def _pointers(self, folder: Path) -> dict[str, str]:
+        """Return what `latest` and the pointers called by seconds hold."""
+        names = os.listdir(folder) if folder.is_dir() else []
+        chosen = [name for name in names if name == LATEST or _SECONDS.fullmatch(name)]
+        return {name: (folder / name).read_bytes().decode("ascii", "replace").strip() for name in chosen}
 
     def _text(self, manifest: Manifest) -> bytes:
         base = self.root.as_uri()
