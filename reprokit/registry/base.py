@@ -98,7 +98,9 @@ class Registry(ABC):
 
     def lacking(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return the entries whose objects are not there, one for each object; no byte of them is read."""
-        every = {(entry.digest, entry.size): entry for entry in entries}
+        every: dict[tuple[Digest, int], Entry] = {}
+        for entry in entries:
+            every.setdefault((entry.digest, entry.size), entry)
         return [entry for entry in every.values() if not self.has_object(entry.digest, entry.size)]
 
     @abstractmethod

@@ -134,7 +134,9 @@ class LocalRegistry(Registry):
             return self.objects.has(digest, size)
 
     def lacking(self, entries: Iterable[Entry]) -> list[Entry]:
-        every = {(entry.digest, entry.size): entry for entry in entries}
+        every: dict[tuple[Digest, int], Entry] = {}
+        for entry in entries:
+            every.setdefault((entry.digest, entry.size), entry)
         with os_errors(f"Reading from {self.root}"):
             packed = self.objects.find(digest for digest, size in every if size < SMALL)
             there = {(digest, member.size) for digest, (_, member) in packed.items()}
