@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from reprokit.errors import DataMismatchError
 
-__all__ = ["CHUNKED", "PLAIN", "Digest", "Hasher", "chunk_size", "copy_hashed", "hash_bytes", "hash_file"]
+__all__ = ["CHUNKED", "PLAIN", "Digest", "Hasher", "chunk_size", "copy_hashed", "hash_bytes", "hash_file", "hash_view"]
 
 CHUNKED = "sha2-256-chunked"
 PLAIN = "SHA256"
@@ -127,6 +127,16 @@ def hash_bytes(data: bytes | bytearray | memoryview, type_: str = CHUNKED) -> Di
     hasher = Hasher(len(data), type_)
     hasher.update(data)
     return hasher.digest()
+
+
+def hash_view(view: memoryview, type_: str = CHUNKED, *, threads: int = 2) -> Digest:
+    """Return the digest of bytes in memory or in a mapped file, without a copy; chunks hash in parallel."""
+    chunk = chunk_size(len(view))
+    if type_ == PLAIN or len(view) <= chunk:
+        return hash_bytes(view, type_)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(_sha256, (view[start : start + chunk] for start in range(0, len(view), chunk)))
+        return Digest.chunked(hashlib.sha256(b"".join(parts)).digest())
 
 
 def hash_file(path: Path, type_: str = CHUNKED) -> tuple[Digest, int]:

@@ -149,11 +149,12 @@ class Manifest:
         return dict(zip(self.keys, self.entries, strict=True))
 
     @cached_property
-    def _positions(self) -> Mapping[str, int]:
+    def positions(self) -> Mapping[str, int]:
+        """Where each logical key stands among the entries."""
         return dict(zip(self.keys, range(len(self.keys)), strict=True))
 
     def __contains__(self, key: object) -> bool:
-        return key in self._positions
+        return key in self.positions
 
     def __getitem__(self, key: str) -> Entry:
         return self.entries[self.position(key)]
@@ -161,7 +162,7 @@ class Manifest:
     def position(self, key: str) -> int:
         """Return where a key stands among the entries, or raise NotFoundError."""
         try:
-            return self._positions[key]
+            return self.positions[key]
         except KeyError:
             raise NotFoundError(
                 f"No entry {key!r} in version {self.top_hash[:12]}, which has {len(self.entries):,} entries.",

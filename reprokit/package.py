@@ -58,6 +58,8 @@ class Problem:
 class PackageEntry:
     """One logical key of an open package."""
 
+    __slots__ = ("_package", "_position")
+
     def __init__(self, package: Package, position: int) -> None:
         self._package = package
         self._position = position
@@ -179,8 +181,9 @@ class Package:
         Raises:
             NotFoundError: There is neither.
         """
-        if key in self.manifest:
-            return PackageEntry(self, self.manifest.position(key))
+        position = self.manifest.positions.get(key)
+        if position is not None:
+            return PackageEntry(self, position)
         prefix = key.rstrip("/") + "/"
         below = [name[len(prefix) :] for name in self.manifest.keys if name.startswith(prefix)]
         if below:

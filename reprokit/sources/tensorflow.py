@@ -45,6 +45,7 @@ def dataset(
 
     signature = tf.TensorSpec([None], tf.string)
     made = tf.data.Dataset.from_generator(chunks, output_signature=(signature, signature) if with_keys else signature)
+    made = made.prefetch(2)  # the crossing of one chunk goes on beside the use of another
     if batch_size is not None:
         return made.apply(tf.data.experimental.assert_cardinality(-(-count // step)))
     return made.unbatch().apply(tf.data.experimental.assert_cardinality(count))

@@ -138,7 +138,8 @@ class Pack:
 
     def unchanged(self) -> bool:
         """True if the file is, by its stat, what it was when it was opened: what was verified since needs no more."""
-        return _stamp(os.fstat(self._fd)) == self._seen
+        seen = os.fstat(self._fd)
+        return (seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino) == self._seen
 
     @cached_property
     def members(self) -> Mapping[bytes, Member]:

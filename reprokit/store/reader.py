@@ -8,7 +8,7 @@ from binascii import a2b_base64
 from hashlib import sha256
 from typing import BinaryIO, Protocol
 
-from reprokit.digest import copy_hashed
+from reprokit.digest import hash_view
 from reprokit.errors import DataMismatchError
 from reprokit.manifest import Entry, Manifest
 from reprokit.paths import os_errors
@@ -51,35 +51,33 @@ class PackReader(Reader):
         super().__init__(store.read, manifest, what=what)
         self._store = store
         self._packs: dict[str, Pack] = {}
-        self._verified: dict[int, tuple[Pack, int, int]] = {}
         self._loose: dict[int, _Mapped] = {}
         self._places, self._values, self._sizes = manifest.columns()
+        self._verified: list[tuple[Pack, int, int] | None] = [None] * len(self._sizes)
 
     def read(self, position: int) -> bytes:
-        known = self._verified.get(position)
+        known = self._verified[position]
         if known is not None and known[0].unchanged():
-            pack, start, end = known
-            return pack.map[start:end]
-        pack_name, _, place = self._places[position].partition(".zip#")
-        value = self._values[position]
-        found = self._packs.get(pack_name) or self._pack(pack_name)
-        if found is not None and value:
-            offset = place.partition(",")[0]
+            return known[0].map[known[1] : known[2]]
+        place = self._places[position]  # packs/<64 hex>.zip#<offset>,<length>
+        pack = self._packs.get(place[:74]) or self._pack(place[:74])
+        if pack is not None:
+            offset = place[75:].partition(",")[0]
             start = int(offset) if offset.isdecimal() else 0
             end = start + self._sizes[position]
-            data = found.map[start:end]
-            if data and sha256(sha256(data).digest()).digest() == a2b_base64(value):
-                self._verified[position] = found, start, end
+            data = pack.map[start:end]
+            if data and sha256(sha256(data).digest()).digest() == a2b_base64(self._values[position]):
+                self._verified[position] = pack, start, end
                 return data
         if self._sizes[position] >= SMALL:
             return bytes(self.view(position))
         return self._slowly(position)
 
     def _pack(self, name: str) -> Pack | None:
-        if name[:6] != "packs/" or not PACK_NAME.fullmatch(name, 6):
+        if name[:6] != "packs/" or name[70:] != ".zip" or not PACK_NAME.fullmatch(name, 6, 70):
             return None
         try:
-            pack = self._store.pack(name[6:])
+            pack = self._store.pack(name[6:70])
         except (OSError, DataMismatchError):
             return None  # the slow way finds the object elsewhere, or says what is wrong
         self._packs[name] = pack
@@ -100,7 +98,7 @@ class PackReader(Reader):
             what = f"{entry.logical_key} of {self._what}"
             with os_errors(f"Reading {what}"), self._store.loose_file(entry, what) as handle:
                 known = _Mapped(handle)
-                found, _ = copy_hashed(handle, None, entry.size, entry.digest.type)
+                found = hash_view(known.view, entry.digest.type)
             if found != entry.digest or len(known.view) != entry.size or not known.unchanged():
                 raise corrupt(what, entry.digest, found)
             self._loose[position] = known
