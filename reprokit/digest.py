@@ -16,7 +16,18 @@ from typing import BinaryIO, NamedTuple
 
 from reprokit.errors import DataMismatchError
 
-__all__ = ["CHUNKED", "PLAIN", "Digest", "Hasher", "chunk_size", "copy_hashed", "hash_bytes", "hash_file", "hash_view"]
+__all__ = [
+    "CHUNKED",
+    "PLAIN",
+    "Digest",
+    "Hasher",
+    "chunk_size",
+    "copy_hashed",
+    "hash_bytes",
+    "hash_file",
+    "hash_view",
+    "write_all",
+]
 
 CHUNKED = "sha2-256-chunked"
 PLAIN = "SHA256"
@@ -166,7 +177,8 @@ def copy_hashed(
         while count := source.readinto(buffer):  # type: ignore[attr-defined]
             hasher.update(buffer[:count])
             total += count
-            _write(sink, buffer[:count])
+            if sink is not None:
+                write_all(sink, buffer[:count])
         return hasher.digest(), total
     outer = hashlib.sha256()
     spare = [memoryview(bytearray(chunk)) for _ in range(threads + 1)]
@@ -184,7 +196,8 @@ def copy_hashed(
                 break
             total += count
             pending.append((pool.submit(_sha256, buffer[:count]), buffer))
-            _write(sink, buffer[:count])
+            if sink is not None:
+                write_all(sink, buffer[:count])
         for future, _ in pending:
             outer.update(future.result())
     return Digest.chunked(outer.digest()), total
@@ -198,10 +211,10 @@ def _fill(source: BinaryIO, buffer: memoryview) -> int:
     return count
 
 
-def _write(sink: BinaryIO | None, data: memoryview) -> None:
-    if sink is not None:
-        while data:  # an unbuffered file may take a part
-            data = data[sink.write(data) :]
+def write_all(sink: BinaryIO, data: memoryview) -> None:
+    """Write all of `data`: an unbuffered file may take a part at a time."""
+    while data:
+        data = data[sink.write(data) :]
 
 
 def _sha256(data: memoryview) -> bytes:

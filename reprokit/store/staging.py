@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import os
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from reprokit.digest import CHUNKED, Digest, copy_hashed, hash_bytes
+from reprokit.digest import CHUNKED, Digest, copy_hashed, hash_bytes, hash_view, write_all
 from reprokit.errors import RefusedError
 from reprokit.paths import fsync_folder
 from reprokit.store.index import PackPlace
@@ -62,7 +61,9 @@ class Staging:
 
     def put_all(self, pieces: Sequence[bytes | memoryview]) -> list[Digest]:
         """Store many objects at once, which costs one look at the index."""
-        digests = [hash_bytes(piece) for piece in pieces]
+        digests = [
+            hash_bytes(piece) if len(piece) < SMALL else hash_view(memoryview(piece).cast("B")) for piece in pieces
+        ]
         with self._lock:
             small = [
                 (digest, piece)
@@ -83,7 +84,13 @@ class Staging:
                 self.new_bytes += len(piece)
         for digest, piece in zip(digests, pieces, strict=True):
             if len(piece) >= SMALL and digest not in self._loose and not self._reuse_loose(digest, len(piece)):
-                self._put_loose(io.BytesIO(piece), len(piece))
+                self._refuse_purged(digest)
+                descriptor, name = tempfile.mkstemp(dir=self._folder)
+                with os.fdopen(descriptor, "wb", buffering=0) as sink:
+                    write_all(sink, memoryview(piece).cast("B"))
+                    os.fchmod(descriptor, 0o444)
+                    os.fsync(descriptor)
+                self._keep_loose(digest, len(piece), Path(name))
         return digests
 
     def put_stream(self, source: BinaryIO, size: int, type_: str = CHUNKED, *, threads: int = 2) -> tuple[Digest, int]:
@@ -150,13 +157,23 @@ class Staging:
             if new:
                 os.fsync(descriptor)
         temporary = Path(name)
-        with self._lock:
-            if new and digest not in self._loose:
-                self._loose[digest] = temporary
-                self.new_bytes += length
-            else:
-                temporary.unlink()
+        if length < SMALL and type_ == CHUNKED:  # shorter than was said: it belongs into a pack
+            data = temporary.read_bytes()
+            temporary.unlink()
+            return self.put_bytes(data)
+        if new:
+            self._keep_loose(digest, length, temporary)
+        else:
+            temporary.unlink()
         return digest, length
+
+    def _keep_loose(self, digest: Digest, size: int, temporary: Path) -> None:
+        with self._lock:
+            if digest in self._loose:
+                temporary.unlink()
+            else:
+                self._loose[digest] = temporary
+                self.new_bytes += size
 
     def put_again(self, raw: bytes, data: bytes) -> None:
         """Store a small object whose digest is known, though it may be there already: packs are being written anew."""

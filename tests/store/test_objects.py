@@ -100,6 +100,7 @@ def test_a_stream_that_grew_past_what_was_said_is_stored_whole(store):
         with stage(store) as staging:
             digest, size = staging.put_stream(io.BytesIO(data), said)
         assert (digest, size) == (hash_bytes(data), len(data))
+        assert store.has(digest, size)
     assert store.read(Entry("x", len(LARGE), hash_bytes(LARGE)), what="x") == LARGE
 
 
