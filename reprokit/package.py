@@ -167,6 +167,10 @@ class Package:
         return f"{self.name}@{self.top_hash[:8]}"
 
     @cached_property
+    def _positions(self) -> Mapping[str, int]:
+        return self.manifest.positions
+
+    @cached_property
     def reader(self) -> Reader:
         """Reads entries by their position, each verified before its bytes are given out."""
         return self.registry.reader(self.manifest, what=str(self))
@@ -181,7 +185,7 @@ class Package:
         Raises:
             NotFoundError: There is neither.
         """
-        position = self.manifest.positions.get(key)
+        position = self._positions.get(key)
         if position is not None:
             return PackageEntry(self, position)
         prefix = key.rstrip("/") + "/"

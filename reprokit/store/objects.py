@@ -102,6 +102,8 @@ class ObjectStore:
         if not wanted:
             return {}
         there = self.pack_names()
+        if not there:
+            return {}
         if there != self.index.packs():
             self.catalogue()
         found = self.index.places(wanted)
