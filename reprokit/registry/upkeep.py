@@ -6,13 +6,13 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from reprokit.canonical import canonical
-from reprokit.digest import CHUNKED, Digest
+from reprokit.digest import CHUNKED, Digest, hash_file
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError
 from reprokit.manifest import Manifest
 from reprokit.paths import durable_write, fsync_folder, os_errors
@@ -181,40 +181,60 @@ class _Sweep:
                 self._swept.objects += 1
 
     def _packs(self, progress: Progress) -> None:
-        rewrite: list[str] = []
-        small: list[str] = []
-        for name in sorted(self._store.pack_names()):
+        rewrite: dict[str, set[bytes]] = {}
+        small: dict[str, set[bytes]] = {}
+        held: dict[bytes, str] = {}  # used objects → the pack that keeps them
+        for name in self._largest_first():
             path = self._store.pack_path(name)
             try:
                 members = self._store.pack(name).members
             except DataMismatchError as error:
                 self._swept.notes.append(f"{error.message} It was left alone.")
                 continue
-            dead = {raw: member for raw, member in members.items() if raw not in self._marks.chunked}
-            if len(dead) == len(members):
-                if (seen := self._old(path)) is not None:
+            used = self._marks.chunked.intersection(members)
+            kept = {raw for raw in used if raw not in held or not self._sound(held[raw], raw)}
+            dead = len(members) - len(kept)
+            if not kept:
+                if (seen := self._old(path)) is not None and self._is_whole(name):
                     self._remove(path, seen)
                     self._swept.packs += 1
-                    self._swept.objects += len(dead)
+                    self._swept.objects += dead
                 continue
-            wasted = sum(member.size for member in dead.values())
+            held.update(dict.fromkeys(kept - held.keys(), name))
+            wasted = sum(member.size for raw, member in members.items() if raw not in kept)
             size = path.stat().st_size
             if dead and (self._thorough or wasted > _DEAD_SHARE * size) and self._old(path) is not None:
-                rewrite.append(name)
-                self._swept.objects += len(dead)
+                rewrite[name] = kept
+                self._swept.objects += dead
                 if self._swept.dry_run:
                     self._swept.bytes += wasted
             elif not dead and size < _SMALL_PACK and path.stat().st_mtime <= self._limit:
-                small.append(name)
+                small[name] = kept
         if len(small) >= _MANY_SMALL:
-            rewrite += small
+            rewrite |= small
         if rewrite:
             self._swept.rewritten += len(rewrite)
             if not self._swept.dry_run:
                 before = sum(self._store.pack_path(name).stat().st_size for name in rewrite)
-                after, spared = _rewrite_packs(self._registry, rewrite, keep=self._marks.chunked, progress=progress)
+                after, spared = _rewrite_packs(self._registry, rewrite, progress=progress)
                 self._swept.notes += spared
                 self._swept.bytes += max(before - after, 0)
+
+    def _largest_first(self) -> list[str]:
+        """Return the packs so that one whose objects all lie in another too, as after a kill, comes after that."""
+        sizes = {name: self._store.pack_path(name).stat().st_size for name in self._store.pack_names()}
+        return sorted(sizes, key=lambda name: (-sizes[name], name))
+
+    def _sound(self, name: str, raw: bytes) -> bool:
+        pack = self._store.pack(name)
+        return is_digest_of(pack.read(*pack.members[raw]), Digest.chunked(raw))
+
+    def _is_whole(self, name: str) -> bool:
+        """True unless a pack is damaged: then what its directory does not name may be used all the same."""
+        whole = _is_whole(self._store.pack_path(name))
+        if not whole:
+            self._swept.notes.append(_spared(name))
+        return whole
 
     def _temporary(self) -> None:
         for folder in self._store.abandoned():
@@ -235,34 +255,31 @@ class _Sweep:
 
 def _rewrite_packs(
     registry: LocalRegistry,
-    names: Iterable[str],
+    packs: Mapping[str, Collection[bytes]],
     *,
-    keep: set[bytes] | None,
-    drop: Collection[bytes] = (),
+    despite_damage: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[int, list[str]]:
-    """Write packs anew with the members in `keep` (None: all) that are not in `drop`; return new bytes and notes.
+    """Write packs anew with those of their members that are named; return new bytes and notes.
 
-    Every member is verified on the way. A pack with a damaged member that is wanted stays as it is, and a note says so.
+    Every member is verified on the way. A damaged pack stays as it is, and a note says so.
     """
     store = registry.objects
     notes: list[str] = []
     done: list[str] = []
+    moved: set[bytes] = set()
     with stage(store) as staging, progress.task("Rewriting packs", None, unit="packs") as advance:
-        for name in names:
+        for name, wanted in packs.items():
             pack = store.pack(name)
-            wanted = [
-                (raw, member)
-                for raw, member in pack.members.items()
-                if (keep is None or raw in keep) and raw not in drop
-            ]
-            pieces = [(raw, pack.read(*member)) for raw, member in wanted]
-            bad = [raw for raw, data in pieces if not is_digest_of(data, Digest.chunked(raw))]
-            if bad and not drop:
-                notes.append(f"Pack {name[:12]} was left alone: its object {bad[0].hex()[:12]} is corrupt.")
+            pieces = [(raw, pack.read(*member)) for raw, member in pack.members.items() if raw in wanted]
+            bad = {raw for raw, data in pieces if not is_digest_of(data, Digest.chunked(raw))}
+            if not despite_damage and (bad or not _is_whole(store.pack_path(name))):
+                notes.append(_spared(name, *bad))
                 continue
             for raw, data in pieces:
-                staging.put_again(raw, data)
+                if raw not in moved:
+                    staging.put_again(raw, data)
+            moved |= {raw for raw, _ in pieces} - bad
             done.append(name)
             advance()
         staging.settle()
@@ -275,6 +292,16 @@ def _rewrite_packs(
         fsync_folder(store.root / "packs")
     store.catalogue()
     return sum(store.pack_path(name).stat().st_size for name in new_names), notes
+
+
+def _is_whole(pack: Path) -> bool:
+    """True if a pack's bytes are those that it is named by."""
+    return hash_file(pack)[0].hex == pack.stem
+
+
+def _spared(name: str, *bad: bytes) -> str:
+    why = f"its object {bad[0].hex()[:12]} is corrupt" if bad else "its bytes are not those that it is named by"
+    return f"Pack {name[:12]} was left alone: {why}."
 
 
 def _age(path: Path) -> float:
@@ -347,9 +374,10 @@ def purge(registry: LocalRegistry, digests: set[Digest], *, cache: Path, reason:
             }
             durable_write(registry.objects.tombstone_path(digest), canonical(stone) + b"\n")
         raws = {digest.raw for digest in digests if digest.type == CHUNKED}
-        holding = [name for name in registry.objects.pack_names() if not raws.isdisjoint(_members(registry, name))]
+        members = {name: _members(registry, name) for name in registry.objects.pack_names()}
+        holding = {name: held - raws for name, held in members.items() if held & raws}
         if holding:
-            _rewrite_packs(registry, holding, keep=None, drop=raws)
+            _rewrite_packs(registry, holding, despite_damage=True)
         for digest in digests:
             registry.objects.loose_path(digest).unlink(missing_ok=True)
     for top_hash in {use.top_hash for _, use in affected}:
@@ -359,8 +387,8 @@ def purge(registry: LocalRegistry, digests: set[Digest], *, cache: Path, reason:
     return [use for _, use in affected]
 
 
-def _members(registry: LocalRegistry, name: str) -> Iterable[bytes]:
+def _members(registry: LocalRegistry, name: str) -> Set[bytes]:
     try:
         return registry.objects.pack(name).members.keys()
     except DataMismatchError:
-        return ()
+        return frozenset()

@@ -219,27 +219,32 @@ class ObjectStore:
             return handle.read(length)
 
     def _places(self, entry: Entry) -> Iterator[PackPlace]:
-        """Yield where the entry's bytes may lie: where its key says, then where the packs' own directories say."""
+        """Yield where the entry's bytes may lie: where its key says, the index says, and every pack's directory says.
+
+        The next is asked for only where the one before did not have them.
+        """
         if entry.size >= SMALL or entry.digest.type != CHUNKED:
             return
+        tried: set[PackPlace] = set()
         hinted = parse_hint(entry.physical_keys[0]) if entry.physical_keys else None
         if hinted is not None and hinted[1].size == entry.size:
+            tried.add(hinted)
             yield hinted
         found = self.find([entry.digest]).get(entry.digest)
-        if found is not None and found != hinted:
-            yield found
-            own = self._members(found[0]).get(entry.digest.raw)
-            if own != found[1]:  # the index does not know its packs: make it anew
-                self.index.clear()
-                again = self.find([entry.digest]).get(entry.digest)
-                if again is not None:
-                    yield again
+        if found is None:
+            return
+        for place in (found, *self._copies(entry.digest.raw)):
+            if place not in tried and place[1].size == entry.size:
+                tried.add(place)
+                yield place
 
-    def _members(self, name: str) -> Mapping[bytes, Member]:
-        try:
-            return self.pack(name).members
-        except (FileNotFoundError, DataMismatchError):
-            return {}
+    def _copies(self, raw: bytes) -> Iterator[PackPlace]:
+        """Yield every place of an object, by the directories of the packs that are there now."""
+        for name in sorted(self.pack_names()):
+            with suppress(FileNotFoundError, DataMismatchError):
+                member = self.pack(name).members.get(raw)
+                if member is not None:
+                    yield name, member
 
     def _from_pack(self, place: PackPlace) -> bytes | None:
         name, member = place

@@ -1,6 +1,7 @@
 """gc removes what nothing uses and nothing else; what is purged is gone and says why."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,13 +9,15 @@ import time
 import pytest
 
 from reprokit.building import build
+from reprokit.digest import hash_bytes
 from reprokit.errors import DataMismatchError, NotFoundError, PurgedError, RefusedError
 from reprokit.package import Package, verify_registry
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.upkeep import collect_garbage, find_object, purge, uses
 from reprokit.store.packs import SMALL
+from reprokit.store.staging import stage
 
-from ..conftest import ROOT
+from ..conftest import ROOT, overwrite
 
 LARGE = b"l" * SMALL
 
@@ -108,6 +111,46 @@ def test_many_small_packs_are_joined(registry):
     assert collect_garbage(registry, grace=0).rewritten == 40
     assert len(registry.objects.pack_names()) == 1
     assert verify_registry(registry) == (40, [])
+
+
+def test_packs_that_were_joined_by_a_gc_that_was_killed_go(registry, tmp_path):
+    for number in range(33):
+        make(registry, {"x": f"{number}", "same": "same"})
+    shutil.copytree(registry.root / "packs", tmp_path / "before")
+    collect_garbage(registry, grace=0)
+    for path in sorted((tmp_path / "before").iterdir())[:20]:  # some were gone already
+        shutil.copy(path, registry.root / "packs")
+    fresh = LocalRegistry(registry.root)
+    assert collect_garbage(fresh, grace=0).packs == 20
+    assert len(fresh.objects.pack_names()) == 1
+    assert verify_registry(fresh) == (33, [])
+
+
+def test_an_object_is_dropped_only_for_a_sound_one_elsewhere(registry):
+    values = {str(number): os.urandom(100) for number in range(5)}
+    package = make(registry, values)
+    with stage(registry.objects) as staging:  # a smaller pack with the same objects, as two builders at once make
+        for key in list(values)[:2]:
+            staging.put_again(package.manifest[key].digest.raw, values[key])
+    (large,) = registry.objects.pack_names() - set(staging.written)
+    member = registry.objects.pack(large).members[package.manifest["0"].digest.raw]
+    overwrite(registry.objects.pack_path(large), member.offset, b"?")
+    fresh = LocalRegistry(registry.root)
+    collect_garbage(fresh, grace=0, thorough=True)
+    assert fresh.objects.pack_names() > {large}
+    assert {key: Package.open("a/b", registry=fresh).entry(key).read() for key in values} == values
+
+
+def test_gc_keeps_a_pack_whose_directory_lies(registry):
+    package = make(registry, {"x": b"used"})
+    (name,) = registry.objects.pack_names()
+    path = registry.objects.pack_path(name)
+    other = hash_bytes(b"never stored").hex.encode()
+    overwrite(path, path.read_bytes().rindex(package.manifest["x"].digest.hex.encode()), other)
+    fresh = LocalRegistry(registry.root)
+    swept = collect_garbage(fresh, grace=0)
+    assert swept.notes == [f"Pack {name[:12]} was left alone: its bytes are not those that it is named by."]
+    assert Package.open("a/b", registry=fresh).entry("x").read() == b"used"
 
 
 def test_a_base_that_other_versions_differ_from_is_kept(registry):
