@@ -41,6 +41,7 @@ __all__ = ["LocalRegistry", "writer"]
 _MARKER = "reprokit-registry.json"
 _MAX_LOG_ENTRY = 16 * 1024 * 1024
 _DIGITS = 10
+_ATTEMPTS = 50
 _FIELDS = ("prev", "action", "top_hash", "time", "writer", "tags", "permanent", "note")
 _ACTIONS = frozenset(get_args(Action))
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -78,6 +79,10 @@ class LocalRegistry(Registry):
     def uuid(self) -> str:
         """What the registry is called wherever it lies."""
         return str(self._marker()["uuid"])
+
+    def exists(self) -> bool:
+        """True if the folder is a registry by now."""
+        return (self.root / _MARKER).exists()
 
     def _refuse_foreign(self) -> None:
         with os_errors(f"Opening the registry {self.root}"):
@@ -386,8 +391,7 @@ class LocalRegistry(Registry):
         path = self.root / "running" / run_id
         with os_errors(f"Marking run {run_id} as running in {self.root}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = path.open("wb")
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle = _claimed(path)
         try:
             yield
         finally:
@@ -400,6 +404,15 @@ class LocalRegistry(Registry):
         folder = self.root / "running"
         return [(folder / run).stat().st_mtime for run in _listdir(folder) if self.is_claimed(run)]
 
+    def dead_runs(self) -> Iterator[Path]:
+        """Yield the signs of life of runs that are not alive; nobody takes one up while the caller has it."""
+        for run in _listdir(self.root / "running"):
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                path = self.root / "running" / run
+                with path.open("rb") as handle:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    yield path
+
     def is_claimed(self, run_id: str) -> bool:
         try:
             with (self.root / "running" / run_id).open("rb") as handle:
@@ -409,6 +422,22 @@ class LocalRegistry(Registry):
         except BlockingIOError:
             return True
         return False
+
+
+def _claimed(path: Path) -> BinaryIO:
+    """Open and lock a sign of life; who only looks whether it is locked is waited for, and gc may have removed it."""
+    for attempt in range(_ATTEMPTS, -1, -1):
+        handle = path.open("wb")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(handle.fileno()).st_nlink:
+                break
+        except BlockingIOError:
+            if not attempt:
+                raise
+            time.sleep(0.01)
+        handle.close()
+    return handle
 
 
 class _LocalSink(Sink):

@@ -28,7 +28,7 @@ GRACE = 24 * 3600  # seconds
 _DEAD_SHARE = 0.2  # of a pack's bytes; with more of it unused, a pack is written anew
 _SMALL_PACK = 1024 * 1024
 _MANY_SMALL = 32  # packs; more of them are joined
-_UNOWNED = 60  # seconds that a temporary folder may take to get its owner
+_UNOWNED = 60  # seconds that a temporary file may take to get its name
 
 
 @dataclass(kw_only=True)
@@ -83,7 +83,7 @@ def collect_garbage(
         RegistryError: Reading or removing failed.
     """
     swept = Swept(dry_run=dry_run)
-    if not registry.root.exists():
+    if not registry.exists():
         return swept
     limit = min([time.time() - grace, *registry.alive_since()])
     marks = _Marks(registry)
@@ -146,10 +146,10 @@ class _Sweep:
         self._swept = swept
 
     def run(self, progress: Progress) -> None:
+        self._temporary()  # first what is surely nobody's: writing packs anew takes space
         self._manifests()
         self._loose()
         self._packs(progress)
-        self._temporary()
 
     def _old(self, path: Path) -> os.stat_result | None:
         """Return the stat of something older than the limit; None leaves it alone."""
@@ -191,8 +191,11 @@ class _Sweep:
             except DataMismatchError as error:
                 self._swept.notes.append(f"{error.message} It was left alone.")
                 continue
-            used = self._marks.chunked.intersection(members)
-            kept = {raw for raw in used if raw not in held or not self._sound(held[raw], raw)}
+            kept = {
+                raw
+                for raw in members
+                if raw in self._marks.chunked and not (raw in held and self._sound(held[raw], raw))
+            }
             dead = len(members) - len(kept)
             if not kept:
                 if (seen := self._old(path)) is not None and self._is_whole(name):
@@ -239,15 +242,17 @@ class _Sweep:
     def _temporary(self) -> None:
         for folder in self._store.abandoned():
             with contextlib.suppress(FileNotFoundError):  # its owner is removing it at this moment
-                if self._grace > 0 and not (folder / "owner").exists() and _age(folder) < _UNOWNED:
-                    continue
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
                 self._swept.temporary += 1
                 self._swept.bytes += size
                 if not self._swept.dry_run:
                     shutil.rmtree(folder, ignore_errors=True)
         root = self._registry.root
-        for path in [*root.glob(".tmp-*"), *root.glob("manifests/.tmp-*"), *root.glob("log/*/*/.tmp-*")]:
+        for path in self._registry.dead_runs():
+            self._swept.temporary += 1
+            self._remove(path, path.stat())
+        places = (".", "manifests", "tombstones", "log/*/*")
+        for path in [path for place in places for path in root.glob(f"{place}/.tmp-*")]:
             if self._grace <= 0 or _age(path) > _UNOWNED:  # nobody publishes now; the folder of the log may be made
                 self._swept.temporary += 1
                 self._remove(path, path.stat())

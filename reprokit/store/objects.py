@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import threading
@@ -319,18 +318,19 @@ class ObjectStore:
             self._open.pop(name, None)
 
     def abandoned(self) -> Iterator[Path]:
-        """Yield the temporary folders whose owner has died."""
+        """Yield the temporary folders whose owner has died; nobody becomes the owner while the caller has one."""
         for name in _listdir(self.root / TEMPORARY):
             folder = self.root / TEMPORARY / name
             try:
-                with (folder / OWNER).open("rb") as owner:
-                    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                owner = (folder / OWNER).open("ab")  # made if it is not there: its owner may be about to
+            except (FileNotFoundError, NotADirectoryError):
                 continue
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                    raise
-            yield folder
+            with owner:
+                try:
+                    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                yield folder
 
     def freshen(self, path: Path) -> bool:
         """Make an object or pack that is used again look new, so that gc leaves it; False if it is not there.

@@ -25,20 +25,32 @@ __all__ = ["Staging", "stage"]
 @contextmanager
 def stage(store: ObjectStore) -> Iterator[Staging]:
     """Collect new objects; on leaving without an error all are durable, then all get their names."""
-    base = store.root / TEMPORARY
-    base.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=base))
+    folder, owner = _own_folder(store.root / TEMPORARY)
     try:
-        with (folder / OWNER).open("wb") as owner:  # held while this process lives: gc leaves the folder alone
-            fcntl.flock(owner, fcntl.LOCK_EX)
-            staging = Staging(store, folder)
-            try:
-                yield staging
-                staging.settle()
-            finally:
-                staging.discard()
+        staging = Staging(store, folder)
+        try:
+            yield staging
+            staging.settle()
+        finally:
+            staging.discard()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        owner.close()
+
+
+def _own_folder(base: Path) -> tuple[Path, BinaryIO]:
+    """Make a temporary folder; while the file that comes with it is open, gc leaves it alone."""
+    base.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=base))
+        try:
+            owner = (folder / OWNER).open("wb")
+        except FileNotFoundError:  # a gc without grace was faster
+            continue
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        if os.fstat(owner.fileno()).st_nlink:
+            return folder, owner
+        owner.close()
 
 
 class Staging:

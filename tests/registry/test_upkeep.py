@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -210,6 +211,49 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(registry):
         swept = collect_garbage(registry, grace=0)
         assert swept.temporary == 3
         assert len(os.listdir(registry.root / "tmp")) == 1
+
+
+def test_gc_of_a_registry_that_was_never_finished_leaves_it_usable(registry):
+    registry.root.mkdir()
+    (registry.root / ".tmp-x").touch()  # killed before the marker had its name
+    collect_garbage(registry, grace=0)
+    registry = LocalRegistry(registry.root)
+    make(registry, {"a": b"1"})
+    collect_garbage(registry, grace=0)
+    assert not (registry.root / ".tmp-x").exists()
+
+
+def test_gc_removes_the_signs_of_life_of_dead_runs_only(registry):
+    make(registry, {"a": b"1"})
+    with registry.claim("20261123-101500-7c1e9f"):
+        (registry.root / "running" / "20261123-101500-000000").touch()
+        assert collect_garbage(registry, grace=0).temporary == 1
+        assert os.listdir(registry.root / "running") == ["20261123-101500-7c1e9f"]
+        assert registry.is_claimed("20261123-101500-7c1e9f")
+
+
+def test_a_builder_and_a_run_that_gc_takes_for_dead_begin_anew(registry):
+    make(registry, {"a": b"1"})
+    stop = threading.Event()
+
+    def sweep():
+        while not stop.is_set():
+            for path in registry.objects.abandoned():
+                shutil.rmtree(path, ignore_errors=True)
+            for path in registry.dead_runs():
+                path.unlink(missing_ok=True)
+
+    sweeper = threading.Thread(target=sweep)
+    sweeper.start()
+    try:
+        for number in range(200):
+            with registry.claim(f"20261123-101500-{number:06d}"):
+                assert registry.is_claimed(f"20261123-101500-{number:06d}")
+                with registry.staging() as sink:
+                    sink.put_bytes(b"%d" % number)
+    finally:
+        stop.set()
+        sweeper.join()
 
 
 def test_uses_and_digests_are_found_by_their_start(registry):
