@@ -14,6 +14,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,17 @@ class ManifestStore:
         return {name for name in found if _HASH.fullmatch(name)}
 
     def write(self, manifest: Manifest, *, near: str | None) -> None:
-        """Store a version durably, as a difference to `near` or to what that one differs from, if that is small."""
+        """Store a version durably, as a difference to `near` or to what that one differs from, if that is small.
+
+        One that is there stays as it is, since others may be stored as differences to it; a damaged one is written
+        anew, whole.
+        """
+        path = self.path(manifest.top_hash)
+        damaged = False
+        if path.exists():
+            if self._is_sound(manifest.top_hash):
+                return
+            damaged, near = True, None
         text = manifest.encode()
         header, _, body = text.partition(b"\n")
         lines = body.split(b"\n")[:-1]
@@ -61,7 +72,15 @@ class ManifestStore:
         if difference is not None:
             text = b"\n".join([header, *difference, b""])
         packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
-        durable_write(self.path(manifest.top_hash), packer.compress(text) + packer.flush())
+        with suppress(FileExistsError):  # another writer was faster with the same version
+            durable_write(path, packer.compress(text) + packer.flush(), exclusive=not damaged)
+
+    def _is_sound(self, top_hash: str) -> bool:
+        try:
+            self.read(top_hash)
+        except (NotFoundError, DataMismatchError):
+            return False
+        return True
 
     def _difference(self, lines: list[bytes], near: str, top_hash: str) -> list[bytes] | None:
         try:

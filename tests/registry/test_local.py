@@ -144,8 +144,8 @@ class TestLocalRegistry(RegistryContract):
         [
             pytest.param("fsync", 0, False, id="before the object is durable"),
             pytest.param("replace", 0, False, id="before the object has its name"),
-            pytest.param("replace", 1, False, id="before the manifest has its name"),
-            pytest.param("link", 0, False, id="before the log entry"),
+            pytest.param("link", 0, False, id="before the manifest has its name"),
+            pytest.param("link", 1, False, id="before the log entry"),
             pytest.param("fsync", 5, True, id="before the folder of the log is durable"),
         ],
     )
