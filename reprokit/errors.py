@@ -56,9 +56,12 @@ class RefusedError(Error):
 
 
 class DataMismatchError(Error):
-    """Bytes are not what their digest says."""
+    """Bytes are not what their digest says, or not of the form that they must have."""
 
     exit_code = 4
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint or "Nothing of it was used. Restore it from another copy.")
 
 
 class EnvironmentMismatchError(Error):
