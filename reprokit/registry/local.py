@@ -42,8 +42,9 @@ _MARKER = "reprokit-registry.json"
 _MAX_LOG_ENTRY = 16 * 1024 * 1024
 _DIGITS = 10
 _ATTEMPTS = 50
-_FIELDS = ("prev", "action", "top_hash", "time", "writer", "tags", "permanent", "note")
+_FIELDS = ("seq", "prev", "action", "top_hash", "time", "writer", "tags", "permanent", "note")
 _ACTIONS = frozenset(get_args(Action))
+_ENTRY = re.compile(r"[0-9]{10}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -312,7 +313,7 @@ class LocalRegistry(Registry):
                 permanent=tuple(sorted({*(before.permanent if before else ()), *permanent})),
                 note=note,
             )
-            body = {key: getattr(entry, key) for key in _FIELDS}
+            body = {"package": name, **{key: getattr(entry, key) for key in _FIELDS}}
             try:
                 durable_write(folder / f"{entry.seq:0{_DIGITS}d}", _sealed(canonical(body)), exclusive=True)
             except FileExistsError:
@@ -324,7 +325,7 @@ class LocalRegistry(Registry):
             names = os.listdir(folder)
         except FileNotFoundError:
             return 0
-        return max((int(name) for name in names if len(name) == _DIGITS and name.isdigit()), default=0)
+        return max((int(name) for name in names if _ENTRY.fullmatch(name)), default=0)
 
     def _read_raw(self, folder: Path, seq: int) -> bytes:
         path = folder / f"{seq:0{_DIGITS}d}"
@@ -482,12 +483,20 @@ def _parse(raw: bytes, seq: int, folder: Path) -> LogEntry:
         raise DataMismatchError(
             f"{what} is malformed ({folder}).", hint="Restore it from another copy of the registry."
         )
-    return LogEntry(seq=seq, **{**{key: value[key] for key in _FIELDS}, "permanent": tuple(value["permanent"])})
+    name = f"{folder.parent.name}/{folder.name}"
+    if (value["package"], value["seq"]) != (name, seq):
+        raise DataMismatchError(
+            f"{what} is in the wrong place: it is entry {value['seq']} of {value['package']} ({folder}).",
+            hint="Restore the log from another copy of the registry.",
+        )
+    return LogEntry(**{**{key: value[key] for key in _FIELDS}, "permanent": tuple(value["permanent"])})
 
 
 def _is_entry(value: Any) -> bool:
     return (
         isinstance(value, dict)
+        and isinstance(value.get("package"), str)
+        and type(value.get("seq")) is int
         and (value.get("prev") is None or _is_hash(value["prev"]))
         and value.get("action") in _ACTIONS
         and _is_hash(value.get("top_hash"))
@@ -498,7 +507,7 @@ def _is_entry(value: Any) -> bool:
         and isinstance(value.get("permanent"), list)
         and all(tag in value["tags"] for tag in value["permanent"])
         and (value.get("note") is None or isinstance(value["note"], str))
-        and set(value) == set(_FIELDS)
+        and set(value) == {"package", *_FIELDS}
     )
 
 

@@ -128,6 +128,29 @@ class TestLocalRegistry(RegistryContract):
             with pytest.raises(DataMismatchError, match="Log entry 1 of a/b is "):
                 registry.head("a/b")
 
+    def test_log_entries_in_each_others_place_are_noticed(self, registry):
+        for name, data in (("a/b", b"1"), ("a/b", b"2"), ("c/d", b"3")):
+            registry.publish(name, store(registry, {"x": data}))
+        log = registry.root / "log"
+        for ours, theirs, what in (
+            ("a/b/0000000002", "a/b/0000000001", "entry 1 of a/b"),
+            ("a/b/0000000001", "c/d/0000000001", "entry 1 of c/d"),
+        ):
+            kept, other = (log / ours).read_bytes(), (log / theirs).read_bytes()
+            (log / ours).write_bytes(other)
+            with pytest.raises(DataMismatchError) as caught:
+                registry.top_hashes("a/b")
+            number = int(ours[-1])
+            assert caught.value.message == (
+                f"Log entry {number} of a/b is in the wrong place: it is {what} ({log / 'a' / 'b'})."
+            )
+            (log / ours).write_bytes(kept)
+
+    def test_a_file_in_the_log_that_is_no_entry_is_left_alone(self, registry):
+        entry = registry.publish("a/b", store(registry, {"x": b"1"}))
+        (registry.root / "log" / "a" / "b" / ("²" * 10)).touch()
+        assert registry.head("a/b") == entry
+
     def test_concurrent_builds_are_all_in_the_log(self, registry):
         workers = [python(BUILD_FIVE, registry.root.parent, worker) for worker in range(4)]
         hashes = [line for worker in workers for line in worker.communicate(timeout=60)[0].split()]
