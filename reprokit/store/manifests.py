@@ -25,12 +25,15 @@ from reprokit.paths import durable_write
 
 __all__ = ["ManifestStore"]
 
-_GZIP = 31  # zlib's window bits for a gzip header without name and time
+_GZIP = 31  # zlib's window bits for gzip
+_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\x04\x03"  # without name and time; nothing else checks these bytes
 _SUFFIX = ".jsonl.gz"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _BASE = re.compile(rb'\{"base":"([0-9a-f]{64})"\}')
 _COPY = re.compile(rb"\[(\d{1,9}),(\d{1,9})\]")
 _MAX_HEADER = 16 * 1024 * 1024
+_AT_ONCE = 64 * 1024 * 1024  # bytes of text; of more, the limits are checked before any is kept
+_BLOCK = 1024 * 1024
 _WORTH_IT = 64  # lines; below, a difference saves nothing
 
 
@@ -73,7 +76,7 @@ class ManifestStore:
             text = b"\n".join([header, *difference, b""])
         packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
         with suppress(FileExistsError):  # another writer was faster with the same version
-            durable_write(path, packer.compress(text) + packer.flush(), exclusive=not damaged)
+            durable_write(path, _HEAD + (packer.compress(text) + packer.flush())[len(_HEAD) :], exclusive=not damaged)
 
     def _is_sound(self, top_hash: str) -> bool:
         try:
@@ -102,7 +105,7 @@ class ManifestStore:
                 pieces[-1] = (last[0], last[1] + 1)
             else:
                 pieces.append((number, 1))
-        if literal * 4 > len(lines) or len(pieces) * 2 > len(lines):
+        if literal * 4 > len(lines) or len(pieces) * 2 > len(lines) or len(lines) - literal > len(theirs):
             return None
         told = [piece if isinstance(piece, bytes) else b"[%d,%d]" % piece for piece in pieces]
         return [canonical({"base": base}), *told]
@@ -138,21 +141,19 @@ class ManifestStore:
         if named is None:
             raise DataMismatchError(f"{what} is malformed: its second line names no base.")
         theirs = self._body(named[1].decode("ascii"))
-        count = 0
+        copies = 0
         for line in lines[1:]:
             copied = _COPY.fullmatch(line)
             if copied is None:
-                count += 1
                 yield line
-            else:
-                start, length = int(copied[1]), int(copied[2])
-                if start + length > len(theirs):
-                    raise DataMismatchError(f"{what} is malformed: it copies lines that its base does not have.")
-                count += length
-                if count <= MAX_ENTRIES:
-                    yield from theirs[start : start + length]
-            if count > MAX_ENTRIES:
-                raise DataMismatchError(f"{what} has more than {MAX_ENTRIES:,} entries.")
+                continue
+            start, length = int(copied[1]), int(copied[2])
+            if start + length > len(theirs):
+                raise DataMismatchError(f"{what} is malformed: it copies lines that its base does not have.")
+            copies += length
+            if copies > len(theirs):  # a key would stand there twice
+                raise DataMismatchError(f"{what} is malformed: it copies more lines than its base has.")
+            yield from theirs[start : start + length]
 
     def _body(self, top_hash: str) -> list[bytes]:
         """Return the lines after the header of a version that is stored whole, unverified."""
@@ -177,16 +178,30 @@ class ManifestStore:
 
     def _text(self, top_hash: str) -> bytes:
         packed = self._bytes(top_hash)
-        opener = zlib.decompressobj(_GZIP)
+        if packed[: len(_HEAD)] != _HEAD:
+            raise self._damaged(top_hash, "it does not start as gzip without name and time does")
         try:
-            text = opener.decompress(packed, MAX_MANIFEST)
+            text = self._unpack(packed, top_hash)
+            return text if text is not None else zlib.decompress(packed, _GZIP)
         except zlib.error as error:
             raise self._damaged(top_hash, str(error)) from None
-        if opener.unconsumed_tail:
-            raise self._damaged(top_hash, f"it unpacks to more than {MAX_MANIFEST:,} bytes")
+
+    def _unpack(self, packed: bytes, top_hash: str) -> bytes | None:
+        """Return the text, None if it is long but within the limits; what is beyond them never is in memory."""
+        opener = zlib.decompressobj(_GZIP)
+        text = opener.decompress(packed, _AT_ONCE)
+        size, lines, block = len(text), text.count(b"\n"), text
+        while not opener.eof and block:
+            block = opener.decompress(opener.unconsumed_tail, _BLOCK)
+            size += len(block)
+            lines += block.count(b"\n")
+            if size > MAX_MANIFEST:
+                raise self._damaged(top_hash, f"it unpacks to more than {MAX_MANIFEST:,} bytes")
+            if lines > MAX_ENTRIES + 2:
+                raise self._damaged(top_hash, f"it has more than {MAX_ENTRIES:,} entries")
         if not opener.eof or opener.unused_data:
             raise self._damaged(top_hash, "it is truncated, or something follows its end")
-        return text
+        return text if size == len(text) else None
 
     def _first_lines(self, top_hash: str) -> Iterator[bytes]:
         """Yield up to two lines, unpacking no more than they need."""
