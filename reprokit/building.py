@@ -14,7 +14,7 @@ from typing import Any
 from reprokit.canonical import canonical
 from reprokit.config import Config
 from reprokit.digest import CHUNKED, Digest
-from reprokit.errors import NotFoundError, RefusedError, UsageError
+from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.folder import Files, Known, look_through
 from reprokit.manifest import Entry, Manifest
 from reprokit.package import RESERVED, Package
@@ -24,12 +24,15 @@ from reprokit.refs import check_package_name, check_tag
 from reprokit.registry import Registry, open_registry
 from reprokit.registry.base import Sink
 from reprokit.store.packs import SMALL
+from reprokit.untrusted import load_json
 
 __all__ = ["BuildResult", "build"]
 
 _BATCH_FILES = 1024
 _BATCH_BYTES = 16 * 1024 * 1024
 _LARGE_AT_ONCE = 2
+_MAX_META = 15 * 1024 * 1024  # bytes; a line of a manifest holds a little more
+_MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +126,19 @@ class _Stored:
 
 def _check_header(message: str | None, meta: Mapping[str, Any] | None) -> None:
     """Raise UsageError for what cannot stand in a manifest, before anything is stored."""
+    _check_json({"message": message, "user_meta": dict(meta or {})}, "The message or metadata")
+
+
+def _check_json(value: Mapping[str, Any], what: str) -> None:
+    """Raise UsageError for what could not be written, or not be read again."""
     try:
-        Manifest.make([], message=message, user_meta=meta).encode()
-        canonical(dict(meta or {}))
+        canonical(value)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        load_json(text, what="it", max_bytes=_MAX_META, max_depth=_MAX_DEPTH)
     except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(
-            f"The message or metadata cannot be stored: {error}.", hint="Metadata is JSON in UTF-8."
-        ) from None
+        raise UsageError(f"{what} cannot be stored: {error}.", hint="Metadata is JSON in UTF-8.") from None
+    except DataMismatchError as error:
+        raise UsageError(f"{what} cannot be stored: {error.message}", hint="Store it as an entry of its own.") from None
 
 
 def _kept(base: Package | None, remove: Iterable[str], registry: Registry) -> list[Entry]:
@@ -161,10 +170,7 @@ def _merged(kept: list[Entry], files: _Stored, entry_meta: Mapping[str, Mapping[
     for key, meta in entry_meta.items():
         if key not in merged:
             raise NotFoundError(f"Metadata was given for {key!r}, but the version has no such entry.")
-        try:
-            canonical(dict(meta))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise UsageError(f"The metadata of {key!r} cannot be stored: {error}.") from None
+        _check_json({"meta": dict(meta)}, f"The metadata of {key!r}")
         merged[key] = merged[key]._replace(meta=dict(meta))
     return list(merged.values())
 

@@ -28,6 +28,7 @@ __all__ = ["MAX_ENTRIES", "MAX_MANIFEST", "Entry", "Manifest", "ManifestDiff"]
 MAX_MANIFEST = 2 * 1024 * 1024 * 1024  # bytes
 MAX_ENTRIES = 5_000_000
 _MAX_LINE = 16 * 1024 * 1024
+_MAX_SIZE = 10**18
 _BATCH = 8192
 _DUMP = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _NO_META: Mapping[str, Any] = {}
@@ -396,7 +397,7 @@ def _line(entry: Entry) -> str:
 
 def _entry(raw: dict[str, Any], *, where: str) -> Entry:
     size, meta, keys, hash_ = raw.get("size"), raw.get("meta"), raw["physical_keys"], raw.get("hash")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < _MAX_SIZE:
         raise DataMismatchError(f"{where}: size must be a number of bytes, not {size!r}.")
     if not isinstance(hash_, dict):
         raise DataMismatchError(f"{where}: hash must be an object with type and value.")
