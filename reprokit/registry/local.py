@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, get_args
 
 from reprokit.canonical import canonical
 from reprokit.digest import Digest, hash_file
-from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, RegistryError
+from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, RegistryError, UsageError
 from reprokit.manifest import Entry, Manifest
 from reprokit.paths import durable_write, os_errors
 from reprokit.progress import SILENT, Progress
@@ -382,7 +382,8 @@ class LocalRegistry(Registry):
             spaces = [namespace] if namespace else sorted(_listdir(base))
             for space in spaces:
                 for name in sorted(_listdir(base / space)):
-                    yield f"{space}/{name}"
+                    with contextlib.suppress(UsageError):  # not a name, so not ours
+                        yield check_package_name(f"{space}/{name}")
 
     # signs of life
 
