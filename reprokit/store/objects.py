@@ -190,6 +190,7 @@ class ObjectStore:
             data = self._from_pack(place)
             if data is not None and is_digest_of(data, entry.digest):
                 return data
+            self.close_pack(place[0])  # it may have been restored since it was opened
         with self.loose_file(entry, what) as handle:
             data = handle.read(entry.size + 1)
         found = hash_bytes(data, entry.digest.type)
@@ -253,11 +254,16 @@ class ObjectStore:
             return None
 
     def loose_file(self, entry: Entry, what: str) -> BinaryIO:
-        """Open a loose object, or say why there is nothing to open."""
+        """Open a loose object of the entry's size, or say why there is nothing to open."""
         try:
-            return self.loose_path(entry.digest).open("rb")
+            handle = self.loose_path(entry.digest).open("rb")
         except FileNotFoundError:
             pass
+        else:
+            if (size := os.fstat(handle.fileno()).st_size) == entry.size:
+                return handle
+            handle.close()
+            raise corrupt(what, entry.digest, f"{size:,} bytes instead of {entry.size:,}")
         purged = self.tombstone(entry.digest)
         if purged is not None:
             raise PurgedError(f"{what}: its object {entry.digest.hex[:12]}… is gone. {purged}")
@@ -354,9 +360,10 @@ def is_digest_of(data: bytes | memoryview, digest: Digest) -> bool:
     return hash_bytes(data, digest.type) == digest
 
 
-def corrupt(what: str, expected: Digest, found: Digest) -> DataMismatchError:
+def corrupt(what: str, expected: Digest, found: Digest | str) -> DataMismatchError:
+    read = found if isinstance(found, str) else f"{found.hex[:12]}…"
     return DataMismatchError(
-        f"{what} is corrupt: expected {expected.hex[:12]}…, read {found.hex[:12]}….",
+        f"{what} is corrupt: expected {expected.hex[:12]}…, read {read}.",
         hint="Nothing of it was used. Restore the object from another copy of the registry, or list what it affects: "
         f"`reprokit verify --uses {expected.hex[:12]}`.",
     )

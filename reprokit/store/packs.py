@@ -148,6 +148,8 @@ class Pack:
         Raises:
             DataMismatchError: The directory is not one that reprokit writes.
         """
+        if not self.reaches(self.size):
+            raise self._damaged("it was truncated")
         end = _END.unpack(self.map[-_END.size :])
         sign, _, _, _, count, length, start, comment = end
         if (
@@ -170,7 +172,11 @@ class Pack:
 
     def read(self, offset: int, size: int) -> bytes:
         """Return bytes of the pack, unverified; fewer than `size` if the place is not inside."""
-        return self.map[offset : offset + size]
+        return self.map[offset : offset + size] if self.reaches(offset + size) else b""
+
+    def reaches(self, end: int) -> bool:
+        """True if the file is that long now: reading what was cut from a mapped file would end the process."""
+        return os.fstat(self._fd).st_size >= end
 
     def view(self, offset: int, size: int) -> memoryview:
         return memoryview(self.map)[offset : offset + size]

@@ -65,7 +65,7 @@ class PackReader(Reader):
             offset = place[75:].partition(",")[0]
             start = int(offset) if offset.isdecimal() else 0
             end = start + self._sizes[position]
-            data = pack.map[start:end]
+            data = pack.map[start:end] if pack.reaches(end) else b""
             if data and sha256(sha256(data).digest()).digest() == a2b_base64(self._values[position]):
                 self._verified[position] = pack, start, end
                 return data
