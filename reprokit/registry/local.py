@@ -153,7 +153,7 @@ class LocalRegistry(Registry):
             return self.objects.read(entry, what=what)
 
     def copy_object(self, entry: Entry, sink: BinaryIO | None, *, what: str) -> None:
-        with os_errors(f"Reading {what}"):
+        with os_errors(f"{'Reading' if sink is None else 'Copying'} {what}"):
             self.objects.copy_to(entry, sink, what=what)
 
     def reader(self, manifest: Manifest, *, what: str) -> Reader:
