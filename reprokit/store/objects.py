@@ -23,6 +23,7 @@ from reprokit.untrusted import load_json
 __all__ = ["OWNER", "TEMPORARY", "ObjectStore", "corrupt", "hint_of", "is_digest_of", "parse_hint"]
 
 _OPEN_PACKS = 256
+_ATTEMPTS = 5
 _FRESH = 3600  # seconds; what was touched longer ago is touched again when it is reused
 TEMPORARY = "tmp"
 OWNER = "owner"
@@ -86,26 +87,36 @@ class ObjectStore:
                         digest = Digest.chunked(raw) if kind == CHUNKED else Digest(kind, start + rest)
                         yield digest, base / kind / start / rest
 
-    def catalogue(self) -> None:
-        """Bring the index up to date with the packs that are there. A damaged pack is left out: nothing is in it."""
+    def catalogue(self) -> set[str]:
+        """Bring the index up to date with the packs that are there, and return those that are in it.
+
+        A damaged pack is left out: nothing is in it.
+        """
         there = self.pack_names()
         known = self.index.packs()
         self.index.drop_packs(known - there)
+        listed = known & there
         for name in sorted(there - known):
             with suppress(FileNotFoundError, DataMismatchError):
                 self.index.add_pack(name, self.pack(name).members)
+                listed.add(name)
+        return listed
 
     def find(self, digests: Iterable[Digest]) -> dict[Digest, PackPlace]:
         """Return where objects lie in packs, for those that do; only packs that exist are named."""
         wanted = {digest.raw: digest for digest in digests if digest.type == CHUNKED}
         if not wanted:
             return {}
-        there = self.pack_names()
-        if not there:
-            return {}
-        if there != self.index.packs():
-            self.catalogue()
-        found = self.index.places(wanted)
+        for _ in range(_ATTEMPTS):
+            there = self.pack_names()
+            if not there:
+                return {}
+            listed = self.index.packs()
+            if there != listed:
+                listed = self.catalogue()
+            found = self.index.places(wanted)
+            if len(found) == len(wanted) or self.index.packs() == listed:
+                break  # else the index was lost meanwhile, or somebody who saw other packs changed it
         return {wanted[raw]: place for raw, place in found.items() if place[0] in there}
 
     def locate(self, manifest: Manifest) -> Manifest:
@@ -233,9 +244,13 @@ class ObjectStore:
         found = self.find([entry.digest]).get(entry.digest)
         if found is None:
             return
-        for place in (found, *self._copies(entry.digest.raw)):
+        while found is not None and found not in tried:  # anew each time: gc may have moved it
+            tried.add(found)
+            if found[1].size == entry.size:
+                yield found
+            found = self.find([entry.digest]).get(entry.digest)
+        for place in self._copies(entry.digest.raw):
             if place not in tried and place[1].size == entry.size:
-                tried.add(place)
                 yield place
 
     def _copies(self, raw: bytes) -> Iterator[PackPlace]:

@@ -114,6 +114,44 @@ def test_many_small_packs_are_joined(registry):
     assert verify_registry(registry) == (40, [])
 
 
+def test_an_object_that_gc_moves_between_finding_and_reading_is_read(registry, tmp_path, monkeypatch):
+    values = {str(number): os.urandom(1000) for number in range(10)}
+    one = make(registry, values)
+    make(registry, {"7": values["7"]})
+    registry.delete("a/b", one.top_hash)
+    fresh = LocalRegistry(registry.root, cache=tmp_path / "cache")  # its index knows the pack, which is not open
+    find, swept = fresh.objects.find, []
+
+    def find_then_sweep(digests):
+        found = find(digests)
+        swept.append(collect_garbage(LocalRegistry(registry.root), grace=0).rewritten)
+        return found
+
+    monkeypatch.setattr(fresh.objects, "find", find_then_sweep)
+    entry = one.manifest["7"]._replace(physical_keys=())
+    assert fresh.read_object(entry, what="7") == values["7"]
+    assert swept[0] == 1
+
+
+@pytest.mark.parametrize("loss", ["by one who saw fewer packs", "as a file"])
+def test_an_index_that_loses_a_pack_between_two_questions_is_asked_again(registry, monkeypatch, loss):
+    package = make(registry, {"a": b"1"})
+    index = registry.objects.index
+    places, asked = index.places, []
+
+    def lose_then_tell(digests):
+        if not asked:
+            if loss == "as a file":
+                index._give_up()
+            else:
+                index.drop_packs(registry.objects.pack_names())
+        asked.append(1)
+        return places(digests)
+
+    monkeypatch.setattr(index, "places", lose_then_tell)
+    assert registry.read_object(package.manifest["a"]._replace(physical_keys=()), what="a") == b"1"
+
+
 def test_packs_that_were_joined_by_a_gc_that_was_killed_go(registry, tmp_path):
     for number in range(33):
         make(registry, {"x": f"{number}", "same": "same"})
