@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
@@ -11,7 +10,6 @@ import resource
 import struct
 import subprocess
 import sys
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -333,8 +331,9 @@ def test_a_pack_whose_directory_lies_gives_no_wrong_data(registry, lie, hinted):
             assert error.message.startswith((f"{key} is corrupt: expected ", f"{key}: its object "))
             assert error.hint
     problems = verify_registry(fresh)[1]
+    read = hash_bytes(path.read_bytes()).hex[:12]
     assert [problem.message for problem in problems] == [
-        f"Pack {path.stem[:12]}… is damaged: its bytes have the hash {hash_bytes(path.read_bytes()).hex[:12]}… ({path})."
+        f"Pack {path.stem[:12]}… is damaged: its bytes have the hash {read}… ({path})."
     ]
     collect_garbage(fresh, grace=0, thorough=True)
     assert Package.open("t/x", registry=fresh).verify() == []  # by the keys of its manifest, still
@@ -451,7 +450,7 @@ def test_what_is_no_package_in_the_log_is_named_and_the_rest_verified(registry):
     usable(registry)
 
 
-AS_NOBODY = """
+WRITE = """
 import os, sys
 from pathlib import Path
 from reprokit.building import build
@@ -459,14 +458,14 @@ from reprokit.errors import Error
 from reprokit.package import Package, verify_registry
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.upkeep import collect_garbage, purge
-os.setgroups([])
-os.setgid(65534)
-os.setuid(65534)
+if sys.argv[2] == "nobody":
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
 registry = LocalRegistry(Path(sys.argv[1]))
 package = Package.open("good/package", registry=registry)
 assert {key: package.entry(key).read() for key in package} == {"fine": b"fine"}
 assert verify_registry(registry) == (1, [])
-assert build({"fine": b"fine"}, "good/package", registry=registry).top_hash if sys.argv[2] == "same" else True
 digest = package.manifest["fine"].digest
 for act in (
     lambda: build({"new": b"1"}, "good/package", registry=registry),
@@ -484,8 +483,9 @@ for act in (
 """
 
 
-def reading_only(registry: LocalRegistry) -> list[str]:
-    code = [sys.executable, "-c", AS_NOBODY, str(registry.root), "other"]
+def reading_only(registry: LocalRegistry, user: str) -> list[str]:
+    """Return how every way to write is refused to a user who may only read, with the hints."""
+    code = [sys.executable, "-c", WRITE, str(registry.root), user]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path]))}
     done = subprocess.run(code, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -493,10 +493,7 @@ def reading_only(registry: LocalRegistry) -> list[str]:
 
 
 def refusals(why: str, hint: str) -> list[str]:
-    digest = hash_bytes(b"fine").hex
     top_hash = Manifest.make([Entry("fine", 4, hash_bytes(b"fine"))]).top_hash[:12]
-    assert digest
-    assert top_hash
     return [
         f"{what} failed: {why} (R/{place}).|{hint}"
         for what, place in (
@@ -526,7 +523,7 @@ def open_to_all(room) -> LocalRegistry:
 def test_a_registry_of_somebody_else_is_read_and_whom_to_ask_is_said(open_to_all):
     hint = "You lack the permission: ask the owner, or choose another place with --registry or REPROKIT_HOME."
     before = {path: path.lstat() for path in open_to_all.root.rglob("*")}
-    assert reading_only(open_to_all) == refusals("Permission denied", hint)
+    assert reading_only(open_to_all, "nobody") == refusals("Permission denied", hint)
     assert {path: path.lstat() for path in open_to_all.root.rglob("*")} == before
     usable(open_to_all)
 
@@ -539,7 +536,7 @@ def test_a_registry_on_a_read_only_file_system_is_read_and_nothing_else(open_to_
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", root], check=True)
         hint = "The file system is read-only: choose another registry with --registry."
-        assert reading_only(open_to_all) == refusals("Read-only file system", hint)
+        assert reading_only(open_to_all, "root") == refusals("Read-only file system", hint)
     finally:
         subprocess.run(["umount", "-l", root], check=True)
     usable(open_to_all)
@@ -664,7 +661,7 @@ def test_a_disk_that_fills_while_installing_or_laying_out_leaves_nothing_half(sm
     registry = LocalRegistry(tmp_path / "registry")
     build({"fine": b"fine"}, "good/package", registry=registry)
     values = {f"d/{number}": os.urandom(size) for number in range(5 * SMALL // size)}
-    made = build(values, "t/x", registry=registry)
+    build(values, "t/x", registry=registry)
     package = Package.open("t/x", registry=registry)
     stuff(small_disk, leave=4 * SMALL // 3).rename(small_disk / "other")
     for act, what in (
@@ -681,8 +678,4 @@ def test_a_disk_that_fills_while_installing_or_laying_out_leaves_nothing_half(sm
         assert entry in (f"{what} failed: No space left on device.", "Copying ENTRY failed: No space left on device.")
         assert caught.value.hint == FULL
         assert set(contents(small_disk)) == {"other"}
-    (small_disk / "other").unlink()
-    if size > SMALL:
-        return  # five of them fit on no disk of four
-    assert made.entries == len(values)
     usable(registry)
