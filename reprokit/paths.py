@@ -23,6 +23,7 @@ __all__ = [
     "durable_write",
     "explain_os_error",
     "fsync_folder",
+    "make_folder",
     "os_errors",
     "safe_join",
 ]
@@ -176,7 +177,7 @@ def durable_write(path: Path, data: bytes, *, exclusive: bool = False, sync: boo
     Raises:
         FileExistsError: `exclusive` and it is there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    unsynced = make_folder(path.parent)
     descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as handle:
@@ -193,7 +194,19 @@ def durable_write(path: Path, data: bytes, *, exclusive: bool = False, sync: boo
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
     if sync:
-        fsync_folder(path.parent)
+        for folder in {path.parent, *unsynced}:
+            fsync_folder(folder)
+
+
+def make_folder(folder: Path) -> set[Path]:
+    """Make a folder and those it is in; return the ones to sync before what is in it is durable."""
+    made = []
+    while not folder.exists():
+        made.append(folder)
+        folder = folder.parent
+    for new in reversed(made):
+        new.mkdir(exist_ok=True)
+    return {new.parent for new in made}
 
 
 def fsync_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from reprokit.digest import CHUNKED, Digest, copy_hashed, hash_bytes, hash_view, write_all
 from reprokit.errors import RefusedError
-from reprokit.paths import fsync_folder
+from reprokit.paths import fsync_folder, make_folder
 from reprokit.store.index import PackPlace
 from reprokit.store.objects import OWNER, TEMPORARY, ObjectStore, corrupt, hint_of, is_digest_of
 from reprokit.store.packs import SMALL, PackWriter
@@ -205,7 +205,7 @@ class Staging:
         for writer in self._writers:
             name = writer.finish()
             final = self._store.pack_path(name)
-            _make_folder(final.parent)
+            folders |= make_folder(final.parent)
             writer.path.replace(final)
             folders.add(final.parent)
             self._store.index.add_pack(name, writer.members)
@@ -215,7 +215,7 @@ class Staging:
         self._writers.clear()
         for loose, temporary in self._loose.items():
             final = self._store.loose_path(loose)
-            folders |= _make_folder(final.parent)
+            folders |= make_folder(final.parent)
             temporary.replace(final)
             folders.add(final.parent)
         self._loose.clear()
@@ -225,11 +225,3 @@ class Staging:
     def discard(self) -> None:
         for writer in self._writers:
             writer.close()
-
-
-def _make_folder(folder: Path) -> set[Path]:
-    """Make a folder and return the ones that must be synced so that its name is durable."""
-    if folder.exists():
-        return set()
-    folder.mkdir(parents=True, exist_ok=True)
-    return {folder.parent, folder.parent.parent}

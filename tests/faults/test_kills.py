@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -253,6 +254,47 @@ def child(world: World, act: Callable[[World], None], die_at: int | None) -> int
     except BaseException as error:  # noqa: BLE001 - the parent says it
         os.write(writer, repr(error).encode())
         os._exit(1)
+
+
+@pytest.mark.parametrize("scene", ["first build", "second build", "build of a difference", "run"])
+def test_a_name_is_durable_before_the_log_entry_that_leads_to_it(room, monkeypatch, scene):
+    """What a power cut would leave is not known to us; but each new name's folder is synced before what needs it."""
+    prepare, act = SCENES[scene]
+    world = World(room / "world")
+    world.base.mkdir()
+    prepare(world)
+    unsynced: set[str] = set()
+    entries: list[str] = []
+
+    def note(name: str, target: int) -> None:
+        real = getattr(os, name)
+
+        def noting(*args, **kwargs):
+            path = os.fspath(args[target])
+            if "/log/" in path and name == "link":
+                folder = os.path.dirname(path)
+                late = {other for other in unsynced if not folder.startswith(other)}
+                assert not late, f"{path} is named before these are durable: {late}"
+                entries.append(path)
+            real(*args, **kwargs)
+            if path.startswith(f"{world.base}/registry/") and not re.search(r"/(tmp|running)(/|$)|/\.tmp-", path):
+                unsynced.add(path)
+
+        monkeypatch.setattr(os, name, noting)
+
+    for name, target in (("mkdir", 0), ("replace", 1), ("rename", 1), ("link", 1)):
+        note(name, target)
+    fsync = os.fsync
+
+    def noting_fsync(descriptor):
+        fsync(descriptor)
+        folder = os.readlink(f"/proc/self/fd/{descriptor}")
+        unsynced.difference_update({path for path in unsynced if os.path.dirname(path) == folder})
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    act(world)
+    assert entries
+    assert unsynced == set()
 
 
 def killed_after(world: World, act: Callable[[World], None], seconds: float) -> None:
