@@ -104,7 +104,10 @@ def build(
 
     if not isinstance(source, (str, Path)):
         values = source if isinstance(source, Mapping) else {"data.csv": source}
-        return publish(_store_values(values, registry))
+        try:
+            return publish(_store_values(values, registry))
+        except NotFoundError:  # a gc of little grace was faster: everything that is gone is stored again
+            return publish(_store_values(values, registry))
     folder = Path(source)
     try:
         return publish(_store_folder(folder, name, registry, progress))

@@ -11,7 +11,7 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +19,11 @@ from reprokit.store.packs import Member
 
 __all__ = ["Index", "PackPlace"]
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 create table packs (id integer primary key, name text unique not null);
-create table places (digest blob primary key, pack integer not null, offset integer not null, size integer not null)
-    without rowid;
+create table places (digest blob not null, pack integer not null, offset integer not null, size integer not null,
+    primary key (digest, pack)) without rowid;
 create table sources (folder text primary key, digest blob not null, facts blob not null) without rowid;
 """
 _BATCH = 500
@@ -41,8 +41,8 @@ class Index:
         self._database: sqlite3.Connection | None = None
         self._owner = 0
 
-    def places(self, digests: Iterable[bytes]) -> dict[bytes, PackPlace]:
-        """Return where the objects of these digests (32 bytes each) lie, as far as it is known."""
+    def places(self, digests: Iterable[bytes], packs: Set[str]) -> dict[bytes, PackPlace]:
+        """Return where in these packs the objects of these digests (32 bytes each) lie, as far as it is known."""
         wanted = list(digests)
 
         def look(database: sqlite3.Connection) -> dict[bytes, PackPlace]:
@@ -55,7 +55,7 @@ class Index:
                     f"where digest in ({marks})",
                     batch,
                 )
-                found |= {digest: (name, Member(offset, size)) for digest, name, offset, size in rows}
+                found |= {digest: (name, Member(offset, size)) for digest, name, offset, size in rows if name in packs}
             return found
 
         return self._do(look)

@@ -114,10 +114,12 @@ class ObjectStore:
             listed = self.index.packs()
             if there != listed:
                 listed = self.catalogue()
-            found = self.index.places(wanted)
+            found = self.index.places(wanted, there)
             if len(found) == len(wanted) or self.index.packs() == listed:
                 break  # else the index was lost meanwhile, or somebody who saw other packs changed it
-        return {wanted[raw]: place for raw, place in found.items() if place[0] in there}
+        else:
+            found |= {raw: place for raw in wanted.keys() - found.keys() for place in self._copies(raw)}
+        return {wanted[raw]: place for raw, place in found.items()}
 
     def locate(self, manifest: Manifest) -> Manifest:
         """Return the version with the physical key of each entry's object, which exists.

@@ -139,17 +139,42 @@ def test_an_index_that_loses_a_pack_between_two_questions_is_asked_again(registr
     index = registry.objects.index
     places, asked = index.places, []
 
-    def lose_then_tell(digests):
+    def lose_then_tell(digests, packs):
         if not asked:
             if loss == "as a file":
                 index._give_up()
             else:
                 index.drop_packs(registry.objects.pack_names())
         asked.append(1)
-        return places(digests)
+        return places(digests, packs)
 
     monkeypatch.setattr(index, "places", lose_then_tell)
     assert registry.read_object(package.manifest["a"]._replace(physical_keys=()), what="a") == b"1"
+
+
+def test_the_index_knows_an_object_in_two_packs_when_one_of_them_goes(registry):
+    package = make(registry, {"a": b"1", "b": b"2"})
+    with stage(registry.objects) as staging:
+        staging.put_again(package.manifest["a"].digest.raw, b"1")
+    entry = package.manifest["a"]._replace(physical_keys=())
+    assert registry.read_object(entry, what="a") == b"1"
+    (copy,) = staging.written
+    registry.objects.pack_path(copy).unlink()
+    assert registry.read_object(entry, what="a") == b"1"
+
+
+def test_an_object_that_gc_takes_between_storing_and_publishing_is_stored_again(registry, monkeypatch):
+    head, swept = LocalRegistry.head, []
+
+    def sweep_then_tell(self, name):
+        if not swept:
+            swept.append(collect_garbage(LocalRegistry(registry.root), grace=0).packs)
+        return head(self, name)
+
+    monkeypatch.setattr(LocalRegistry, "head", sweep_then_tell)
+    package = make(registry, {"a": b"1"})
+    assert swept == [1]
+    assert package.entry("a").read() == b"1"
 
 
 def test_packs_that_were_joined_by_a_gc_that_was_killed_go(registry, tmp_path):
