@@ -360,6 +360,9 @@ def purge(registry: LocalRegistry, digests: set[Digest], *, cache: Path, reason:
 
     Args:
         cache: The cache of this machine, whose copies go too. Other machines' caches are out of reach.
+    Raises:
+        DataMismatchError: The directory of a pack is damaged, so it may hold them unseen; nothing was purged.
+        RegistryError: Reading or writing failed; to purge again completes it.
     """
     affected = [
         (entry.digest, Use(package=name, top_hash=top_hash, logical_key=entry.logical_key))
@@ -368,6 +371,7 @@ def purge(registry: LocalRegistry, digests: set[Digest], *, cache: Path, reason:
         if entry.digest in digests
     ]
     with os_errors(f"Purging in {registry.root}"), registry.objects.alone():
+        members = _all_members(registry)
         for digest in sorted(digests):
             stone = {
                 "type": digest.type,
@@ -379,7 +383,6 @@ def purge(registry: LocalRegistry, digests: set[Digest], *, cache: Path, reason:
             }
             durable_write(registry.objects.tombstone_path(digest), canonical(stone) + b"\n")
         raws = {digest.raw for digest in digests if digest.type == CHUNKED}
-        members = {name: _members(registry, name) for name in registry.objects.pack_names()}
         holding = {name: held - raws for name, held in members.items() if held & raws}
         if holding:
             _rewrite_packs(registry, holding, despite_damage=True)
@@ -392,8 +395,12 @@ def purge(registry: LocalRegistry, digests: set[Digest], *, cache: Path, reason:
     return [use for _, use in affected]
 
 
-def _members(registry: LocalRegistry, name: str) -> Set[bytes]:
+def _all_members(registry: LocalRegistry) -> dict[str, Set[bytes]]:
+    """Return what each pack says that it holds."""
     try:
-        return registry.objects.pack(name).members.keys()
-    except DataMismatchError:
-        return frozenset()
+        return {name: registry.objects.pack(name).members.keys() for name in registry.objects.pack_names()}
+    except DataMismatchError as error:
+        raise DataMismatchError(
+            f"It is not known what all packs hold, so nothing was purged. {error.message}",
+            hint="Restore that pack from another copy of the registry, or remove it, and purge again.",
+        ) from None

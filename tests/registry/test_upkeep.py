@@ -358,6 +358,25 @@ def test_purged_bytes_are_gone_and_say_why(registry, tmp_path, secret):
     assert fresh.entry("keep").read() == b"kept"
 
 
+def test_nothing_is_purged_while_a_pack_may_hold_it_unseen(registry, tmp_path):
+    package = make(registry, {"secret": b"4000-1234-5678-9010"})
+    make(registry, {"other": b"other"}, "c/d")
+    digest = package.manifest["secret"].digest
+    path = registry.objects.pack_path(registry.objects.find([digest])[digest][0])
+    whole = path.read_bytes()
+    overwrite(path, len(whole) - 22, b"no zip")
+    with pytest.raises(DataMismatchError) as caught:
+        purge(LocalRegistry(registry.root), {digest}, cache=tmp_path / "cache", reason="asked to")
+    assert caught.value.message == (
+        "It is not known what all packs hold, so nothing was purged. "
+        f"Pack {path.stem[:12]}… is damaged: it is truncated, or not a pack ({path})."
+    )
+    assert not (registry.root / "tombstones").exists()
+    path.write_bytes(whole)
+    purge(LocalRegistry(registry.root), {digest}, cache=tmp_path / "cache", reason="asked to")
+    assert not path.exists()
+
+
 def test_gc_and_many_builders_at_once_lose_nothing(registry, tmp_path):
     code = """
 import sys
