@@ -57,6 +57,7 @@ def lay_out(
                 progress=progress,
             )
             temporary.chmod(0o755)
+            verified = _observe(temporary)  # renaming the folder changes none of it
             stats.unlink(missing_ok=True)
             if tree.exists():  # changed since it was verified, or left by a kill: set aside, then remove
                 condemned = Path(tempfile.mkdtemp(prefix="tmp-", dir=trees))
@@ -70,7 +71,7 @@ def lay_out(
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        durable_write(stats, canonical(_observe(tree)), sync=False)
+        durable_write(stats, canonical(verified), sync=False)
     return tree
 
 
@@ -82,14 +83,14 @@ def spoilt(tree: Path) -> str | None:
     try:
         known = json.loads(_stats_of(tree).read_bytes())
         found = _observe(tree)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return tree.name
-    if found is None:
+    if found is None or not isinstance(known, list) or not all(isinstance(row, list) and row for row in known):
         return tree.name
     if known == found:
         return None
-    before, after = ({row[0]: row for row in rows} for rows in (known, found))
-    return min(str(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    before, after = ({str(row[0]): row for row in rows} for rows in (known, found))
+    return min(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
 def forget(tree: Path) -> None:
