@@ -162,7 +162,8 @@ def copy_hashed(
     """Copy `source` to `sink` and hash on the way; chunks of a large file hash in parallel.
 
     Args:
-        source: Read from its position to its end.
+        source: Read from its position to its end, or until it gave one byte more than `size`: a file that grows does
+            not hold us up.
         sink: Where the bytes go; None hashes only.
         size: Expected length in bytes, which fixes the chunk length.
         threads: That hash beside the caller's; 1 hashes on the caller's own.
@@ -174,7 +175,7 @@ def copy_hashed(
         hasher = Hasher(size, type_)
         total = 0
         buffer = memoryview(bytearray(min(max(size, 1), _READ)))
-        while count := source.readinto(buffer):  # type: ignore[attr-defined]
+        while count := source.readinto(buffer[: size + 1 - total]):  # type: ignore[attr-defined]
             hasher.update(buffer[:count])
             total += count
             if sink is not None:
@@ -191,7 +192,7 @@ def copy_hashed(
                 outer.update(future.result())
             else:
                 buffer = spare.pop()
-            count = _fill(source, buffer)
+            count = _fill(source, buffer[: size + 1 - total])
             if not count:
                 break
             total += count

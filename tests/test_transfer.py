@@ -212,10 +212,11 @@ class TestPush:
         manifest = Manifest.make([Entry(key, 2 * MIB + n, digest, {}, ("objects/x",)) for n, key in enumerate("xy")])
         source.manifests.write(manifest, near=None)
         source._commit("a/b", "publish", manifest.top_hash, lambda _: {"latest": manifest.top_hash})
-        with pytest.raises(NotFoundError) as caught:
+        with pytest.raises(DataMismatchError) as caught:
             push("a/b", source=source, target=target)
         assert caught.value.message == (
-            f"a/b cannot be published. The object of 'y' ({digest.hex[:12]}…, 2,097,153 bytes) is not in {target.url}."
+            f"y of a/b@{manifest.top_hash[:8]} is corrupt: expected {digest.hex[:12]}…, "
+            "read 2,097,152 bytes instead of 2,097,153."
         )
         assert list(target.packages()) == []
 

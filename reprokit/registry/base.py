@@ -73,7 +73,7 @@ class Sink(ABC):
 
     @abstractmethod
     def put_stream(self, source: BinaryIO, size: int, *, threads: int = 2) -> tuple[Digest, int]:
-        """Store a seekable stream of about `size` bytes; return the digest and the number of bytes that came.
+        """Store a stream of `size` bytes; return the digest and the number of bytes that came, one more if it grew.
 
         Args:
             threads: That hash beside the caller's; 1 hashes on the caller's own.

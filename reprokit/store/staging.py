@@ -106,13 +106,9 @@ class Staging:
         return digests
 
     def put_stream(self, source: BinaryIO, size: int, type_: str = CHUNKED, *, threads: int = 2) -> tuple[Digest, int]:
-        """Store a stream of about `size` bytes; returns the digest and the number of bytes that came."""
-        if size < SMALL and type_ == CHUNKED:
-            data = source.read(SMALL)
-            if len(data) < SMALL:
-                return self.put_bytes(data)
-            source.seek(0)
-            size = max(size, SMALL)
+        """Store a stream of `size` bytes; returns the digest and the number of bytes that came: one more if it grew."""
+        if size < SMALL - 1 and type_ == CHUNKED:
+            return self.put_bytes(source.read(size + 1))
         return self._put_loose(source, size, type_, threads=threads)
 
     def put_known(self, source: BinaryIO, digest: Digest, size: int, *, what: str) -> None:

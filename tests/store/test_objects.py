@@ -95,13 +95,14 @@ def test_equal_bytes_are_stored_once(store):
     assert len(files(store)) == 2
 
 
-def test_a_stream_that_grew_past_what_was_said_is_stored_whole(store):
-    for said, data in ((3, b"longer"), (3, LARGE), (SMALL, b"short")):
+def test_a_stream_that_is_not_as_long_as_was_said_shows_it_and_does_not_go_on_for_ever(store):
+    endless = LARGE * 20
+    for said, data in ((3, b"longer"), (3, LARGE), (SMALL - 1, LARGE), (SMALL, b"short"), (9 << 20, endless)):
         with stage(store) as staging:
             digest, size = staging.put_stream(io.BytesIO(data), said)
-        assert (digest, size) == (hash_bytes(data), len(data))
-        assert store.has(digest, size)
-    assert store.read(Entry("x", len(LARGE), hash_bytes(LARGE)), what="x") == LARGE
+        taken = data[: said + 1]
+        assert (digest, size) == (hash_bytes(taken), len(taken))
+        assert store.read(Entry("x", size, digest), what="x") == taken
 
 
 def test_many_threads_share_a_staging(store):
