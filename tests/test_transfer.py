@@ -211,7 +211,7 @@ class TestPush:
         assert digest == hash_bytes(bytes(2 * MIB))
         manifest = Manifest.make([Entry(key, 2 * MIB + n, digest, {}, ("objects/x",)) for n, key in enumerate("xy")])
         source.manifests.write(manifest, near=None)
-        source._commit("a/b", "publish", manifest.top_hash, lambda _: {"latest": manifest.top_hash})
+        source.history.append("a/b", "publish", manifest.top_hash, lambda _: {"latest": manifest.top_hash})
         with pytest.raises(DataMismatchError) as caught:
             push("a/b", source=source, target=target)
         assert caught.value.message == (

@@ -18,7 +18,8 @@ from reprokit.manifest import Manifest
 from reprokit.paths import durable_write, fsync_folder, os_errors
 from reprokit.progress import SILENT, Progress
 from reprokit.registry.base import Registry
-from reprokit.registry.local import LocalRegistry, writer
+from reprokit.registry.history import writer
+from reprokit.registry.local import LocalRegistry
 from reprokit.store.objects import is_digest_of
 from reprokit.store.staging import stage
 
@@ -85,7 +86,7 @@ def collect_garbage(
     swept = Swept(dry_run=dry_run)
     if not registry.exists():
         return swept
-    limit = min([time.time() - grace, *registry.alive_since()])
+    limit = min([time.time() - grace, *registry.signs.alive_since()])
     marks = _Marks(registry)
     with os_errors(f"Collecting garbage in {registry.root}"):
         marks.update(progress)
@@ -248,7 +249,7 @@ class _Sweep:
                 if not self._swept.dry_run:
                     shutil.rmtree(folder, ignore_errors=True)
         root = self._registry.root
-        for path in self._registry.dead_runs():
+        for path in self._registry.signs.dead_runs():
             self._swept.temporary += 1
             self._remove(path, path.stat())
         places = (".", "manifests", "tombstones", "log/*/*")

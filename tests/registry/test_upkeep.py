@@ -303,7 +303,7 @@ def test_a_builder_and_a_run_that_gc_takes_for_dead_begin_anew(registry):
         while not stop.is_set():
             for path in registry.objects.abandoned():
                 shutil.rmtree(path, ignore_errors=True)
-            for path in registry.dead_runs():
+            for path in registry.signs.dead_runs():
                 path.unlink(missing_ok=True)
 
     sweeper = threading.Thread(target=sweep)
