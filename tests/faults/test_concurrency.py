@@ -83,7 +83,9 @@ print(done)
 SWEEP = """
 registry = LocalRegistry(root, cache=cache)
 sweeps = rewritten = 0
-while not (root.parent / "stop").exists():
+stop = False
+while not stop:  # once at least, however late this process starts
+    stop = (root.parent / "stop").exists()
     with registry.staging() as sink:  # garbage, which builders may come to use
         sink.put_all([b"%d" % (sweeps % 60), b"nobody needs %d" % sweeps])
     swept = collect_garbage(registry if sweeps % 2 else LocalRegistry(root), grace=2, thorough=sweeps % 3 == 0)
