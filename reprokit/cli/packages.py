@@ -15,6 +15,8 @@ from reprokit.errors import NotFoundError, UsageError
 from reprokit.package import Package, Problem, verify_registry
 from reprokit.refs import PackageRef, check_package_name, is_package_ref, parse_run
 from reprokit.registry import Registry
+from reprokit.registry.local import LocalRegistry
+from reprokit.registry.repair import set_aside_damaged
 from reprokit.registry.upkeep import uses as find_uses
 from reprokit.runs import RunStore
 
@@ -90,20 +92,26 @@ def tag(face: Face, ref: str, name: str, permanent: bool, take_away: bool) -> No
 @click.command()
 @click.argument("refs", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every version of every package, and all packs.")
+@click.option(
+    "--repair", is_flag=True, help="With --all: set damaged files aside, so that building or pulling restores."
+)
 @click.option("--uses", metavar="DIGEST", help="List what holds an object (hex, or its start) instead.")
 @common
-def verify(face: Face, refs: tuple[str, ...], everything: bool, uses: str | None) -> None:
+def verify(face: Face, refs: tuple[str, ...], everything: bool, repair: bool, uses: str | None) -> None:
     """Read every byte of REFS (package versions or runs) and compare it with its hash. Exit 4 if something is wrong."""
     registry = face.registry()
     if uses is not None:
-        if refs or everything:
-            raise UsageError("--uses goes with no REF and not with --all.")
+        if refs or everything or repair:
+            raise UsageError("--uses goes with no REF and not with --all or --repair.")
         _print_uses(face, registry, uses)
         return
     if bool(refs) == everything:
         raise UsageError("Name what to verify, or give --all.")
+    if repair and not (everything and isinstance(registry, LocalRegistry)):
+        raise UsageError("--repair goes with --all, and with a registry of reprokit's in a folder.")
     problems: list[Problem] = []
     versions = 0
+    moved = set_aside_damaged(registry, progress=face) if repair and isinstance(registry, LocalRegistry) else []
     if everything:
         versions, problems = verify_registry(registry, progress=face)
     for ref in refs:
@@ -112,7 +120,12 @@ def verify(face: Face, refs: tuple[str, ...], everything: bool, uses: str | None
         versions += 1
     wrong = [problem for problem in problems if not problem.purged]
     plain = {"versions": versions, "problems": [asdict(problem) for problem in problems]}
-    lines = []
+    lines = [
+        f"  set aside  {aside.file} → {aside.moved_to}" + (f", {aside.kept:,} sound objects kept" if aside.kept else "")
+        for aside in moved
+    ]
+    if repair:
+        plain["set_aside"] = [asdict(aside) for aside in moved]
     for problem in problems:
         where = f"{problem.package}@{problem.top_hash[:8]}  " if problem.package else ""
         lines.append(f"  {where}{problem.message}")

@@ -20,6 +20,7 @@ from reprokit.progress import SILENT, Progress
 from reprokit.registry.base import Registry
 from reprokit.registry.history import writer
 from reprokit.registry.local import LocalRegistry
+from reprokit.registry.repair import DAMAGED
 from reprokit.store.objects import is_digest_of
 from reprokit.store.staging import stage
 
@@ -389,6 +390,7 @@ def purge(registry: LocalRegistry, digests: set[Digest], *, cache: Path, reason:
             _rewrite_packs(registry, holding, despite_damage=True)
         for digest in digests:
             registry.objects.loose_path(digest).unlink(missing_ok=True)
+        shutil.rmtree(registry.root / DAMAGED, ignore_errors=True)  # what was set aside may hold them too
     for top_hash in {use.top_hash for _, use in affected}:
         shutil.rmtree(cache / "trees" / top_hash, ignore_errors=True)
     for digest in digests:
@@ -403,5 +405,5 @@ def _all_members(registry: LocalRegistry) -> dict[str, Set[bytes]]:
     except DataMismatchError as error:
         raise DataMismatchError(
             f"It is not known what all packs hold, so nothing was purged. {error.message}",
-            hint="Restore that pack from another copy of the registry, or remove it, and purge again.",
+            hint="Take it out with `reprokit verify --all --repair`, and purge again.",
         ) from None
