@@ -263,11 +263,13 @@ def _store_files(files: Files, chosen: list[int], sink: Sink, advance: Advance) 
     large = [number for number in chosen if files.stats[number][0] >= SMALL]
     batch: list[tuple[int, bytes, _Stat]] = []
     filled = 0
+    keys, stats, links, root = files.keys, files.stats, files.links, files.root
     for number in chosen:
-        stat = files.stats[number]
+        stat = stats[number]
         if stat[0] >= SMALL:
             continue
-        data, stat = _read_steady(files.path(files.keys[number]), stat)
+        key = keys[number]
+        data, stat = _read_steady(links.get(key) or f"{root}/{key}", stat)
         batch.append((number, data, stat))
         filled += stat[0]
         if len(batch) >= _BATCH_FILES or filled >= _BATCH_BYTES:
@@ -303,8 +305,9 @@ def _read_steady(path: str, expected: _Stat) -> tuple[bytes, _Stat]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             data = os.read(descriptor, expected[0] + 1)
-            stat = _stat_of(descriptor)
-            if stat != expected or len(data) != stat[0]:  # changed since the folder was looked through: once more
+            seen = os.fstat(descriptor)
+            stat = seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino
+            if stat != expected or len(data) != expected[0]:  # changed since the folder was looked through: once more
                 before = stat
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 with os.fdopen(os.dup(descriptor), "rb") as handle:

@@ -134,7 +134,8 @@ class Hasher:
 def hash_bytes(data: bytes | bytearray | memoryview, type_: str = CHUNKED) -> Digest:
     """Return the digest of bytes in memory."""
     if type_ == CHUNKED and 0 < len(data) <= _MIN_CHUNK:  # the common case, without the machinery
-        return Digest.chunked(hashlib.sha256(hashlib.sha256(data).digest()).digest())
+        raw = hashlib.sha256(hashlib.sha256(data).digest()).digest()
+        return Digest(CHUNKED, binascii.b2a_base64(raw, newline=False).decode("ascii"))
     hasher = Hasher(len(data), type_)
     hasher.update(data)
     return hasher.digest()

@@ -40,7 +40,8 @@ _LOCAL_HEAD = struct.pack("<4s5H", b"PK\x03\x04", 10, 0, 0, 0, _DATE)
 _CENTRAL_HEAD = struct.pack("<4s6H", b"PK\x01\x02", 3 << 8 | 20, 10, 0, 0, 0, _DATE)
 _SIZES = struct.Struct("<3I")
 _NAME_LENGTHS = struct.pack("<2H", 64, 0)
-_CENTRAL_TAIL = struct.Struct("<5H2I")
+_CENTRAL_MIDDLE = struct.pack("<5HI", 64, 0, 0, 0, 0, 0o100444 << 16)
+_OFFSET = struct.Struct("<I")
 _HEADER = _LOCAL.size + 64
 
 
@@ -79,7 +80,7 @@ class PackWriter:
         self._pending += (_LOCAL_HEAD, sizes, _NAME_LENGTHS, name, data)
         self._pending_bytes += _HEADER + size
         self.members[raw] = Member(start + _HEADER, size)
-        self._directory += (_CENTRAL_HEAD, sizes, _CENTRAL_TAIL.pack(64, 0, 0, 0, 0, 0o100444 << 16, start), name)
+        self._directory += (_CENTRAL_HEAD, sizes, _CENTRAL_MIDDLE, _OFFSET.pack(start), name)
         if self._pending_bytes >= _FLUSH:
             self._flush()
 

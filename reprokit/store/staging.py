@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,22 +78,27 @@ class Staging:
             hash_bytes(piece) if len(piece) < SMALL else hash_view(memoryview(piece).cast("B")) for piece in pieces
         ]
         with self._lock:
+            places = self.places
             small = [
                 (digest, piece)
                 for digest, piece in zip(digests, pieces, strict=True)
-                if len(piece) < SMALL and digest.value not in self.places
+                if len(piece) < SMALL and digest.value not in places
             ]
-            known = self._store.find(digest for digest, _ in small)
+            known = self._store.find([digest for digest, _ in small])
+            writer = self._writers[-1] if self._writers else None
             for digest, piece in small:
-                if digest.value in self.places:
+                value = digest.value
+                if value in places:
                     continue  # twice in this batch
-                self._refuse_purged(digest)
-                place = known.get(digest)
-                if place is not None and self._reuse(place):
-                    self.places[digest.value] = hint_of(*place)
+                if self._purged:
+                    self._refuse_purged(digest)
+                if known and (place := known.get(digest)) is not None and self._reuse(place):
+                    places[value] = hint_of(*place)
                     continue
-                self.places[digest.value] = ""  # until the pack has its name
-                self._writer().add(digest.raw, piece)
+                places[value] = ""  # until the pack has its name
+                if writer is None or writer.is_full:
+                    writer = self._writer()
+                writer.add(a2b_base64(value), piece)
                 self.new_bytes += len(piece)
         for digest, piece in zip(digests, pieces, strict=True):
             if len(piece) >= SMALL and digest not in self._loose and not self._reuse_loose(digest, len(piece)):
@@ -206,8 +212,8 @@ class Staging:
             folders.add(final.parent)
             self._store.index.add_pack(name, writer.members)
             self.written.append(name)
-            for raw, member in writer.members.items():
-                self.places[Digest.chunked(raw).value] = hint_of(name, member)
+            for raw, (offset, size) in writer.members.items():
+                self.places[b2a_base64(raw, newline=False).decode("ascii")] = f"packs/{name}.zip#{offset},{size}"
         self._writers.clear()
         for loose, temporary in self._loose.items():
             final = self._store.loose_path(loose)
