@@ -126,20 +126,20 @@ class Pack:
         self.path = path
         self.lock = threading.Lock()
         with path.open("rb") as handle:
-            self._fd = os.dup(handle.fileno())
-        self._seen = _stamp(os.fstat(self._fd))
+            self.fd = os.dup(handle.fileno())
+        self._seen = _stamp(os.fstat(self.fd))
         self.size = self._seen[0]
         if self.size < _END.size:
             raise self._damaged("it is truncated")
-        self.map = mmap.mmap(self._fd, self.size, prot=mmap.PROT_READ)
+        self.map = mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ)
 
     def __del__(self) -> None:
-        if hasattr(self, "_fd"):
-            os.close(self._fd)
+        if hasattr(self, "fd"):
+            os.close(self.fd)
 
     def unchanged(self) -> bool:
         """True if the file is, by its stat, what it was when it was opened: what was verified since needs no more."""
-        seen = os.fstat(self._fd)
+        seen = os.fstat(self.fd)
         return (seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino) == self._seen
 
     @cached_property
@@ -177,7 +177,7 @@ class Pack:
 
     def reaches(self, end: int) -> bool:
         """True if the file is that long now: reading what was cut from a mapped file would end the process."""
-        return os.fstat(self._fd).st_size >= end
+        return os.fstat(self.fd).st_size >= end
 
     def view(self, offset: int, size: int) -> memoryview:
         return memoryview(self.map)[offset : offset + size]
