@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from reprokit.errors import DataMismatchError, RefusedError
 from reprokit.lock import DataPin
@@ -18,7 +18,15 @@ from reprokit.registry import Registry
 from reprokit.runs import RunStore
 from reprokit.tree import forget, lay_out, spoilt
 
-__all__ = ["Laid", "check_inputs", "lay_data", "pin_data"]
+__all__ = ["Laid", "LaidTree", "check_inputs", "lay_data", "pin_data"]
+
+
+class LaidTree(NamedTuple):
+    """A tree of the cache as a workspace was given it."""
+
+    tree: Path
+    inode: int
+
 
 Laid = Literal["symlink", "copy"]
 
@@ -50,7 +58,7 @@ def lay_data(
     cache: Path,
     layout: Laid,
     progress: Progress = SILENT,
-) -> tuple[list[DataFacts], dict[str, Path]]:
+) -> tuple[list[DataFacts], dict[str, LaidTree]]:
     """Lay every pinned version out at its path in the workspace, verified.
 
     Returns:
@@ -60,7 +68,7 @@ def lay_data(
         RefusedError: The code itself has something at that path.
     """
     facts = []
-    trees: dict[str, Path] = {}
+    trees: dict[str, LaidTree] = {}
     for pin in pins:
         try:
             manifest: Manifest = registry.read_manifest(pin.top_hash)
@@ -82,7 +90,7 @@ def lay_data(
                 shutil.copytree(tree, place, copy_function=shutil.copyfile)
             else:
                 place.symlink_to(tree, target_is_directory=True)
-                trees[pin.name] = tree
+                trees[pin.name] = LaidTree(tree, tree.stat().st_ino)
         facts.append(
             DataFacts(
                 name=pin.name,
@@ -97,12 +105,15 @@ def lay_data(
     return facts, trees
 
 
-def check_inputs(trees: dict[str, Path]) -> str | None:
+def check_inputs(trees: dict[str, LaidTree]) -> str | None:
     """Return what is wrong if an input changed on disk since it was verified, and have it laid out anew next time."""
-    for name, tree in trees.items():
+    for name, (tree, inode) in trees.items():
         file = spoilt(tree)
-        if file is not None:
+        if file is None and tree.stat().st_ino != inode:  # found spoilt by somebody else, and laid out anew meanwhile
+            file = tree.name
+        elif file is not None:
             forget(tree)
+        if file is not None:
             return (
                 f"Input {name!r} was changed on disk before the run ended: {file} in {tree} is not what was verified."
             )

@@ -6,6 +6,7 @@ ends, which also covers the time while it ran: giving a tree to another workspac
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -40,39 +41,45 @@ def lay_out(
         RegistryError: Reading the registry or writing the cache failed.
     """
     trees = cache / "trees"
-    tree, stats = trees / manifest.top_hash, _stats_of(trees / manifest.top_hash)
+    tree = trees / manifest.top_hash
     with os_errors(f"Laying out {what} in {trees}"):
-        if (look and spoilt(tree) is None) or (not look and tree.is_dir() and stats.exists()):
+        if _is_there(tree, look=look):
             return tree
         trees.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=trees))
-        try:
-            write_entries(
-                registry,
-                manifest.entries,
-                temporary,
-                what=what,
-                title=f"Laying out {what}",
-                mode=0o444,
-                progress=progress,
-            )
-            temporary.chmod(0o755)
-            verified = _observe(temporary)  # renaming the folder changes none of it
-            stats.unlink(missing_ok=True)
-            if tree.exists():  # changed since it was verified, or left by a kill: set aside, then remove
-                condemned = Path(tempfile.mkdtemp(prefix="tmp-", dir=trees))
-                tree.rename(condemned / "tree")
-                shutil.rmtree(condemned, ignore_errors=True)
-            try:
-                temporary.rename(tree)
-            except OSError:
-                if spoilt(tree) is None:  # another process laid it out meanwhile
-                    return tree
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        durable_write(stats, canonical(verified), sync=False)
+        with tree.with_name(f"{tree.name}.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of two that want the same tree, one makes it and the other waits
+            if not _is_there(tree, look=look):
+                _make(tree, manifest, registry, what, progress)
     return tree
+
+
+def _is_there(tree: Path, *, look: bool) -> bool:
+    return spoilt(tree) is None if look else tree.is_dir() and _stats_of(tree).exists()
+
+
+def _make(tree: Path, manifest: Manifest, registry: Registry, what: str, progress: Progress) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=tree.parent))
+    try:
+        write_entries(
+            registry,
+            manifest.entries,
+            temporary,
+            what=what,
+            title=f"Laying out {what}",
+            mode=0o444,
+            progress=progress,
+        )
+        temporary.chmod(0o755)
+        verified = _observe(temporary)  # renaming the folder changes none of it
+        forget(tree)
+        if tree.exists():  # changed since it was verified, or left by a kill: set aside, then remove
+            condemned = Path(tempfile.mkdtemp(prefix="tmp-", dir=tree.parent))
+            tree.rename(condemned / "tree")
+            shutil.rmtree(condemned, ignore_errors=True)
+        temporary.rename(tree)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    durable_write(_stats_of(tree), canonical(verified), sync=False)
 
 
 def spoilt(tree: Path) -> str | None:

@@ -1,13 +1,15 @@
 """A tree of the cache is what was verified, or it is not used."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from reprokit.building import build
 from reprokit.registry.local import LocalRegistry
 from reprokit.tree import forget, lay_out, spoilt
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
 
 
 @pytest.fixture
@@ -75,6 +77,28 @@ def test_another_workspace_on_the_same_version_costs_nothing_per_file(tree, monk
     monkeypatch.setattr(os, "scandir", lambda path: calls.append(path) or real(path))
     assert tree(look=False) == made
     assert calls == []
+
+
+def test_many_that_want_one_tree_at_once_all_get_it(tmp_path):
+    registry = LocalRegistry(tmp_path / "registry")
+    build({f"{number:03d}": b"%d" % number for number in range(300)}, "t/data", registry=registry)
+    code = """
+import sys
+from pathlib import Path
+from reprokit.registry.local import LocalRegistry
+from reprokit.tree import lay_out, spoilt
+base = Path(sys.argv[1])
+registry = LocalRegistry(base / "registry")
+manifest = registry.read_manifest(registry.head("t/data").top_hash)
+for number in range(4):
+    tree = lay_out(manifest, registry=registry, cache=base / f"cache{number}", what="t/data", look=bool(number % 2))
+    inode = tree.stat().st_ino
+    assert spoilt(tree) is None, spoilt(tree)
+    assert tree.stat().st_ino == inode
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    several = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment) for _ in range(5)]
+    assert [one.wait(60) for one in several] == [0] * 5
 
 
 def test_a_run_whose_input_changed_on_disk_fails_and_the_next_one_is_sound(project: Project) -> None:
