@@ -693,5 +693,5 @@ def test_a_disk_that_fills_while_installing_or_laying_out_leaves_nothing_half(sm
         entry = re.sub(r"d/\d+ of .* failed", "ENTRY failed", message)
         assert entry in (f"{what} failed: No space left on device.", "Copying ENTRY failed: No space left on device.")
         assert caught.value.hint == FULL
-        assert set(contents(small_disk)) == {"other"}
+        assert {name for name in contents(small_disk) if not name.endswith(".lock")} == {"other"}  # locks are empty
     usable(registry)
