@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import msgspec
@@ -53,7 +53,7 @@ class RunStore:
         ids = self.ids()
         if text == "latest" or (recent := _RECENT.fullmatch(text)):
             back = 1 if text == "latest" else int(recent[1]) if recent else 1
-            newest = filter(self._is_there, reversed(ids))
+            newest = filter(self._is_there, self._newest_first(ids))
             found_run = next(islice(newest, back - 1, None), None) if back else None
             if found_run is None:
                 count = sum(map(self._is_there, ids))
@@ -73,6 +73,16 @@ class RunStore:
                 hint="Give more of the ID.",
             )
         return found[0]
+
+    def _newest_first(self, ids: list[str]) -> Iterator[str]:
+        """Yield runs by when they began; an ID tells the second, the log the rest."""
+        for _, same_second in groupby(reversed(ids), key=lambda run_id: run_id[:15]):
+            runs = list(same_second)
+            yield from runs if len(runs) == 1 else sorted(runs, key=self._began, reverse=True)
+
+    def _began(self, run_id: str) -> int:
+        log = self.registry.log(f"{RESERVED}/{run_id}")
+        return log[0].time if log else 0
 
     def _is_there(self, run_id: str) -> bool:
         head = self.registry.head(f"{RESERVED}/{run_id}")

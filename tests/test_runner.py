@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from reprokit.checkpoint.reader import load_checkpoint
+from reprokit.manifest import Manifest
+from reprokit.registry.local import LocalRegistry
+from reprokit.runs import RunStore
 from tests.conftest import RECIPE, SCRIPT, Project
 
 
@@ -334,3 +337,13 @@ import numpy as np, reprokit
 for epoch in range(5):
     reprokit.save_checkpoint({"w": np.random.default_rng(epoch).normal(size=20000)}, epoch=epoch)
 """
+
+
+def test_latest_is_the_run_that_began_last_also_within_a_second(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path / "registry")
+    ids = ["20261123-101500-ffffff", "20261123-101500-000000", "20261123-101459-aaaaaa"]
+    for run_id in (ids[2], ids[0], ids[1]):
+        registry.publish(f"runs/{run_id}", Manifest.make([], message=run_id))
+    registry.publish(f"runs/{ids[0]}", Manifest.make([], message="its end"))
+    runs = RunStore(registry)
+    assert [runs.find(text) for text in ("latest", "@{-1}", "@{-2}", "@{-3}")] == [ids[1], ids[1], ids[0], ids[2]]
