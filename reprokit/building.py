@@ -179,8 +179,8 @@ def _merged(kept: list[Entry], files: _Stored, entry_meta: Mapping[str, Mapping[
 
 
 def _store_values(values: Mapping[str, Any], registry: Registry) -> _Stored:
+    made = _Stored([], [], [], [], 0)
     with registry.staging() as sink:
-        rows = []
         for key in sorted(values, key=lambda key: key.replace("/", "\0")):
             check_logical_key(key)
             value = values[key]
@@ -188,10 +188,12 @@ def _store_values(values: Mapping[str, Any], registry: Registry) -> _Stored:
                 digest, size = _store_file(str(value), sink)
             else:
                 digest, size = sink.put_bytes(_encoded(key, value))
-            rows.append((key, size, digest.value))
-        new_bytes = sink.new_bytes
-    keys, sizes, digests = ([row[column] for row in rows] for column in range(3))
-    return _Stored(keys, sizes, digests, [""] * len(keys), new_bytes)  # type: ignore[arg-type]
+            made.keys.append(key)
+            made.sizes.append(size)
+            made.values.append(digest.value)
+            made.places.append("")
+        made.new_bytes = sink.new_bytes
+    return made
 
 
 def _encoded(key: str, value: Any) -> bytes:
@@ -240,9 +242,9 @@ def _store_folder(folder: Path, name: str, registry: Registry, progress: Progres
     sizes = [stat[0] for stat in files.stats]
     if known and positions is None:
         values = [known.values[at : at + 44] for at in range(0, len(known.values), 44)]
-        return _Stored(files.keys, sizes, values, known.places.split("\n"), 0)
+        return _Stored(files.keys, sizes, values, known.all_places(), 0)
     positions = positions or []
-    places = known.places.split("\n") if known else []
+    places = known.all_places() if known else []
     values = [known.value(at) if known and at >= 0 else "" for at in positions]
     hints = [places[at] if at >= 0 else "" for at in positions]
     changed = [number for number, at in enumerate(positions) if at < 0]

@@ -187,6 +187,10 @@ class Known:
     def value(self, at: int) -> str:
         return self.values[44 * at : 44 * at + 44]
 
+    def all_places(self) -> list[str]:
+        """Return the physical key of each file, "" where it is not known."""
+        return self.places.split("\n") if self.keys else []
+
     def unchanged(self, files: Files) -> list[int] | None:
         """Return for each of the files its position here if it is unchanged by its stat, else -1; None if all are."""
         if files.keys == self.keys:

@@ -231,3 +231,12 @@ def test_folders_of_a_package_are_mappings_and_entries_have_paths(registry, tmp_
     assert package["test/3"].path().read_bytes() == b"three"
     with pytest.raises(NotFoundError):
         package["tra"]
+
+
+def test_an_empty_folder_on_a_base_is_the_base_however_often(registry, tmp_path):
+    (tmp_path / "empty").mkdir()
+    build({"a": "x"}, "a/b", registry=registry)
+    base = Package.open("a/b", registry=registry)
+    for _ in range(2):
+        result = build(tmp_path / "empty", "a/b", registry=again(registry), base=base)
+        assert (result.top_hash, result.entries) == (base.top_hash, 1)

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,7 +19,7 @@ from reprokit.journal import any_journal
 from reprokit.progress import Advance
 from reprokit.registry import Registry, open_registry
 
-__all__ = ["Face", "common", "size"]
+__all__ = ["Face", "absolute_address", "common", "size"]
 
 
 class Face:
@@ -129,13 +130,18 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(
         *, registry: str | None, change_to: str | None, as_json: bool, quiet: bool, verbose: bool, **arguments: Any
     ) -> Any:
-        if registry is not None and "://" not in registry:
-            registry = os.path.abspath(os.path.expanduser(registry))  # noqa: PTH100, PTH111 - before -C changes folder
+        if registry is not None:
+            registry = absolute_address(registry)  # before -C changes the folder
         if change_to is not None:
             os.chdir(change_to)
         return command(face=Face(registry=registry, as_json=as_json, quiet=quiet, verbose=verbose), **arguments)
 
     return wrapped
+
+
+def absolute_address(address: str) -> str:
+    """Return a registry's address with a path made absolute; a URL stays as it is."""
+    return address if "://" in address else os.path.abspath(Path(address).expanduser())  # noqa: PTH100 - without ..
 
 
 def size(count: float) -> str:

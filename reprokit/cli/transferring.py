@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from reprokit.cli.face import Face, common, size
+from reprokit.cli.face import Face, absolute_address, common, size
 from reprokit.errors import UsageError
 from reprokit.refs import is_package_ref, parse_run
 from reprokit.registry import Registry, open_registry, registry_folder
@@ -27,7 +26,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: Any) -
     """Make paths absolute before -C changes the folder, as --registry does."""
     if value is None or isinstance(value, tuple):
         return value and tuple(_address(_context, _parameter, one) for one in value)
-    return value if "://" in value else os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111
+    return absolute_address(value)
 
 
 _tags = click.option("--tag", "tags", multiple=True, help="Also point this tag at it there.")

@@ -42,11 +42,10 @@ def declared_folder(ref: str) -> str:
     )
 
 
-def names_of(folder: str, below: str = "") -> list[str]:
-    """Return every file below `folder/below` as a relative path, sorted by its parts."""
-    root = os.path.join(folder, below) if below else folder  # noqa: PTH118
+def names_of(folder: str) -> list[str]:
+    """Return every file below a folder as a relative path, sorted by its parts."""
     found: list[str] = []
-    pending = [(root, "")]
+    pending = [(folder, "")]
     while pending:
         place, prefix = pending.pop()
         with os.scandir(place) as children:
