@@ -13,6 +13,7 @@ from typing import Any
 
 from reprokit.canonical import canonical
 from reprokit.config import Config
+from reprokit.copying import copy_objects
 from reprokit.digest import CHUNKED, Digest
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.folder import Files, Known, look_through
@@ -159,9 +160,13 @@ def _kept(base: Package | None, remove: Iterable[str], registry: Registry) -> li
         gone |= found
     kept = [entry for entry in base.manifest.entries if entry.logical_key not in gone]
     if base.registry.url != registry.url:
-        base.copy_objects(kept, registry)
+        copy_objects(base, registry.lacking(kept), registry, _uncounted)
         kept = [entry._replace(physical_keys=()) for entry in kept]
     return kept
+
+
+def _uncounted(_amount: int = 1, /) -> None:
+    """Stand in where copying is not shown."""
 
 
 def _merged(kept: list[Entry], files: _Stored, entry_meta: Mapping[str, Mapping[str, Any]]) -> list[Entry]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO
 
 from reprokit.config import Config
@@ -202,17 +201,6 @@ class Package:
 
     def __len__(self) -> int:
         return len(self.manifest.entries)
-
-    def copy_objects(self, entries: Iterable[Entry], registry: Registry) -> int:
-        """Store the objects of these entries in another registry too, verified; return how many bytes were new."""
-        with registry.staging() as sink:
-            for entry in entries:
-                what = f"{entry.logical_key} of {self}"
-                with SpooledTemporaryFile(SMALL) as carried:
-                    self.registry.copy_object(entry, carried, what=what)  # type: ignore[arg-type]
-                    carried.seek(0)
-                    sink.put_known(carried, entry.digest, entry.size, what=what)  # type: ignore[arg-type]
-            return sink.new_bytes
 
     def install(self, folder: Path, *, progress: Progress = SILENT) -> None:
         """Write every entry below `folder`, verified; the folder appears whole or not at all.

@@ -6,30 +6,23 @@ names, which the next one uses and gc removes.
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from reprokit.digest import CHUNKED
-from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
-from reprokit.manifest import Entry
+from reprokit.copying import copy_objects
+from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.package import RESERVED, Package
-from reprokit.progress import SILENT, Advance, Progress
+from reprokit.progress import SILENT, Progress
 from reprokit.record import Record
 from reprokit.refs import PackageRef, check_tag
 from reprokit.registry import Registry
 from reprokit.registry.quilt_writing import QuiltWriter
 from reprokit.runs import RECORD_KEY, RunStore
-from reprokit.store.packs import SMALL
 
 __all__ = ["Transfer", "pull", "push"]
 
 _LATEST = "latest"
-_PORTION = 1024 * 1024 * 1024  # bytes that an interruption can lose
-_BATCH_FILES = 1024
-_BATCH_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,10 +212,9 @@ def _into_registry(
     count = size = 0
     for last in (False, True):
         missing = target.lacking(manifest.entries)
-        places: dict[str, str] = {}
         with progress.task(f"Copying {package}", len(missing), unit="files") as advance:
-            for portion in _portions(missing):
-                size += _copy_objects(package, portion, target, places, advance)
+            copied, places = copy_objects(package, missing, target, advance)
+        size += copied
         count += len(missing)
         values = bare.columns()[1]
         try:
@@ -234,71 +226,3 @@ def _into_registry(
             if last:
                 raise
     return count, size, True
-
-
-def _portions(missing: list[Entry]) -> Iterator[list[Entry]]:
-    """Yield what becomes durable together: small objects first, so that they share packs."""
-    yield from _split([entry for entry in missing if _is_small(entry)], _PORTION, len(missing))
-    yield from _split([entry for entry in missing if not _is_small(entry)], _PORTION, len(missing))
-
-
-def _is_small(entry: Entry) -> bool:
-    return entry.size < SMALL and entry.digest.type == CHUNKED
-
-
-def _split(entries: Iterable[Entry], most_bytes: int, most: int) -> Iterator[list[Entry]]:
-    part: list[Entry] = []
-    filled = 0
-    for entry in entries:
-        if part and (filled + entry.size > most_bytes or len(part) >= most):
-            yield part
-            part, filled = [], 0
-        part.append(entry)
-        filled += entry.size
-    if part:
-        yield part
-
-
-def _copy_objects(
-    package: Package, portion: list[Entry], target: Registry, places: dict[str, str], advance: Advance
-) -> int:
-    """Copy objects, durable when this returns; return how many bytes were new, and fill in where small ones lie."""
-    with target.staging() as sink:
-        for batch in _split([entry for entry in portion if _is_small(entry)], _BATCH_BYTES, _BATCH_FILES):
-            pieces = [package.reader.read(package.manifest.position(entry.logical_key)) for entry in batch]
-            for entry, digest in zip(batch, sink.put_all(pieces), strict=True):
-                if digest != entry.digest:
-                    raise DataMismatchError(f"{entry.logical_key} of {package} changed while it was copied.")
-            advance(len(batch))
-        for entry in portion:
-            if not _is_small(entry):
-                what = f"{entry.logical_key} of {package}"
-                stream: Any = _Stream(package.registry, entry, what)
-                sink.put_known(stream, entry.digest, entry.size, what=what)
-                advance()
-    for entry in portion:
-        if _is_small(entry):
-            places[entry.digest.value] = sink.place(entry.digest.value)
-    return sink.new_bytes
-
-
-class _Stream(io.RawIOBase):
-    """An object of a registry as a file that is read once, unverified: whoever takes it in compares the digest."""
-
-    def __init__(self, registry: Registry, entry: Entry, what: str) -> None:
-        self._registry = registry
-        self._entry = entry
-        self._what = what
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._entry.size - self._position)
-        if length <= 0:
-            return 0
-        data = self._registry.read_range(self._entry, self._position, length, what=self._what)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)

@@ -224,9 +224,9 @@ class TestPush:
 PUSH_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from reprokit import transfer
+from reprokit import copying, transfer
 from reprokit.registry import open_registry
-transfer._PORTION = 2 * 1024 * 1024
+copying._PORTION = 2 * 1024 * 1024
 left = int(sys.argv[4])
 module, name = {"fsync": (os, "fsync"), "replace": (Path, "replace"), "link": (os, "link")}[sys.argv[3]]
 real = getattr(module, name)
