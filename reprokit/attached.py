@@ -1,6 +1,7 @@
 """The writer of a script that no runner started: records its checkpoints in the default registry until it ends.
 
-Started by `reprokit.client` as `python -m reprokit.attached FD SCRIPT`; one byte back says that it is ready.
+Started by `reprokit.client` as `python -m reprokit.attached FD SCRIPT`; its socket's address comes back when it is
+ready.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import os
 import re
 import socket
 import sys
+import tempfile
+from pathlib import Path
 
 import msgspec
 
@@ -21,7 +24,8 @@ from reprokit.machine import machine_facts
 from reprokit.record import EnvironmentFacts, Record
 from reprokit.recording import Recording, new_run_id, now, recover
 from reprokit.registry import open_registry
-from reprokit.session import Session, SessionPolicy
+from reprokit.saving import Saver, SavingPolicy
+from reprokit.session import Session
 
 __all__ = ["serve"]
 
@@ -51,11 +55,18 @@ def serve(channel: socket.socket, script: str) -> None:
         reprokit=__version__,
     )
     journal = Journal.create(config.home, run_id)
-    policy = SessionPolicy(run_id=run_id, name=name, package=None, best={}, inputs=[], lock_hash=None)
-    with Recording.start(record, [], lock=None, registry=registry, journal=journal) as recording:
-        session = Session(registry=registry, journal=journal, policy=policy)
-        channel.sendall(b"+")
-        session.serve(channel)
+    policy = SavingPolicy(run_id=run_id, name=name, package=None, best={}, inputs=[], lock_hash=None)
+    with (
+        Recording.start(record, [], lock=None, registry=registry, journal=journal) as recording,
+        tempfile.TemporaryDirectory(prefix="reprokit-") as scratch,
+    ):
+        saver = Saver(registry=registry, journal=journal, policy=policy)
+        session = Session(registry=registry, journal=journal, saver=saver)
+        address = Path(scratch) / "socket"
+        session.listen(address)
+        channel.sendall(os.fsencode(address))
+        channel.recv(1)  # until the script's process closes it
+        session.finish()
         collected = session.collected
         recording.end(
             msgspec.structs.replace(

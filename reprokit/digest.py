@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import os
 from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -23,6 +24,7 @@ __all__ = [
     "Hasher",
     "chunk_size",
     "copy_hashed",
+    "hash_all",
     "hash_bytes",
     "hash_file",
     "hash_view",
@@ -149,6 +151,36 @@ def hash_view(view: memoryview, type_: str = CHUNKED, *, threads: int = 2) -> Di
     with ThreadPoolExecutor(threads) as pool:
         parts = pool.map(_sha256, (view[start : start + chunk] for start in range(0, len(view), chunk)))
         return Digest.chunked(hashlib.sha256(b"".join(parts)).digest())
+
+
+def hash_all(objects: Sequence[Sequence[memoryview]], *, threads: int = 2) -> list[Digest]:
+    """Return the digest of many objects in memory, each given in parts; the chunks of all of them hash in parallel."""
+    chunks = [list(_chunks(parts)) for parts in objects]
+    with ThreadPoolExecutor(threads) as pool:
+        inner = pool.map(_sha256_parts, (chunk for own in chunks for chunk in own), chunksize=1)
+        return [Digest.chunked(hashlib.sha256(b"".join(next(inner) for _ in own)).digest()) for own in chunks]
+
+
+def _chunks(parts: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    chunk = chunk_size(sum(len(part) for part in parts))
+    piece: list[memoryview] = []
+    room = chunk
+    for part in parts:
+        while part:
+            piece.append(part[:room])
+            part, room = part[room:], room - len(piece[-1])
+            if not room:
+                yield piece
+                piece, room = [], chunk
+    if piece:
+        yield piece
+
+
+def _sha256_parts(parts: list[memoryview]) -> bytes:
+    hasher = hashlib.sha256()
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()
 
 
 def hash_file(path: Path, type_: str = CHUNKED) -> tuple[Digest, int]:

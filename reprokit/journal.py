@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,13 +35,22 @@ class Journal:
         self._log = (folder / "log.txt").open("ab", buffering=0)
 
     @classmethod
-    def create(cls, home: Path, run_id: str) -> Journal:
-        """Make the folder of a new run and hold its lock."""
+    def create(cls, home: Path, run_id: str, *, files: Mapping[str, bytes] | None = None) -> Journal:
+        """Make the folder of a run and hold its lock.
+
+        Args:
+            files: What log and metrics start with, by name, where the run goes on from an earlier attempt. What that
+                attempt left behind in the folder is set aside as `<run id>.<n>`.
+        """
         folder = home / "runs" / run_id
         with os_errors(f"Creating the journal {folder}"):
+            if folder.exists() and not (folder / _FILE).exists():
+                folder.rename(next(p for n in count(1) if not (p := folder.with_name(f"{run_id}.{n}")).exists()))
             folder.mkdir(parents=True)
             lock = (folder / "lock").open("wb")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for name, data in (files or {}).items():
+                (folder / name).write_bytes(data)
             return cls(folder, lock)
 
     def event(self, event: str, /, **facts: Any) -> None:

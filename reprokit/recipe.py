@@ -79,11 +79,19 @@ class Execution(_Strict, frozen=True, kw_only=True):
 
 
 class Checkpoints(_Strict, frozen=True, kw_only=True):
-    """Where checkpoints go, how often, and which one is best."""
+    """Where checkpoints go, how often, and which of them stay.
+
+    `every` is `n epochs`, `n steps` or `n minutes`; steps and minutes need a loop that reprokit sees the batches of.
+    `keep` drops all but the last ones and the best of each metric. `on` saves when the run is told to stop, or fails.
+    `writer` is `process` (storing goes on beside the training) or `sync`; `auto` chooses.
+    """
 
     package: str | None = None
     every: str = "1 epoch"
     best: dict[str, Literal["min", "max"]] = {}
+    keep: int | None = None
+    on: list[Literal["signal", "exception"]] = msgspec.field(default_factory=lambda: ["signal"])
+    writer: Literal["auto", "process", "sync"] = "auto"
 
 
 class Output(_Strict, frozen=True, kw_only=True):
@@ -129,12 +137,13 @@ class Recipe(_Strict, frozen=True, kw_only=True):
         return [Output(path=item) if isinstance(item, str) else item for item in self.outputs]
 
     @property
-    def every_epochs(self) -> int:
+    def every(self) -> tuple[int, str]:
+        """How often a checkpoint is saved: a number, and `epoch`, `step` or `minute`."""
         match = _EVERY.fullmatch(self.checkpoints.every)
-        return int(match[1]) if match else 1
+        return (int(match[1]), match[2]) if match else (1, "epoch")
 
 
-_EVERY = re.compile(r"([1-9]\d{0,8}) epochs?")
+_EVERY = re.compile(r"([1-9]\d{0,8}) (epoch|step|minute)s?", re.ASCII)
 _WORD = re.compile(r"[\w-]{1,100}", re.ASCII)
 _PARAM = re.compile(r"[A-Za-z_][\w.-]{0,99}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
@@ -213,9 +222,11 @@ def _check(recipe: Recipe) -> None:
             raise RecipeError("checkpoints.package: the namespace 'runs' is reprokit's own.")
     if not _EVERY.fullmatch(recipe.checkpoints.every):
         raise RecipeError(
-            f"checkpoints.every: {recipe.checkpoints.every!r} is not '<n> epochs'.",
-            hint="This release saves by epochs, such as '1 epoch' or '5 epochs'.",
+            f"checkpoints.every: {recipe.checkpoints.every!r} is not '<n> epochs', '<n> steps' or '<n> minutes'.",
+            hint="Such as '1 epoch', '500 steps' or '10 minutes'.",
         )
+    if recipe.checkpoints.keep is not None and recipe.checkpoints.keep < 1:
+        raise RecipeError(f"checkpoints.keep: {recipe.checkpoints.keep} is not at least 1.")
     for output in recipe.declared_outputs:
         check_relative(output.path, what="outputs")
 

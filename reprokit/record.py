@@ -12,7 +12,16 @@ from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.untrusted import load_json
 from reprokit.verdict import Verdict
 
-__all__ = ["CheckpointEntry", "CodeFacts", "DataFacts", "EnvironmentFacts", "OutputFacts", "Record", "Status"]
+__all__ = [
+    "Attempt",
+    "CheckpointEntry",
+    "CodeFacts",
+    "DataFacts",
+    "EnvironmentFacts",
+    "OutputFacts",
+    "Record",
+    "Status",
+]
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 
@@ -48,7 +57,12 @@ class DataFacts(_Part, frozen=True, kw_only=True):
 
 
 class CheckpointEntry(_Part, frozen=True, kw_only=True):
-    """One checkpoint. `epoch` counts from 0; `step` counts optimiser steps done."""
+    """One checkpoint. `epoch` counts from 0; `step` counts optimiser steps done.
+
+    Attributes:
+        reason: Why it was saved though no policy asked for it: `signal` or `exception`.
+        dropped: Its version was deleted, as `checkpoints.keep` says; what is known of it stays.
+    """
 
     package: str
     top_hash: str
@@ -56,6 +70,26 @@ class CheckpointEntry(_Part, frozen=True, kw_only=True):
     epoch: int | None = None
     step: int | None = None
     metrics: dict[str, float] = {}
+    reason: str | None = None
+    dropped: bool = False
+
+
+class Attempt(_Part, frozen=True, kw_only=True):
+    """One execution of a run that was stopped and then resumed.
+
+    Attributes:
+        machine: Where it ran.
+        resumed: When the next one began.
+        resumed_from: The checkpoint that the next one went on from; `the beginning` without one.
+    """
+
+    started: str
+    ended: str | None
+    status: Status
+    failure: str | None = None
+    machine: dict[str, Any] = {}
+    resumed: str
+    resumed_from: str
 
 
 class OutputFacts(_Part, frozen=True, kw_only=True):
@@ -84,6 +118,7 @@ class Record(_Part, frozen=True, kw_only=True):
     execution: dict[str, Any] = {}
     started: str
     ended: str | None = None
+    attempts: list[Attempt] = []
     checkpoint_package: str | None = None
     initial: CheckpointEntry | None = None
     checkpoints: list[CheckpointEntry] = []
@@ -139,6 +174,8 @@ class Record(_Part, frozen=True, kw_only=True):
     def select(self, selector: str | None, *, best: Mapping[str, Literal["min", "max"]]) -> CheckpointEntry:
         """Return the checkpoint that `last`, `initial`, `epoch=7`, `step=1200`, `best` or `best:metric` names.
 
+        `last` leaves out what was saved when the script failed; that is `exception`.
+
         Args:
             best: The recipe's own sense of best: metric → min or max.
         Raises:
@@ -147,7 +184,9 @@ class Record(_Part, frozen=True, kw_only=True):
         found: CheckpointEntry | None = None
         key, _, value = (selector or "last").replace(":", "=", 1).partition("=")
         if key == "last":
-            found = self.checkpoints[-1] if self.checkpoints else None
+            found = next((c for c in reversed(self.checkpoints) if c.reason != "exception"), None)
+        elif key == "exception":
+            found = next((c for c in reversed(self.checkpoints) if c.reason == "exception"), None)
         elif key == "initial":
             found = self.initial
         elif key == "best":

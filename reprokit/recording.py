@@ -23,7 +23,7 @@ from reprokit.record import CheckpointEntry, Record
 from reprokit.registry import Registry, open_registry
 from reprokit.registry.base import Sink
 from reprokit.runs import LOCK_KEY, RECORD_KEY
-from reprokit.session import Collected
+from reprokit.saving import Collected
 
 __all__ = ["Recording", "new_run_id", "now", "recover"]
 
@@ -168,7 +168,9 @@ def _collect(journal: Journal, events: list[dict[str, Any]]) -> Collected:
             if event.get("kind") == "initial":
                 collected.initial = entry
             else:
-                collected.checkpoints.append(entry)
+                collected.add(entry)
+        elif event.get("event") == "dropped":
+            collected.drop(str(event["top_hash"]))
         elif event.get("event") == "artifact":
             digest = Digest.checked(event["type"], event["value"])
             collected.artifacts[event["key"]] = Entry(event["key"], int(event["size"]), digest)

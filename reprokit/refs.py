@@ -14,7 +14,7 @@ _TAG = re.compile(r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{4,64}")
 _RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 _RUN_PART = re.compile(r"[0-9a-f-]{4,22}")
-_SELECTOR = re.compile(r"last|initial|epoch=\d{1,12}|step=\d{1,18}|best(:[\w.\-/]{1,128})?", re.ASCII)
+_SELECTOR = re.compile(r"last|initial|exception|epoch=\d{1,12}|step=\d{1,18}|best(:[\w.\-/]{1,128})?", re.ASCII)
 
 
 def check_package_name(name: str) -> str:

@@ -15,6 +15,7 @@ from reprokit.compare import Side, compare
 from reprokit.config import Config
 from reprokit.environment.capture import capture_environment
 from reprokit.errors import NotFoundError, RefusedError, UsageError
+from reprokit.executing import Orders, Prepared, execute
 from reprokit.lock import DataPin, EnvironmentLock, RunLock
 from reprokit.locking import check_environment
 from reprokit.manifest import Manifest, ManifestDiff
@@ -27,9 +28,8 @@ from reprokit.record import CheckpointEntry, CodeFacts, Record
 from reprokit.recording import recover
 from reprokit.refs import PackageRef
 from reprokit.registry import Registry, open_registry
-from reprokit.runner import Prepared, execute
 from reprokit.runs import LOCK_KEY, RunStore, StoredRun
-from reprokit.session import Observer
+from reprokit.saving import Observer
 from reprokit.verdict import Verdict
 
 __all__ = ["Overrides", "compare_runs", "reproduce", "side_of"]
@@ -144,19 +144,27 @@ def reproduce(
         )
         return msgspec.structs.replace(record, verdicts=[verdict])
 
+    orders = Orders(
+        reproduces=original.record.run_id, relaxed=relaxed, until=chosen.until, at_steps=_steps_by_clock(original, lock)
+    )
     recording = execute(
         prepared,
+        orders,
         config=config,
         registry=store,
-        reproduces=original.record.run_id,
-        relaxed=relaxed,
-        until=chosen.until,
         progress=progress,
         observer=observer,
         echo=echo,
         conclude=conclude,
     )
     return recording.record.verdicts[-1]
+
+
+def _steps_by_clock(original: StoredRun, lock: RunLock) -> list[int]:
+    """Return the steps at which the original saved because minutes had passed: a repetition saves at the same."""
+    if lock.recipe.every[1] != "minute":
+        return []
+    return [c.step for c in original.record.checkpoints if c.step is not None and c.reason is None]
 
 
 def _prepare(

@@ -17,7 +17,7 @@ from reprokit.progress import SILENT, Progress
 from reprokit.recipe import Output
 from reprokit.registry import Registry
 
-__all__ = ["find_outputs", "lay_code", "written_files"]
+__all__ = ["find_outputs", "lay_code", "lay_outputs", "written_files"]
 
 _IGNORED = {"__pycache__", ".ipynb_checkpoints"}
 
@@ -78,6 +78,17 @@ def find_outputs(outputs: list[Output], folder: Path) -> Iterator[tuple[Output, 
                     yield output, file.relative_to(folder).as_posix(), _inside(file, folder)
         else:
             yield output, output.path.rstrip("/"), _inside(place, folder) if place.exists() else None
+
+
+def lay_outputs(outputs: dict[str, bytes], folder: Path) -> None:
+    """Write the outputs of a run's earlier attempt, by path: a script that appends to a file goes on with it."""
+    for name, data in outputs.items():
+        path = safe_join(folder, name)
+        if path.exists():
+            continue
+        with os_errors(f"Writing {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
 
 
 def _inside(file: Path, folder: Path) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprokit.digest import CHUNKED, PLAIN, Digest, Hasher, chunk_size, copy_hashed, hash_bytes, hash_file
+from reprokit.digest import CHUNKED, PLAIN, Digest, Hasher, chunk_size, copy_hashed, hash_all, hash_bytes, hash_file
 from reprokit.errors import DataMismatchError
 
 MIB = 1024 * 1024
@@ -116,3 +116,9 @@ def test_one_hash_has_one_spelling(raw):
     other = value[:42] + alphabet[alphabet.index(value[42]) + 1] + "="
     with pytest.raises(DataMismatchError):
         Digest.checked(CHUNKED, other)
+
+
+def test_many_objects_in_parts_hash_as_each_of_them_whole() -> None:
+    big = memoryview(bytes(range(256)) * 70_000)  # 17.9 MB: three chunks
+    objects = [[], [memoryview(b"a")], [memoryview(b"ab"), big[:5], big], [big[:100], big[100:]]]
+    assert hash_all(objects) == [hash_bytes(b"".join(parts)) for parts in objects]

@@ -90,7 +90,11 @@ def test_plain_values_give_the_recipe_back(recipe):
 def test_defaults_are_not_written():
     recipe = parse(MINIMAL.encode())
     assert to_plain(recipe) == {"name": "mnist", "code": {"entrypoint": "train.py"}}
-    assert (recipe.checkpoint_package, recipe.every_epochs, recipe.environment) == ("checkpoints/mnist", 1, "current")
+    assert (recipe.checkpoint_package, recipe.every, recipe.environment) == (
+        "checkpoints/mnist",
+        (1, "epoch"),
+        "current",
+    )
     assert (recipe.execution.determinism, recipe.execution.seed) == ("strict", 0)
 
 
@@ -137,7 +141,11 @@ def test_unknown_words_are_named_with_what_was_meant(extra, message, guess):
         (MINIMAL + "params: {lr: .nan}", "params: a value is NaN, infinite or not JSON; write it as a string."),
         (MINIMAL + "data: {x: {path: d}}", "data.x: give exactly one of package and run."),
         (MINIMAL + "data: {x: {path: d, package: a}}", "Not a package name: 'a'."),
-        (MINIMAL + "checkpoints: {every: 10 steps}", "checkpoints.every: '10 steps' is not '<n> epochs'."),
+        (
+            MINIMAL + "checkpoints: {every: 10 hours}",
+            "checkpoints.every: '10 hours' is not '<n> epochs', '<n> steps' or '<n> minutes'.",
+        ),
+        (MINIMAL + "checkpoints: {keep: 0}", "checkpoints.keep: 0 is not at least 1."),
         (MINIMAL + "checkpoints: {package: runs/x}", "checkpoints.package: the namespace 'runs' is reprokit's own."),
         (MINIMAL + "outputs: [/etc]", "outputs: '/etc' is not a path inside the repository."),
         (

@@ -259,7 +259,7 @@ def test_a_checkpoint_outside_a_run_goes_to_the_registry(project: Project) -> No
     script = project.base / "loose.py"
     script.write_text(
         "import numpy as np, reprokit\n"
-        "print(reprokit.save_checkpoint({'w': np.arange(3.0)}, epoch=0, loss=1.0)['package'])\n"
+        "print(reprokit.save_checkpoint({'w': np.arange(3.0)}, epoch=0, loss=1.0).result()['package'])\n"
     )
     import sys
 

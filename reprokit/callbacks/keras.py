@@ -10,7 +10,9 @@ import keras
 from keras.src.backend.common import global_state  # the global seed generator has no public home
 
 from reprokit.client import connect, context, number
-from reprokit.client.snapshot import Snapshot, due, rng_state
+from reprokit.client.policy import Policy
+from reprokit.client.rng import rng_state
+from reprokit.client.snapshot import Snapshot
 
 __all__ = ["PackageCheckpoint"]
 
@@ -46,7 +48,7 @@ class PackageCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         metrics = {name: number(name, value) for name, value in (logs or {}).items()}
-        if due(epoch, self._last):
+        if Policy().due_after_epoch(epoch, self._last):
             self._snapshot(epoch).save(epoch=epoch, step=self._step(), metrics=metrics, package=self.package)
         else:
             connect().send({"type": "metrics", "step": self._step(), "values": metrics})
@@ -59,7 +61,7 @@ class PackageCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         return None if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
 
     def _snapshot(self, epoch: int | None) -> Snapshot:
-        snapshot = Snapshot(framework="keras", array=_as_array)
+        snapshot = Snapshot(framework="keras")
         trainable = {id(variable) for variable in self.model.trainable_variables}
         weights = {id(variable) for variable in self.model.weights}
         optimizer = getattr(self.model, "optimizer", None)
@@ -102,7 +104,3 @@ def _architecture(model: Any) -> Any:
         return json.loads(model.to_json())
     except (NotImplementedError, TypeError, ValueError):
         return None
-
-
-def _as_array(value: Any) -> Any:
-    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else None

@@ -1,182 +1,268 @@
-"""Checkpoints from a PyTorch training loop."""
+"""Checkpoints from a PyTorch training loop, and its resume, bit for bit."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
 
 import torch
+import torch.distributed
+import torch.utils.data
 
-from reprokit.client import connect, context, number
-from reprokit.client.snapshot import Snapshot, due, rng_state
+from reprokit.callbacks import torch_state
+from reprokit.client.loop import Loop
+from reprokit.client.restored import Restored
+from reprokit.client.snapshot import Snapshot
+from reprokit.client.writer import Saving
 
 __all__ = ["PackageCheckpoint"]
 
 
-class PackageCheckpoint:
-    """Saves model, optimiser, scheduler and random state as a package version.
+class PackageCheckpoint(Loop):
+    """Saves model, optimiser, scheduler, loader and random state as a package version, and resumes from one.
 
         ckpt = PackageCheckpoint(model=model, optimizer=optimizer, scheduler=scheduler, loader=loader)
         for epoch in ckpt.epochs(params["epochs"]):
-            ...
+            for batch in ckpt.batches(loader):
+                ...
             ckpt.save(val_loss=loss, accuracy=accuracy)
 
+    Where a run is resumed, `epochs` restores everything when it is entered. Under `torch.distributed` every process
+    makes one and calls the same methods: rank 0 writes, and each rank's random state is kept.
+
     Args:
-        model: Its parameters and all its buffers are saved, non-persistent ones too.
-        optimizer, scheduler: One, or several by name.
-        loader: A DataLoader; the state of its own generator is saved, if it has one.
+        model: One, or several by name. Parameters and all buffers are saved, non-persistent ones too.
+        optimizer, scheduler: One, several in a list, or by name.
+        loader: The DataLoaders whose state matters, at least the one that is trained on. The state of their generators
+            and samplers is saved. Workers of `persistent_workers=True` are made anew each epoch: what they have drawn
+            could not be restored.
+        scaler: A GradScaler.
+        ema: Averaged models, such as `torch.optim.swa_utils.AveragedModel`.
+        generators: Generators of your own by name: torch.Generator, numpy.random.Generator, random.Random.
+        stateful: Anything else with `state_dict` and `load_state_dict`, by name.
+        skip: How a resumed run comes back to the middle of an epoch: `load` loads the batches that were done and drops
+            them, which is right for any data; `index` skips them unread, for items that draw no random numbers, or
+            draw them by index.
         package: Where to save outside a run; inside one, the recipe decides.
         initial: Save the state before the first epoch too, so that a divergence can be told from a different start.
     """
 
+    framework = "torch"
+
     def __init__(
         self,
         *,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer | dict[str, torch.optim.Optimizer] | None = None,
+        model: torch.nn.Module | dict[str, torch.nn.Module],
+        optimizer: Any = None,
         scheduler: Any = None,
         loader: Any = None,
+        scaler: Any = None,
+        ema: Any = None,
+        generators: dict[str, Any] | None = None,
+        stateful: dict[str, Any] | None = None,
+        skip: Literal["load", "index"] = "load",
         package: str | None = None,
         initial: bool = True,
     ) -> None:
-        self.model = model
-        self.optimizers = _named(optimizer)
-        self.schedulers = _named(scheduler)
-        self.loader = loader
-        self.package = package
-        self._initial = initial
-        self._epoch: int | None = None
-        self._total: int | None = None
-        self._steps = 0
+        super().__init__(package=package, initial=initial)
+        self.models = torch_state.named(model)
+        self.optimizers: dict[str, torch.optim.Optimizer] = torch_state.named(optimizer)
+        self.loaders = torch_state.named(loader)
+        self.ema = torch_state.named(ema)
+        self._generators = torch_state.generators_of(self.loaders, generators or {})
+        self._stateful = {f"scheduler.{key}": one for key, one in torch_state.named(scheduler).items()}
+        self._stateful |= {f"scaler.{key}": one for key, one in torch_state.named(scaler).items()}
+        self._stateful |= {f"own.{key}": one for key, one in (stateful or {}).items()}
+        self._stateful |= {f"sampler.{key}": one for key, one in _samplers(self.loaders).items()}
+        self._skip = skip
+        if _ranks() > 1:
+            self._policy.agree()
+        self._start: dict[str, Any] | None = None
+        self._backwards = 0
         if self.optimizers:
             next(iter(self.optimizers.values())).register_step_post_hook(self._count)
+            self._watch_gradients()
+
+    def batches(self, loader: Any) -> Iterator[Any]:
+        """Yield the batches of an epoch; between them the recipe's policy may save, and a resumed run starts there.
+
+        Raises:
+            RuntimeError: The loader ended before the batch that a resumed run was at.
+        """
+        if self._epoch is None:
+            raise RuntimeError("reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`")
+        _remake_workers(loader)
+        done, restored = self._resume_batch or 0, None
+        if self._resume_batch is not None and self._restored is not None:
+            restored, self._resume_batch = self._restored, None
+            self._set_random(restored.state("position")["start"])
+        self._start = self._random()
+        batches = iter(_from(loader, done) if self._skip == "index" else loader)
+        if self._skip == "load":
+            found = sum(1 for _ in islice(batches, done))
+            if found < done:
+                raise RuntimeError(f"reprokit: the loader has {found} batches, the run was at batch {done}")
+        self._batch = done
+        try:
+            if restored is not None:
+                self._set_random(restored.state("rng"))
+            for batch in batches:
+                self._batch += 1
+                yield batch
+                self._between_batches()
+        finally:
+            self._batch = self._start = None
+
+    def _before_epoch(self) -> None:
+        for loader in self.loaders.values():
+            _remake_workers(loader)
+
+    def _position(self) -> dict[str, Any] | None:
+        return None if self._batch is None else {"batch": self._batch, "start": self._start}
+
+    def _capture(self, snapshot: Snapshot) -> None:
+        names = torch_state.add_model(snapshot, "model", self.models)
+        if self.ema:
+            torch_state.add_model(snapshot, "ema", self.ema)
+        torch_state.add_optimizer(snapshot, self.optimizers, names)
+        if self._backwards:
+            self._add_gradients(snapshot, names)
+        snapshot.state["parts"] = {name: torch_state.plain_state(one) for name, one in self._stateful.items()}
+        snapshot.state["rng"] = self._random()
+
+    def _restore(self, restored: Restored) -> None:
+        restored.converters["torch"] = torch_state.as_tensor
+        torch_state.restore_model(restored, "model", self.models)
+        if self.ema:
+            torch_state.restore_model(restored, "ema", self.ema)
+        names = torch_state.names_of(self.models)
+        torch_state.restore_optimizer(restored, self.optimizers, names)
+        self._restore_gradients(restored)
+        parts = restored.state("parts", {})
+        if parts.keys() != self._stateful.keys():
+            raise RuntimeError(f"reprokit: the checkpoint has the parts {[*parts]}, here are {[*self._stateful]}")
+        for name, one in self._stateful.items():
+            torch_state.restore_plain(one, parts[name])
+        self._set_random(restored.state("rng"))
+
+    def _new_snapshot(self) -> Snapshot:
+        return Snapshot(framework=self.framework, tensor=torch_state.add_state_tensor)
+
+    @property
+    def _writes(self) -> bool:
+        return _ranks() == 1 or torch.distributed.get_rank() == 0
+
+    def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
+        if self._writes:
+            return super()._save(metrics, kind=kind)
+        self._random()  # rank 0 waits for it
+        self._saved(kind)
+        return None
+
+    def _random(self) -> dict[str, Any]:
+        held = {name: torch_state.state_of_generator(one) for name, one in self._generators.items()}
+        own = {**torch_state.capture_rng(), "held": held}
+        return {"ranks": _gather(own)} if _ranks() > 1 else own
+
+    def _set_random(self, state: dict[str, Any]) -> None:
+        ranks = state.get("ranks", [state])
+        if len(ranks) != _ranks():
+            raise RuntimeError(f"reprokit: the checkpoint is of {len(ranks)} processes, here are {_ranks()}")
+        own = ranks[torch.distributed.get_rank() if _ranks() > 1 else 0]
+        if own["held"].keys() != self._generators.keys():
+            raise RuntimeError(
+                f"reprokit: the checkpoint has the generators {[*own['held']]}, here are {[*self._generators]}"
+            )
+        for name, one in self._generators.items():
+            torch_state.set_state_of_generator(one, own["held"][name])
+        torch_state.restore_rng(own)
 
     def _count(self, *_: Any) -> None:
         self._steps += 1
+        self._backwards = 0
 
-    def epochs(self, total: int) -> Iterator[int]:
-        """Yield 0, 1, … `total` − 1, or fewer where the run is told to stop early."""
-        told = context()
-        until = told.get("until")
-        last = total - 1 if until is None else min(total - 1, int(until))
-        self._total = last
-        connect().send({"type": "epochs", "total": last + 1})
-        if self._initial:
-            self._snapshot().save(epoch=None, step=self._steps, metrics={}, kind="initial", package=self.package)
-        for epoch in range(last + 1):
-            self._epoch = epoch
-            yield epoch
-            connect().send({"type": "epoch", "epoch": epoch})
+    def _watch_gradients(self) -> None:
+        """Count backward passes since the last step: gradients that accumulate are part of the state."""
+        every = [p for optimizer in self.optimizers.values() for p in torch_state.parameters_of(optimizer)]
+        watched = [parameter for parameter in every if parameter.requires_grad and parameter.is_leaf]
+        for parameter in {id(one): one for one in (watched[:1] + watched[-1:])}.values():
+            parameter.register_post_accumulate_grad_hook(self._accumulated)
 
-    def save(self, *, state: dict[str, Any] | None = None, **metrics: Any) -> dict[str, Any] | None:
-        """Save a checkpoint of this moment, if the recipe's policy asks for one after this epoch.
+    def _accumulated(self, _: torch.Tensor) -> None:
+        self._backwards += 1
 
-        Args:
-            state: Anything of your own that the training depends on: numbers, text, lists, tensors.
-            metrics: Numbers, or one-element tensors.
-        Returns:
-            {"package", "top_hash", "state_digest"}, or None if no checkpoint was due.
-        Raises:
-            TypeError: Something cannot be stored faithfully; it is named.
-        """
-        values = {name: number(name, value) for name, value in metrics.items()}
-        if self._epoch is not None and not due(self._epoch, self._total):
-            connect().send({"type": "metrics", "step": self._steps, "values": values})
-            return None
-        snapshot = self._snapshot()
-        snapshot.state["user"] = state or {}
-        return snapshot.save(epoch=self._epoch, step=self._steps, metrics=values, package=self.package)
+    def _add_gradients(self, snapshot: Snapshot, names: dict[int, str]) -> None:
+        for optimizer in self.optimizers.values():
+            for parameter in torch_state.parameters_of(optimizer):
+                if parameter.grad is not None:
+                    name = names[id(parameter)]
+                    torch_state.add_tensor(snapshot, "gradients", name, parameter.grad, "trainable", {})
 
-    def _snapshot(self) -> Snapshot:
-        snapshot = Snapshot(framework="torch", array=_as_array)
-        names = _add_model(snapshot, self.model)
-        for key, optimizer in self.optimizers.items():
-            snapshot.state.setdefault("optimizer", {})[key] = _add_optimizer(snapshot, key, optimizer, names)
-        if self.schedulers:
-            snapshot.state["scheduler"] = {
-                key: {name: value for name, value in scheduler.state_dict().items() if not callable(value)}
-                for key, scheduler in self.schedulers.items()
-            }
-        snapshot.state["step"] = self._steps
-        snapshot.state["epoch"] = self._epoch
-        snapshot.state["rng"] = {**rng_state(), "torch": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            snapshot.state["rng"]["cuda"] = torch.cuda.get_rng_state_all()
-        if (generator := getattr(self.loader, "generator", None)) is not None:
-            snapshot.state["rng"]["loader"] = generator.get_state()
-        return snapshot
+    def _restore_gradients(self, restored: Restored) -> None:
+        stored = restored.section("gradients")
+        names = torch_state.names_of(self.models)
+        for optimizer in self.optimizers.values():
+            for parameter in torch_state.parameters_of(optimizer):
+                name = names[id(parameter)]
+                parameter.grad = None
+                if name in stored:
+                    parameter.grad = torch_state.as_tensor(stored[name]).to(parameter.device)
+        self._backwards = int(bool(stored))
 
 
-def _named(value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    return dict(value) if isinstance(value, dict) else {"0": value}
+def _remake_workers(loader: Any) -> None:
+    """Have the workers of a loader started anew: what persistent ones have drawn is nowhere to be read."""
+    if getattr(loader, "persistent_workers", False) and getattr(loader, "_iterator", None) is not None:
+        loader._iterator = None
 
 
-def _add_model(snapshot: Snapshot, model: torch.nn.Module) -> dict[int, str]:
-    """Add parameters, buffers and extra state; return the name of each parameter by identity."""
-    names: dict[int, str] = {}
-    first: dict[tuple[Any, ...], str] = {}
-    known: set[str] = set()
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        known.add(name)
-        names.setdefault(id(parameter), name)
-        group = "trainable" if parameter.requires_grad else "frozen"
-        _add_tensor(snapshot, "model", name, parameter, group, first)
-    for name, buffer in model.named_buffers(remove_duplicate=False):
-        known.add(name)
-        _add_tensor(snapshot, "model", name, buffer, "buffer", first)
-    extra = {key: value for key, value in model.state_dict().items() if key not in known}
-    if extra:
-        snapshot.state["extra"] = extra
-    return names
+def _from(loader: Any, done: int) -> Any:
+    """Return the loader without its first batches, which are not loaded. Their indices are still drawn, and in the same
+    order between the other draws: when the first batch is asked for.
+    """
+    attribute = "batch_sampler" if loader.batch_sampler is not None else "sampler"
+    if isinstance(loader.dataset, torch.utils.data.IterableDataset):
+        raise RuntimeError('reprokit: skip="index" needs a dataset with indices; use skip="load" for this loader')
+    shortened = copy.copy(loader)
+    object.__setattr__(shortened, attribute, _Later(getattr(loader, attribute), done))
+    return shortened
 
 
-def _add_optimizer(
-    snapshot: Snapshot, key: str, optimizer: torch.optim.Optimizer, names: dict[int, str]
-) -> dict[str, Any]:
-    """Add an optimiser's tensors as `<parameter>.<slot>`; return the rest of its state_dict as JSON."""
-    plain = optimizer.state_dict()
-    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    prefix = "" if key == "0" else f"{key}:"
-    scalars: dict[str, Any] = {}
-    for index, slots in plain["state"].items():
-        parameter = names.get(id(order[index]), f"#{index}") if isinstance(index, int) else str(index)
-        for slot, value in slots.items():
-            if isinstance(value, torch.Tensor):
-                _add_tensor(snapshot, "optimizer", f"{prefix}{parameter}.{slot}", value, "trainable", {})
-            else:
-                scalars.setdefault(parameter, {})[slot] = value
-    return {"type": type(optimizer).__name__, "groups": plain["param_groups"], "scalars": scalars}
+class _Later:
+    """A sampler from its n-th element on."""
+
+    def __init__(self, sampler: Any, done: int) -> None:
+        self._sampler = sampler
+        self._done = done
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self._sampler, self._done, None)
+
+    def __len__(self) -> int:
+        return max(len(self._sampler) - self._done, 0)
 
 
-def _add_tensor(
-    snapshot: Snapshot, section: str, name: str, tensor: torch.Tensor, group: str, first: dict[tuple[Any, ...], str]
-) -> None:
-    tensor = tensor.detach()
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        raise TypeError(f"reprokit: {section} tensor {name!r} is {tensor.layout} or quantised, which is not stored")
-    same = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-    if tensor.numel() and first.setdefault(same, name) != name:
-        snapshot.add_alias(section, name, first[same])
-        return
-    nbytes = tensor.numel() * tensor.element_size()
-
-    def copy(view: Any) -> None:
-        # resolve_*: a lazily conjugated or negated view holds other bytes than its values
-        target = torch.frombuffer(view, dtype=tensor.dtype).view(tensor.shape)
-        target.copy_(tensor.resolve_conj().resolve_neg())
-
-    snapshot.add(
-        section,
-        name,
-        dtype=str(tensor.dtype).removeprefix("torch."),
-        shape=tuple(tensor.shape),
-        nbytes=nbytes,
-        copy=copy,
-        group=group,
-    )
+def _ranks() -> int:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return int(torch.distributed.get_world_size())
+    return 1
 
 
-def _as_array(value: Any) -> Any:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else None
+def _gather(own: Any) -> list[Any]:
+    """Return what every rank gave, on every rank."""
+    found: list[Any] = [None] * _ranks()
+    torch.distributed.all_gather_object(found, own)
+    return found
+
+
+def _samplers(loaders: dict[str, Any]) -> dict[str, Any]:
+    """Return the samplers, and loaders, that say what their state is."""
+    found: dict[str, Any] = {}
+    for key, loader in loaders.items():
+        for path in ("", "sampler", "batch_sampler"):
+            thing = getattr(loader, path, None) if path else loader
+            if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
+                found[f"{key}.{path}".rstrip(".")] = thing
+    return found

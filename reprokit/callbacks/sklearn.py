@@ -11,7 +11,10 @@ import numpy as np
 import skops.io
 
 from reprokit.client import connect, number
-from reprokit.client.snapshot import DTYPES, Snapshot, rng_state
+from reprokit.client.rng import rng_state
+from reprokit.client.snapshot import Snapshot
+from reprokit.client.tensors import DTYPES
+from reprokit.client.writer import Saving
 
 __all__ = ["PackageCheckpoint"]
 
@@ -33,14 +36,14 @@ class PackageCheckpoint:
 
     def save(
         self, estimator: Any, *, epoch: int | None = None, state: dict[str, Any] | None = None, **metrics: Any
-    ) -> dict[str, Any]:
+    ) -> Saving:
         """Save a fitted estimator.
 
         Args:
             epoch: From 0; counts the saves if not given.
             state: Anything of your own that training depends on.
         Returns:
-            {"package", "top_hash", "state_digest"}.
+            Its way into the registry; `.result()` waits for it.
         """
         values = {name: number(name, value) for name, value in metrics.items()}
         if epoch is None:

@@ -11,23 +11,18 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
 from reprokit.canonical import canonical
-from reprokit.digest import hash_bytes
+from reprokit.client.tensors import DTYPE_BYTES
+from reprokit.digest import Digest, hash_all, hash_bytes
 from reprokit.errors import DataMismatchError
 from reprokit.manifest import Manifest
 
-__all__ = ["DTYPE_BYTES", "Piece", "SnapshotMessage", "StoredTensor", "encode", "stored_tensors"]
-
-DTYPE_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
-    "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "C64": 8,
-}  # fmt: skip
+__all__ = ["Piece", "SnapshotMessage", "StoredTensor", "encode", "stored_tensors"]
 
 _OWN_FILE = 1024 * 1024
 _DIGEST_NAME = "sha256-merkle-v1"
@@ -36,7 +31,7 @@ _DIGEST_NAME = "sha256-merkle-v1"
 class TensorMessage(msgspec.Struct, frozen=True, kw_only=True):
     """One tensor in the shared memory; or, with `alias`, another name of one."""
 
-    section: Literal["model", "optimizer"]
+    section: Literal["model", "optimizer", "ema", "gradients", "state"]
     name: str
     dtype: str = ""
     shape: list[int] = []
@@ -58,9 +53,8 @@ class FileMessage(msgspec.Struct, frozen=True, kw_only=True):
 class SnapshotMessage(msgspec.Struct, frozen=True, kw_only=True):
     """What a script's process hands over; see `reprokit.client.snapshot`."""
 
-    kind: Literal["checkpoint", "initial"]
+    kind: Literal["checkpoint", "initial", "signal", "exception"]
     framework: str
-    size: int
     tensors: list[TensorMessage]
     files: list[FileMessage]
     state: Any
@@ -74,16 +68,24 @@ class SnapshotMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One entry of a checkpoint version, not stored yet."""
+    """One entry of a checkpoint version, not stored yet: its bytes in parts, which lie in the shared memory."""
 
     key: str
-    data: bytes | memoryview
+    parts: list[memoryview]
+    digest: Digest
     meta: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        return sum(len(part) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies in a stored checkpoint: bytes `offset … offset + nbytes` of entry `key`."""
+    """Where a tensor lies in a stored checkpoint: bytes `offset … offset + nbytes` of entry `key`.
+
+    `digest` is that of the whole entry where the tensor has a file of its own (1 MiB or more), else that of its bytes.
+    """
 
     key: str
     section: str
@@ -93,33 +95,60 @@ class StoredTensor:
     offset: int
     nbytes: int
     digest: str
+    alone: bool = False
 
 
 def encode(message: SnapshotMessage, memory: memoryview) -> tuple[list[Piece], str]:
-    """Return the entries of a checkpoint and its state digest.
+    """Return the entries of a checkpoint and its state digest. Tensors are hashed where they lie, none is copied.
 
     Args:
         memory: The shared memory; every range of `message` is checked against it.
     Raises:
         DataMismatchError: The message does not fit the memory: a range outside it, a shape that is not its bytes.
     """
-    tensors = [tensor for tensor in message.tensors if tensor.alias is None]
-    for tensor in tensors:
-        _check(tensor, len(memory))
+    for tensor in message.tensors:
+        if tensor.alias is None:
+            _check(tensor, len(memory))
     for file in message.files:
         if file.offset < 0 or file.nbytes < 0 or file.offset + file.nbytes > len(memory):
             raise DataMismatchError(f"The file {file.key!r} of a snapshot lies outside its memory.")
-    with ThreadPoolExecutor(2) as pool:
-        digests: dict[tuple[str, str], str] = dict(
-            zip(
-                ((tensor.section, tensor.name) for tensor in tensors),
-                pool.map(lambda t: hash_bytes(memory[t.offset : t.offset + t.nbytes]).hex, tensors),
-                strict=True,
-            )
+    shards = _shards(message.tensors, memory)
+    files = {file.key: memory[file.offset : file.offset + file.nbytes] for file in message.files}
+    small = [tensor for shard in shards for tensor in shard.tensors if tensor.nbytes < _OWN_FILE]
+    inner = {file.key: _inner(file, files[file.key]) for file in message.files}
+    hashed = iter(
+        hash_all(
+            [
+                *(shard.parts for shard in shards),
+                *([memory[tensor.offset : tensor.offset + tensor.nbytes]] for tensor in small),
+                *([view] for view in files.values()),
+                *([view] for views in inner.values() for view in views),
+            ]
         )
+    )
+    of_shards = [next(hashed) for _ in shards]
+    digests: dict[tuple[str, str], str] = {(tensor.section, tensor.name): next(hashed).hex for tensor in small}
     pieces: list[Piece] = []
-    for section in ("model", "optimizer"):
-        pieces += _section(section, [t for t in message.tensors if t.section == section], digests, memory)
+    for shard, digest in zip(shards, of_shards, strict=True):
+        if shard.tensors[0].nbytes >= _OWN_FILE:  # the file is this tensor: one hash does for both
+            digests[shard.section, shard.tensors[0].name] = digest.hex
+        pieces.append(Piece(shard.key, shard.parts, digest, {"reprokit": {"tensors": shard.rows(digests)}}))
+    of_files = {key: next(hashed) for key in files}
+    for file in message.files:
+        rows = [{**tensor, "digest": next(hashed).hex} for tensor in file.tensors]
+        pieces.append(Piece(file.key, [files[file.key]], of_files[file.key], {"reprokit": {"tensors": rows}}))
+    for section in dict.fromkeys(tensor.section for tensor in message.tensors):
+        pieces.append(_index(section, message.tensors, shards))
+    state = canonical(message.state)
+    pieces.append(_plain("state.json", state))
+    if message.config is not None:
+        pieces.append(_plain("config.json", canonical(message.config)))
+    return pieces, _state_digest(message, digests, of_files, state)
+
+
+def _state_digest(
+    message: SnapshotMessage, digests: dict[tuple[str, str], str], files: dict[str, Digest], state: bytes
+) -> str:
     leaves: list[dict[str, Any]] = [
         {"section": t.section, "name": t.name, "alias": t.alias}
         if t.alias is not None
@@ -132,16 +161,13 @@ def encode(message: SnapshotMessage, memory: memoryview) -> tuple[list[Piece], s
         }
         for t in sorted(message.tensors, key=lambda t: (t.section, t.name))
     ]
-    for file in sorted(message.files, key=lambda file: file.key):
-        data = bytes(memory[file.offset : file.offset + file.nbytes])
-        pieces.append(Piece(file.key, data, {"reprokit": {"tensors": _inner(file, data)}}))
-        leaves.append({"file": file.key, "digest": hash_bytes(data).hex})
-    state = canonical(message.state)
-    pieces.append(Piece("state.json", state, {}))
-    if message.config is not None:
-        pieces.append(Piece("config.json", canonical(message.config), {}))
+    leaves += [{"file": key, "digest": files[key].hex} for key in sorted(files)]
     root = canonical({"leaves": leaves, "state": hashlib.sha256(state).hexdigest()})
-    return pieces, f"{_DIGEST_NAME}:{hashlib.sha256(root).hexdigest()}"
+    return f"{_DIGEST_NAME}:{hashlib.sha256(root).hexdigest()}"
+
+
+def _plain(key: str, data: bytes) -> Piece:
+    return Piece(key, [memoryview(data)], hash_bytes(data), {})
 
 
 def _check(tensor: TensorMessage, available: int) -> None:
@@ -154,30 +180,69 @@ def _check(tensor: TensorMessage, available: int) -> None:
         raise DataMismatchError(f"The snapshot's tensor {tensor.name!r} is malformed: {tensor}.")
 
 
-def _section(
-    section: str, tensors: list[TensorMessage], digests: dict[tuple[str, str], str], memory: memoryview
-) -> list[Piece]:
-    if not tensors:
-        return []
-    shards: dict[str, list[TensorMessage]] = {}
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """A safetensors file with one possible spelling: widest dtype first, then by name, header padded to 8."""
+
+    key: str
+    section: str
+    tensors: list[TensorMessage]
+    parts: list[memoryview]
+
+    @classmethod
+    def of(cls, key: str, section: str, members: Iterable[TensorMessage], memory: memoryview) -> _Shard:
+        ordered = sorted(members, key=lambda t: (-DTYPE_BYTES[t.dtype], t.name))
+        header: dict[str, Any] = {}
+        position = 0
+        for tensor in ordered:
+            end = position + tensor.nbytes
+            header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [position, end]}
+            position = end
+        head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        head += b" " * (-len(head) % 8)
+        bodies = [memory[tensor.offset : tensor.offset + tensor.nbytes] for tensor in ordered]
+        return cls(key, section, ordered, [memoryview(len(head).to_bytes(8, "little") + head), *bodies])
+
+    def rows(self, digests: dict[tuple[str, str], str]) -> list[dict[str, Any]]:
+        """Return what the entry's metadata says of each tensor."""
+        rows = []
+        offset = len(self.parts[0])
+        for tensor in self.tensors:
+            rows.append(
+                {
+                    "name": tensor.name,
+                    "dtype": tensor.dtype,
+                    "shape": tensor.shape,
+                    "offset": offset,
+                    "nbytes": tensor.nbytes,
+                    "digest": digests[tensor.section, tensor.name],
+                }
+            )
+            offset += tensor.nbytes
+        return rows
+
+
+def _shards(tensors: list[TensorMessage], memory: memoryview) -> list[_Shard]:
+    groups: dict[tuple[str, str], list[TensorMessage]] = {}
     for tensor in tensors:
         if tensor.alias is None:
-            shards.setdefault(_shard_name(tensor), []).append(tensor)
-    pieces: list[Piece] = []
-    weight_map: dict[str, str] = {}
+            groups.setdefault((tensor.section, _shard_name(tensor)), []).append(tensor)
     taken: set[str] = set()
-    for name, members in sorted(shards.items()):
-        file = _file_name(name, taken)
-        key = f"{section}/{file}.safetensors"
-        data, rows = _safetensors(members, digests, memory)
-        pieces.append(Piece(key, data, {"reprokit": {"tensors": rows}}))
-        weight_map.update({tensor.name: key for tensor in members})
-    aliases = {tensor.name: tensor.alias for tensor in tensors if tensor.alias is not None}
-    metadata: dict[str, Any] = {"total_size": sum(tensor.nbytes for tensor in tensors)}
+    return [
+        _Shard.of(_file_name(f"{section}/", name, taken), section, members, memory)
+        for (section, name), members in sorted(groups.items())
+    ]
+
+
+def _index(section: str, tensors: list[TensorMessage], shards: list[_Shard]) -> Piece:
+    """Return the ecosystem's index of a section's shards."""
+    ours = [tensor for tensor in tensors if tensor.section == section]
+    aliases = {tensor.name: tensor.alias for tensor in ours if tensor.alias is not None}
+    metadata: dict[str, Any] = {"total_size": sum(tensor.nbytes for tensor in ours)}
     if aliases:
         metadata["aliases"] = aliases
-    index = {"metadata": metadata, "weight_map": weight_map}
-    return [Piece(f"{section}.safetensors.index.json", canonical(index) + b"\n", {}), *pieces]
+    places = {tensor.name: shard.key for shard in shards if shard.section == section for tensor in shard.tensors}
+    return _plain(f"{section}.safetensors.index.json", canonical({"metadata": metadata, "weight_map": places}) + b"\n")
 
 
 def _shard_name(tensor: TensorMessage) -> str:
@@ -187,54 +252,24 @@ def _shard_name(tensor: TensorMessage) -> str:
     return f"{module}.{tensor.group}" if module != tensor.name else tensor.group
 
 
-def _file_name(name: str, taken: set[str]) -> str:
-    """Return a file name for a shard: legal everywhere, and unlike the others by more than case."""
+def _file_name(folder: str, name: str, taken: set[str]) -> str:
+    """Return the key of a shard: legal everywhere, and unlike the others by more than case."""
     safe = re.sub(r"[^A-Za-z0-9_.\-]", "_", name).strip(".") or "_"
-    if len(safe) > 120 or safe.casefold() in taken:
+    if len(safe) > 120 or (folder + safe).casefold() in taken:
         safe = f"{safe[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    taken.add(safe.casefold())
-    return safe
+    taken.add((folder + safe).casefold())
+    return f"{folder}{safe}.safetensors"
 
 
-def _safetensors(
-    tensors: Iterable[TensorMessage], digests: dict[tuple[str, str], str], memory: memoryview
-) -> tuple[bytes, list[dict[str, Any]]]:
-    """Return a safetensors file with one possible spelling: widest dtype first, then by name, header padded to 8."""
-    ordered = sorted(tensors, key=lambda t: (-DTYPE_BYTES[t.dtype], t.name))
-    header: dict[str, Any] = {}
-    position = 0
-    for tensor in ordered:
-        end = position + tensor.nbytes
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [position, end]}
-        position = end
-    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    head += b" " * (-len(head) % 8)
-    start = 8 + len(head)
-    rows = [
-        {
-            "name": tensor.name,
-            "dtype": tensor.dtype,
-            "shape": tensor.shape,
-            "offset": start + header[tensor.name]["data_offsets"][0],
-            "nbytes": tensor.nbytes,
-            "digest": digests[tensor.section, tensor.name],
-        }
-        for tensor in ordered
-    ]
-    parts = [len(head).to_bytes(8, "little"), head]
-    parts += [memory[tensor.offset : tensor.offset + tensor.nbytes] for tensor in ordered]  # type: ignore[misc]
-    return b"".join(parts), rows
-
-
-def _inner(file: FileMessage, data: bytes) -> list[dict[str, Any]]:
-    rows = []
+def _inner(file: FileMessage, data: memoryview) -> list[memoryview]:
+    """Return the arrays inside a whole file."""
+    found = []
     for tensor in file.tensors:
         offset, nbytes = tensor["offset"], tensor["nbytes"]
         if not 0 <= offset <= offset + nbytes <= len(data):
             raise DataMismatchError(f"An array of {file.key!r} lies outside it: {tensor}.")
-        digest = hash_bytes(data[offset : offset + nbytes]).hex
-        rows.append({**{key: tensor[key] for key in ("name", "dtype", "shape", "offset", "nbytes")}, "digest": digest})
-    return rows
+        found.append(data[offset : offset + nbytes])
+    return found
 
 
 def stored_tensors(manifest: Manifest) -> dict[tuple[str, str], StoredTensor]:
@@ -247,7 +282,9 @@ def stored_tensors(manifest: Manifest) -> dict[tuple[str, str], StoredTensor]:
     for entry in manifest.entries:
         facts = entry.meta.get("reprokit")
         section = entry.logical_key.partition("/")[0] if "/" in entry.logical_key else "model"
-        for row in facts.get("tensors", []) if isinstance(facts, dict) else []:
+        rows = facts.get("tensors", []) if isinstance(facts, dict) else []
+        sharded = entry.logical_key.endswith(".safetensors")
+        for row in rows:
             try:
                 stored = StoredTensor(
                     key=entry.logical_key,
@@ -258,6 +295,7 @@ def stored_tensors(manifest: Manifest) -> dict[tuple[str, str], StoredTensor]:
                     offset=int(row["offset"]),
                     nbytes=int(row["nbytes"]),
                     digest=str(row["digest"]),
+                    alone=sharded and int(row["nbytes"]) >= _OWN_FILE,
                 )
             except (KeyError, TypeError, ValueError):
                 raise DataMismatchError(f"The tensors of {entry.logical_key!r} are malformed: {row!r}.") from None

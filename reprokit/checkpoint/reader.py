@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from reprokit.checkpoint.format import StoredTensor, stored_tensors
+from reprokit.client.tensors import StoredArray, as_array
 from reprokit.config import Config
 from reprokit.digest import hash_bytes
 from reprokit.errors import DataMismatchError, NotFoundError
@@ -18,11 +18,6 @@ from reprokit.runs import RunStore
 from reprokit.untrusted import load_json
 
 __all__ = ["Checkpoint", "load_checkpoint"]
-
-_NUMPY = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1", "C64": "<c8",
-}  # fmt: skip
 
 
 class Checkpoint:
@@ -73,6 +68,10 @@ class Checkpoint:
         """Return a tensor's bytes, read by range and verified against its own digest."""
         tensor = self.stored(name, section)
         entry = self.package.manifest[tensor.key]
+        if tensor.alone:
+            if entry.digest.hex != tensor.digest:
+                raise DataMismatchError(f"{tensor.key} of {self.package} is not what its metadata says.")
+            return self.package.entry(tensor.key).read()[tensor.offset : tensor.offset + tensor.nbytes]
         data = self.package.registry.read_range(
             entry, tensor.offset, tensor.nbytes, what=f"{tensor.key} of {self.package}"
         )
@@ -96,12 +95,7 @@ class Checkpoint:
 
 def as_numpy(data: bytes, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Return bytes as an array of the dtype that safetensors names."""
-    if dtype == "BF16":
-        wide = np.frombuffer(data, dtype="<u2").astype("<u4") << 16
-        return wide.view("<f4").reshape(shape)
-    if dtype not in _NUMPY:
-        return np.frombuffer(data, dtype="|u1").reshape(shape)
-    return np.frombuffer(data, dtype=_NUMPY[dtype]).reshape(shape)
+    return as_array(StoredArray(dtype, shape, memoryview(data)))
 
 
 def load_checkpoint(ref: str, *, registry: Registry | str | None = None) -> Checkpoint:

@@ -19,6 +19,7 @@ _COMMANDS = {
     "lock": ("recipes", "lock", "Pin a recipe's environment and data, and say what moved."),
     "schema": ("recipes", "schema", "Print the JSON Schema of recipes."),
     "run": ("running", "run", "Run a recipe and record it."),
+    "resume": ("running", "resume", "Go on with a run that was stopped."),
     "reproduce": ("reproducing", "reproduce", "Repeat a run from its ID and give a verdict."),
     "diff": ("comparing", "diff", "Compare two runs or two package versions, without running."),
     "ls": ("listing", "ls", "List runs and packages, or what is in one."),

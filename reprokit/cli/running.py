@@ -1,4 +1,4 @@
-"""run."""
+"""run, resume."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from reprokit.errors import InterruptedRunError, RefusedError, UsageError, UserC
 from reprokit.plain_yaml import load_yaml
 from reprokit.record import CheckpointEntry, Record
 from reprokit.registry import open_registry
+from reprokit.resume import resume as resume_run
 from reprokit.runner import prepare
 from reprokit.runner import run as run_recipe
-from reprokit.session import Observer
+from reprokit.saving import Observer
 
-__all__ = ["FaceObserver", "parse_params", "run"]
+__all__ = ["FaceObserver", "parse_params", "resume", "run"]
 
 
 class FaceObserver(Observer):
@@ -109,11 +110,30 @@ def run(
     raise_for_status(record)
 
 
+@click.command()
+@click.argument("run_ref", metavar="RUN[@CHECKPOINT]")
+@common
+def resume(face: Face, run_ref: str) -> None:
+    """Go on with an interrupted or failed run from its last checkpoint, or from the one named: RUN@epoch=3.
+
+    The run keeps its ID, code, environment and data; what it ends with is what it would have ended with. Files that the
+    script wrote at declared output paths are there again; what else it wrote is not.
+    """
+    with face.epochs():
+        record = resume_run(
+            run_ref, registry=face.registry_option, progress=face, observer=FaceObserver(face), echo=face.write
+        )
+    face.result(record.plain(), lambda: run_text(record))
+    raise_for_status(record)
+
+
 def raise_for_status(record: Record) -> None:
     """Raise the error whose exit code tells what became of a run; nothing if it finished."""
     if record.status == "finished":
         return
     hint = f"The record is kept: `reprokit show {record.run_id}`, `reprokit logs {record.run_id}`."
+    if record.lock_hash and record.reproduces is None and (record.checkpoints or record.initial):
+        hint += f" `reprokit resume {record.run_id}` goes on from its last checkpoint."
     if record.status == "interrupted":
         raise InterruptedRunError(f"Run {record.run_id} was interrupted. {record.failure or ''}".strip(), hint=hint)
     if record.execution.get("inputs") == "deny" and "not a declared input" in (record.failure or ""):

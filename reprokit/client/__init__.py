@@ -6,6 +6,7 @@ at the first save, and what it stores goes to the default registry.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -17,10 +18,13 @@ __all__ = ["connect", "context", "log", "log_artifact", "number", "params"]
 
 
 def context() -> dict[str, Any]:
-    """Return what the runner tells the script: run ID, params, checkpoint policy; empty outside a run."""
+    """Return what the runner tells the script: ID, params, when to save, what to resume from; empty outside a run."""
     path = os.environ.get("REPROKIT_CONTEXT")
-    if not path:
-        return {}
+    return _read(path) if path else {}
+
+
+@functools.cache
+def _read(path: str) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(Path(path).read_bytes())
     return value
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -15,11 +16,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Connection", "RunnerGoneError", "connect"]
+__all__ = ["Connection", "RunnerGoneError", "connect", "dial"]
 
 MAX_FRAME = 256 * 1024 * 1024
 _LOCK = threading.Lock()
-_CURRENT: dict[str, Any] = {"pid": None, "connection": None}
+_CURRENT: dict[str, Any] = {"pid": None, "connection": None, "address": None, "keeper": None}
 
 
 class RunnerGoneError(RuntimeError):
@@ -47,9 +48,29 @@ class Connection:
         """
         with self._lock:
             self._write({**message, "answer": True}, () if descriptor is None else (descriptor,))
-            answer: dict[str, Any] = json.loads(self._read(int.from_bytes(self._read(4), "big")))
+            answer = self._answer()
         if "error" in answer:
             raise RuntimeError(f"reprokit: {answer['error']}")
+        return answer
+
+    def post(self, message: dict[str, Any], *, descriptor: int | None = None) -> None:
+        """Send a message whose answer, if it asks for one, is taken later with `answer`."""
+        with self._lock:
+            self._write(message, () if descriptor is None else (descriptor,))
+
+    def answer(self, *, wait: bool) -> dict[str, Any] | None:
+        """Return the next answer to what was posted; None if there is none yet and `wait` is false.
+
+        Raises:
+            RunnerGoneError: No answer will come.
+        """
+        with self._lock:
+            if not wait and not select.select([self._channel], [], [], 0)[0]:
+                return None
+            return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._read(int.from_bytes(self._read(4), "big")))
         return answer
 
     def _write(self, message: dict[str, Any], descriptors: tuple[int, ...]) -> None:
@@ -80,24 +101,26 @@ def connect() -> Connection:
     """Return this process's line, opening it on first use (and anew after a fork)."""
     with _LOCK:
         if _CURRENT["pid"] != os.getpid():
-            address = os.environ.get("REPROKIT_SOCKET")
-            channel = _dial(address) if address else _start_writer()
-            _CURRENT.update(pid=os.getpid(), connection=Connection(channel))
+            if not os.environ.get("REPROKIT_SOCKET") and _CURRENT["address"] is None:
+                _CURRENT.update(keeper=_start_writer())
+            _CURRENT.update(pid=os.getpid(), connection=dial())
         connection: Connection = _CURRENT["connection"]
         return connection
 
 
-def _dial(address: str) -> socket.socket:
+def dial() -> Connection:
+    """Open one more line to the runner, or to the writer process that `connect` started."""
+    address = os.environ.get("REPROKIT_SOCKET") or _CURRENT["address"]
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         channel.connect(address)
     except OSError as error:
         raise RunnerGoneError(f"reprokit: the runner at {address} does not answer ({error})") from None
-    return channel
+    return Connection(channel)
 
 
 def _start_writer() -> socket.socket:
-    """Start the writer process of a script that no runner started; it ends when this process does."""
+    """Start the writer process of a script that no runner started; it ends when what is returned is closed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     script = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "interactive"
     with tempfile.TemporaryFile() as errors:
@@ -111,11 +134,12 @@ def _start_writer() -> socket.socket:
         )
         theirs.close()
         ours.settimeout(60)
-        ready = ours.recv(1)
+        address = ours.recv(4096)
         ours.settimeout(None)
-        if ready != b"+":
+        if not address:
             process.wait(10)
             errors.seek(0)
             text = errors.read().decode(errors="replace").strip()[-2000:]
             raise RunnerGoneError(f"reprokit: no writer process could be started:\n{text}")
+    _CURRENT["address"] = os.fsdecode(address)
     return ours

@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-import mmap
-import os
+import json
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from reprokit.client import context, number
-from reprokit.client.connection import connect
+from reprokit.client import number
 from reprokit.client.plain import to_json
+from reprokit.client.rng import rng_state
+from reprokit.client.tensors import DTYPES
+from reprokit.client.writer import Saving, writer
 
-__all__ = ["Snapshot", "due", "rng_state", "save_checkpoint"]
-
-# dtype names as safetensors spells them; what is not here is refused by name
-DTYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
-    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
-    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
-    "bool": "BOOL", "complex64": "C64",
-}  # fmt: skip
+__all__ = ["Snapshot", "save_checkpoint"]
 
 _ALIGN = 64
+_INLINE = 16 * 1024  # bytes of an array that state.json carries itself
 
 
 class Snapshot:
     """Collects what one checkpoint holds, then hands it to the runner.
+
+    Args:
+        framework: Whose callback this is; a resumed run is refused to another one's.
+        tensor: Called with this snapshot, a name and a value of the state; adds a framework's tensor to the section
+            `state` and returns its kind, or returns None if the value is none.
 
     Attributes:
         state: JSON-like; goes to state.json. No metrics, clocks, paths or IDs belong in it.
         config: The architecture, if the framework has one.
     """
 
-    def __init__(self, *, framework: str, array: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, *, framework: str, tensor: Callable[[Snapshot, str, Any], str | None] | None = None) -> None:
         self.framework = framework
         self.state: dict[str, Any] = {}
         self.config: Any = None
-        self._array = array
+        self._tensor = tensor
         self._tensors: list[dict[str, Any]] = []
         self._files: list[dict[str, Any]] = []
         self._copies: list[tuple[int, int, Callable[[Any], None]]] = []
@@ -62,10 +59,12 @@ class Snapshot:
         """Add a tensor.
 
         Args:
-            section: `model` or `optimizer`.
+            section: `model`, `optimizer`, `ema`, `gradients` or `state`.
             dtype: As NumPy or the framework names it.
             copy: Writes the tensor's bytes, C-contiguous and little-endian, into a memoryview of `nbytes`.
             group: `trainable`, `frozen` or `buffer`; tensors of one kind share files.
+        Raises:
+            TypeError: A dtype that is not stored, or a name given twice.
         """
         if dtype not in DTYPES:
             raise TypeError(f"reprokit: {section} tensor {name!r} has the dtype {dtype}, which is not stored")
@@ -112,31 +111,48 @@ class Snapshot:
         metrics: dict[str, float],
         kind: str = "checkpoint",
         package: str | None = None,
-    ) -> dict[str, Any]:
-        """Copy everything into shared memory, hand it over and wait until it is stored.
+    ) -> Saving:
+        """Copy everything into shared memory and hand it over; storing goes on in the runner.
 
-        Returns:
-            {"package", "top_hash", "state_digest"}.
+        Args:
+            kind: `checkpoint`, `initial`, or why it was not asked for: `signal`, `exception`.
+        Raises:
+            RuntimeError: An earlier checkpoint could not be stored.
+            TypeError: A value cannot be stored faithfully; it is named.
         """
-        state = to_json(self.state, "state", array=self._array)
-        descriptor = _memory(max(self._size, 1))
-        try:
-            with mmap.mmap(descriptor, max(self._size, 1)) as shared:
-                view = memoryview(shared)
-                for offset, nbytes, copy in self._copies:
-                    piece = view[offset : offset + nbytes]
-                    copy(piece)
-                    piece.release()
-                view.release()
-            message = {
-                "type": "snapshot", "kind": kind, "framework": self.framework, "epoch": epoch, "step": step,
-                "metrics": metrics, "tensors": self._tensors, "files": self._files, "state": state,
-                "config": self.config, "size": self._size, "package": package, "numeric": numeric_facts(),
-            }  # fmt: skip
-            answer = connect().request(message, descriptor=descriptor)
-        finally:
-            os.close(descriptor)
-        return {key: answer[key] for key in ("package", "top_hash", "state_digest")}
+        state = to_json(self.state, "state", tensor=self._keep_aside)
+        message = {
+            "kind": kind, "framework": self.framework, "epoch": epoch, "step": step, "metrics": metrics,
+            "tensors": self._tensors, "files": self._files, "state": state, "config": self.config,
+            "package": package, "numeric": numeric_facts(),
+        }  # fmt: skip
+        body = json.dumps(message, allow_nan=True).encode()
+        place = writer()
+        buffer = place.reserve(self._size + len(body))
+        for offset, nbytes, copy in self._copies:
+            with buffer.memory[offset : offset + nbytes] as piece:
+                copy(piece)
+        buffer.memory[self._size : self._size + len(body)] = body
+        return place.submit(buffer, self._size, len(body))
+
+    def _keep_aside(self, name: str, value: Any) -> Any:
+        """Store a framework's tensor or a large array of the state among the tensors; None for anything else."""
+        if isinstance(value, np.ndarray) and value.nbytes > _INLINE and str(value.dtype) in DTYPES:
+            name = self._unused(name)
+            self.add_array("state", name, value)
+            return {"$tensor": {"name": name, "kind": "numpy"}}
+        if self._tensor is None:
+            return None
+        name = self._unused(name)
+        kind = self._tensor(self, name, value)
+        return None if kind is None else {"$tensor": {"name": name, "kind": kind}}
+
+    def _unused(self, name: str) -> str:
+        count, found = 0, name
+        while ("state", found) in self._names:
+            count += 1
+            found = f"{name}#{count}"
+        return found
 
     def _claim(self, section: str, name: str) -> None:
         if (section, name) in self._names:
@@ -158,35 +174,20 @@ def save_checkpoint(
     epoch: int | None = None,
     step: int | None = None,
     **metrics: float,
-) -> dict[str, Any]:
+) -> Saving:
     """Save named arrays (NumPy, or anything with `__array__`) and JSON-like `state` as a checkpoint.
 
     Returns:
-        {"package", "top_hash", "state_digest"}.
+        Its way into the registry; `.result()` waits for it.
     Raises:
         TypeError: A value cannot be stored faithfully; it is named.
+        RuntimeError: An earlier checkpoint could not be stored.
     """
     snapshot = Snapshot(framework="numpy")
     for name, value in tensors.items():
         snapshot.add_array("model", name, value)
-    snapshot.state["user"] = state or {}
+    snapshot.state = {"epoch": epoch, "step": step, "rng": rng_state(), "user": state or {}}
     return snapshot.save(epoch=epoch, step=step, metrics={key: number(key, value) for key, value in metrics.items()})
-
-
-def due(epoch: int, last: int | None = None) -> bool:
-    """True if the recipe's `checkpoints.every` asks for a checkpoint after `epoch` (from 0); the last one always."""
-    every = int(context().get("every", 1))
-    return (epoch + 1) % every == 0 or (last is not None and epoch >= last)
-
-
-def rng_state() -> dict[str, Any]:
-    """Return the state of the global generators of Python and NumPy, where they are in use."""
-    state: dict[str, Any] = {}
-    if (random := sys.modules.get("random")) is not None:
-        state["python"] = random.getstate()
-    if (generator := sys.modules.get("numpy.random")) is not None:
-        state["numpy"] = generator.get_state(legacy=False)
-    return state
 
 
 def numeric_facts() -> dict[str, Any]:
@@ -209,14 +210,3 @@ def numeric_facts() -> dict[str, Any]:
     if (sklearn := sys.modules.get("sklearn")) is not None and hasattr(sklearn, "__version__"):
         facts["sklearn"] = {"version": sklearn.__version__}
     return facts
-
-
-def _memory(size: int) -> int:
-    """Return a descriptor of `size` bytes that lives in memory (Linux) or in an unlinked file."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("reprokit-snapshot", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
-    return descriptor

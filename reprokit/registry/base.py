@@ -72,6 +72,10 @@ class Sink(ABC):
         """Store many objects at once."""
 
     @abstractmethod
+    def put_hashed(self, digest: Digest, parts: Sequence[memoryview], size: int) -> None:
+        """Store an object in memory, given in parts, whose digest the caller has computed from these very bytes."""
+
+    @abstractmethod
     def put_stream(self, source: BinaryIO, size: int, *, threads: int = 2) -> tuple[Digest, int]:
         """Store a stream of `size` bytes; return the digest and the number of bytes that came, one more if it grew.
 

@@ -323,6 +323,9 @@ class _LocalSink(Sink):
     def put_all(self, pieces: Sequence[bytes | memoryview]) -> list[Digest]:
         return self._staging.put_all(pieces)
 
+    def put_hashed(self, digest: Digest, parts: Sequence[memoryview], size: int) -> None:
+        self._staging.put_hashed(digest, parts, size)
+
     def put_stream(self, source: BinaryIO, size: int, *, threads: int = 2) -> tuple[Digest, int]:
         return self._staging.put_stream(source, size, threads=threads)
 

@@ -101,15 +101,23 @@ class Staging:
                 writer.add(a2b_base64(value), piece)
                 self.new_bytes += len(piece)
         for digest, piece in zip(digests, pieces, strict=True):
-            if len(piece) >= SMALL and digest not in self._loose and not self._reuse_loose(digest, len(piece)):
-                self._refuse_purged(digest)
-                descriptor, name = tempfile.mkstemp(dir=self._folder)
-                with os.fdopen(descriptor, "wb", buffering=0) as sink:
-                    write_all(sink, memoryview(piece).cast("B"))
-                    os.fchmod(descriptor, 0o444)
-                    os.fsync(descriptor)
-                self._keep_loose(digest, len(piece), Path(name))
+            if len(piece) >= SMALL:
+                self.put_hashed(digest, [memoryview(piece).cast("B")], len(piece))
         return digests
+
+    def put_hashed(self, digest: Digest, parts: Sequence[memoryview], size: int) -> None:
+        """Store an object in memory, given in parts, whose digest the caller has computed from these very bytes."""
+        if size < SMALL:
+            self.put_all([b"".join(parts)])
+        elif digest not in self._loose and not self._reuse_loose(digest, size):
+            self._refuse_purged(digest)
+            descriptor, name = tempfile.mkstemp(dir=self._folder)
+            with os.fdopen(descriptor, "wb", buffering=0) as sink:
+                for part in parts:
+                    write_all(sink, part)
+                os.fchmod(descriptor, 0o444)
+                os.fsync(descriptor)
+            self._keep_loose(digest, size, Path(name))
 
     def put_stream(self, source: BinaryIO, size: int, type_: str = CHUNKED, *, threads: int = 2) -> tuple[Digest, int]:
         """Store a stream of `size` bytes; returns the digest and the number of bytes that came: one more if it grew."""

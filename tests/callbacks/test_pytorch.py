@@ -70,7 +70,7 @@ def test_optimiser_scheduler_and_random_state_are_there(project: Project) -> Non
     checkpoint = load_checkpoint("latest@epoch=0", registry=str(project.registry))
     assert "embed.weight.exp_avg" in checkpoint.names("optimizer")
     state = checkpoint.state
-    assert state["scheduler"]["0"]["last_epoch"] == 1
+    assert state["parts"]["scheduler.0"]["last_epoch"] == 1
     assert state["step"] == 1
     assert {"python", "numpy", "torch"} <= state["rng"].keys()
     assert state["user"]["pair"] == {"$tuple": [1, {"$float": "nan"}]}

@@ -1,0 +1,224 @@
+"""A training loop that saves and resumes: what the callbacks of all hand-written loops share.
+
+    for epoch in ckpt.epochs(n):               # starts where a resumed run left off
+        for batch in ckpt.batches(loader):     # mid-epoch saves and resume; plain `loader` does for whole epochs
+            ...
+        ckpt.save(val_loss=loss)               # last in the body: an epoch is over when it was saved
+
+A subclass says what the state is: `_capture` adds it to a snapshot, `_restore` puts it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from reprokit.client import number
+from reprokit.client.connection import connect
+from reprokit.client.policy import Policy
+from reprokit.client.restored import Restored, resumed
+from reprokit.client.snapshot import Snapshot
+from reprokit.client.writer import Saving, writer
+
+__all__ = ["Loop"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Loop(ABC):
+    """Counts epochs, batches and steps, and saves when the policy, a signal or the user asks for it.
+
+    Attributes:
+        state: The user's own: what is put here is saved with each checkpoint, and is here again when a run resumes.
+    """
+
+    framework = "numpy"
+
+    def __init__(self, *, package: str | None = None, initial: bool = True) -> None:
+        self.package = package
+        self.state: dict[str, Any] = {}
+        self._initial = initial
+        self._policy = Policy()
+        self._epoch: int | None = None
+        self._last: int | None = None
+        self._steps = 0
+        self._batch: int | None = None  # batches done of this epoch, while inside `batches`
+        self._resume_batch: int | None = None
+        self._restored: Restored | None = None
+        self._signal: int | None = None
+        self._saved_at: tuple[int | None, int | None, int] | None = None
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self._steps
+
+    @abstractmethod
+    def _capture(self, snapshot: Snapshot) -> None:
+        """Add everything that the training's future depends on, but for `state`, epoch, step and position."""
+
+    @abstractmethod
+    def _restore(self, restored: Restored) -> None:
+        """Put everything back that `_capture` added."""
+
+    def _new_snapshot(self) -> Snapshot:
+        return Snapshot(framework=self.framework)
+
+    def _position(self) -> dict[str, Any] | None:
+        """Return what it takes to come back to this batch of the epoch; None at the end of an epoch."""
+        return None if self._batch is None else {"batch": self._batch}
+
+    def epochs(self, total: int) -> Iterator[int]:
+        """Yield the epochs to train: 0 … `total` − 1, from where a resumed run left off, to where it is told to stop.
+
+        Raises:
+            RuntimeError: A checkpoint could not be stored, or not be restored.
+        """
+        last = self._last = self._policy.last_epoch(total)
+        self._tell({"type": "epochs", "total": last + 1})
+        first = self._begin()
+        with self._watching():
+            for epoch in range(first, last + 1):
+                self._epoch, self._batch = epoch, None
+                self._before_epoch()
+                yield epoch
+                self._batch = None
+                if self._resume_batch is not None:
+                    raise RuntimeError(
+                        f"reprokit: this run goes on from batch {self._resume_batch} of epoch {epoch}, but its loop "
+                        "does not take its batches from ckpt.batches(…)"
+                    )
+                self._tell({"type": "epoch", "epoch": epoch})
+                self._leave_if_told()
+        self.close()
+
+    def save(self, *, state: dict[str, Any] | None = None, **metrics: Any) -> Saving | None:
+        """Save a checkpoint of this moment, if the recipe's policy asks for one after this epoch.
+
+        Call it last in the body of the loop: a resumed run goes on with the next batch or epoch.
+
+        Args:
+            state: Added to `self.state`: anything of your own that training depends on: numbers, text, lists, tensors.
+            metrics: Numbers, or one-element tensors.
+        Returns:
+            Its way into the registry, or None if no checkpoint was due.
+        Raises:
+            TypeError: Something cannot be stored faithfully; it is named.
+            RuntimeError: An earlier checkpoint could not be stored.
+        """
+        values = {name: number(name, value) for name, value in metrics.items()}
+        self.state.update(state or {})
+        ends_epoch = self._epoch is not None and self._batch is None
+        if ends_epoch and self._epoch is not None and not self._policy.due_after_epoch(self._epoch, self._last):
+            self._tell({"type": "metrics", "step": self._steps, "values": values})
+            return None
+        return self._save(values)
+
+    def close(self) -> None:
+        """Wait until everything is stored.
+
+        Raises:
+            RuntimeError: A checkpoint was not.
+        """
+        if self._writes:
+            writer().drain()
+
+    @property
+    def _writes(self) -> bool:
+        """True in the process that saves, of several that train one model."""
+        return True
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if self._writes:
+            connect().send(message)
+
+    def _before_epoch(self) -> None:  # noqa: B027 - most have nothing to do
+        """Called before the body of each epoch."""
+
+    def _begin(self) -> int:
+        """Restore, or save the initial state; return the first epoch to train."""
+        restored = resumed(self.framework)
+        if restored is None:
+            if self._initial:
+                self._save({}, kind="initial")
+            return 0
+        self._restored = restored
+        self._restore(restored)
+        self.state.clear()
+        self.state.update(restored.state("user", {}))
+        self._steps = restored.step
+        self._policy.resumed(restored.step)
+        if restored.epoch is None:
+            return 0
+        self._resume_batch = restored.batch
+        return restored.epoch if restored.batch is not None else restored.epoch + 1
+
+    def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
+        snapshot = self._new_snapshot()
+        snapshot.state |= {"epoch": self._epoch, "step": self._steps, "position": self._position(), "user": self.state}
+        self._capture(snapshot)
+        saving = snapshot.save(epoch=self._epoch, step=self._steps, metrics=metrics, kind=kind, package=self.package)
+        self._saved(kind)
+        return saving
+
+    def _saved(self, kind: str) -> None:
+        """Note that a checkpoint was saved; leave if it was the last one that this run is asked for."""
+        self._saved_at = (self._epoch, self._batch, self._steps)
+        if kind != "initial" and self._policy.saved(self._steps):
+            self.close()
+            raise SystemExit(0)
+
+    def _between_batches(self) -> None:
+        """Save if the policy asks for it here; save and leave if a signal does."""
+        if self._policy.due_after_step(self._steps):
+            self._save({})
+        self._leave_if_told()
+
+    def _leave_if_told(self) -> None:
+        if self._signal is None:
+            return
+        if self._saved_at != (self._epoch, self._batch, self._steps):
+            self._save({}, kind="signal")
+        self.close()
+        raise SystemExit(128 + self._signal)
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """While the loop runs: on SIGTERM go on to the next boundary, save and leave; save on an exception if asked."""
+        wanted = "signal" in self._policy.on and threading.current_thread() is threading.main_thread()
+        before = {}
+        for number_ in _SIGNALS if wanted else ():
+            if signal.getsignal(number_) is signal.SIG_DFL:
+                before[number_] = signal.signal(number_, self._note)
+        hook = sys.excepthook
+        if "exception" in self._policy.on:
+            sys.excepthook = self._save_on_exception(hook)
+        self._process = os.getpid()
+        try:
+            yield
+            sys.excepthook = hook  # not in `finally`: an exception ends this generator before the hook is called
+        finally:
+            for number_, handler in before.items():
+                signal.signal(number_, handler)
+
+    def _note(self, number_: int, _frame: object) -> None:
+        if self._signal is not None or os.getpid() != self._process:  # asked twice, or a forked worker: at once
+            signal.signal(number_, signal.SIG_DFL)
+            signal.raise_signal(number_)
+        self._signal = number_
+
+    def _save_on_exception(self, hook: Any) -> Any:
+        def save(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            hook(kind, error, trace)
+            sys.excepthook = hook
+            with contextlib.suppress(Exception):
+                self._save({}, kind="exception")
+
+        return save

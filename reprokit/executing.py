@@ -1,0 +1,383 @@
+"""Execute a lock: lay the workspace out, start the script in its process, serve it, record it.
+
+`run`, `resume` and `reproduce` share this; they differ in where the lock comes from, in what the execution is told
+beyond it, and in what is done with the record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from reprokit._version import __version__
+from reprokit.config import Config
+from reprokit.data import LaidTree, check_inputs, lay_data
+from reprokit.determinism import as_text, child_variables
+from reprokit.errors import DataMismatchError
+from reprokit.journal import Journal
+from reprokit.lock import RunLock
+from reprokit.machine import machine_facts
+from reprokit.manifest import Entry, Manifest
+from reprokit.process import Echo, Outcome, ScriptProcess
+from reprokit.progress import SILENT, Progress
+from reprokit.record import Attempt, CodeFacts, DataFacts, EnvironmentFacts, OutputFacts, Record
+from reprokit.recording import Recording, new_run_id, now
+from reprokit.registry import Registry
+from reprokit.saving import Collected, Observer, Saver, SavingPolicy
+from reprokit.session import Session
+from reprokit.tree import lay_out
+from reprokit.workspace import find_outputs, lay_code, lay_outputs, written_files
+
+__all__ = ["Continued", "Orders", "Prepared", "execute"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A lock and everything that must be in the registry to execute it."""
+
+    lock: RunLock
+    entries: list[Entry]
+    code: CodeFacts
+    name: str
+    warnings: list[str] = field(default_factory=list)
+    in_place: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continued:
+    """The run that an execution goes on with, from one of its checkpoints.
+
+    Attributes:
+        record: As it was when the run stopped.
+        collected: What stays of it: the checkpoints up to that one, metrics, artifacts.
+        checkpoint: That checkpoint's version; None to start from the beginning again.
+        framework: Whose callback saved it.
+        files: Contents that the journal starts with, by name: `log.txt`, `metrics.jsonl`.
+        outputs: Files that it had written at declared paths, by path in the workspace.
+    """
+
+    record: Record
+    collected: Collected
+    checkpoint: Manifest | None
+    framework: str
+    where: str
+    files: dict[str, bytes]
+    outputs: dict[str, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """What an execution is told beyond its lock.
+
+    Attributes:
+        reproduces: The run that this one repeats; its checkpoints then move no tags.
+        relaxed: In what it differs from that run, in the words it was given.
+        until: Stop after this epoch (from 0).
+        at_steps: Save at these steps, whatever the policy says: those at which the original did by the clock.
+        stop_after: Stop after so many checkpoints.
+        told: More for the script's process to find in its context.
+    """
+
+    reproduces: str | None = None
+    relaxed: list[str] = field(default_factory=list)
+    until: int | None = None
+    at_steps: list[int] = field(default_factory=list)
+    stop_after: int | None = None
+    continues: Continued | None = None
+    told: dict[str, Any] = field(default_factory=dict)
+
+
+def execute(
+    prepared: Prepared,
+    orders: Orders | None = None,
+    *,
+    config: Config,
+    registry: Registry,
+    progress: Progress = SILENT,
+    observer: Observer | None = None,
+    echo: Echo | None = None,
+    conclude: Callable[[Record, Manifest], Record] | None = None,
+) -> Recording:
+    """Execute a lock and record it.
+
+    Args:
+        conclude: Called with the ended record; what it returns is published as the last version.
+    """
+    orders = orders or Orders()
+    lock, continued = prepared.lock, orders.continues
+    run_id = continued.record.run_id if continued else new_run_id()
+    journal = Journal.create(config.home, run_id, files=continued.files if continued else {})
+    workspace = prepared.in_place or journal.file("workspace")
+    made: list[Path] = []
+    ended = False
+    try:
+        code = Manifest.make([entry for entry in prepared.entries if entry.logical_key.startswith("code/")])
+        if prepared.in_place is None:
+            lay_code(code, lock.code, workspace, registry=registry, progress=progress)
+        facts, trees = lay_data(
+            lock.data,
+            workspace,
+            registry=registry,
+            cache=config.cache,
+            layout="copy" if lock.execution.layout == "copy" else "symlink",
+            progress=progress,
+        )
+        made = [workspace / pin.path for pin in lock.data]
+        resume = None
+        if continued is not None:
+            lay_outputs(continued.outputs, workspace)
+            resume = _lay_checkpoint(continued, trees, registry=registry, cache=config.cache, progress=progress)
+        with tempfile.TemporaryDirectory(prefix="reprokit-") as name:
+            scratch = Path(name)
+            variables = _variables(prepared, orders, run_id, scratch, workspace, journal, config, resume)
+            record = _record(prepared, orders, run_id, facts, variables)
+            saver = Saver(
+                registry=registry,
+                journal=journal,
+                policy=_policy(prepared, orders, run_id),
+                collected=continued.collected if continued else None,
+                observer=observer,
+            )
+            with Recording.start(record, prepared.entries, lock=lock, registry=registry, journal=journal) as recording:
+                saver.note_again()
+                session = Session(registry=registry, journal=journal, saver=saver)
+                session.listen(scratch / "socket")
+                outcome = ScriptProcess(
+                    _command(lock), workspace / lock.recipe.code.workdir, variables, journal, echo
+                ).run()
+                session.finish()
+                outcome, spoilt = _checked(outcome, session, trees)
+                record = _conclude(recording, session, outcome, lock, workspace, resume is not None)
+                ended = True
+                if spoilt is not None:
+                    raise DataMismatchError(
+                        spoilt, hint="The cache's copy was discarded: run again. See that nothing writes to inputs."
+                    )
+                if conclude is not None:
+                    recording.amend(conclude(record, recording.manifest))
+        return recording
+    finally:
+        if prepared.in_place is not None or lock.execution.layout != "copy":
+            for place in made:
+                if place.is_symlink():
+                    place.unlink()
+        if ended:
+            journal.close(keep_workspace=prepared.in_place is None and bool(recording.left_behind))
+        elif not journal.file("journal.jsonl").stat().st_size:
+            journal.close(keep_workspace=False)  # nothing was started
+        else:
+            journal.leave()
+
+
+def _lay_checkpoint(
+    continued: Continued, trees: dict[str, LaidTree], *, registry: Registry, cache: Path, progress: Progress
+) -> dict[str, Any] | None:
+    """Lay the checkpoint out, verified, and return what the script's process is told of it."""
+    if continued.checkpoint is None:
+        return None
+    what = f"the checkpoint {continued.where}"
+    tree = lay_out(continued.checkpoint, registry=registry, cache=cache, what=what, look=True, progress=progress)
+    trees["(checkpoint)"] = LaidTree(tree, tree.stat().st_ino)
+    return {"folder": str(tree), "framework": continued.framework}
+
+
+def _checked(outcome: Outcome, session: Session, trees: dict[str, LaidTree]) -> tuple[Outcome, str | None]:
+    """Return what became of the script, and what is wrong with its inputs, if anything is."""
+    spoilt = check_inputs(trees)
+    if spoilt is not None:
+        return replace(outcome, status="failed", failure=spoilt), spoilt
+    if session.collected.untold and outcome.status == "finished":
+        return replace(outcome, status="failed", failure=f"Not stored: {session.collected.errors[-1]}"), None
+    return outcome, None
+
+
+def _record(
+    prepared: Prepared, orders: Orders, run_id: str, facts: list[DataFacts], variables: dict[str, str]
+) -> Record:
+    lock, continued = prepared.lock, orders.continues
+    before = continued.record if continued else None
+    return Record(
+        run_id=run_id,
+        name=prepared.name,
+        status="running",
+        lock_hash=lock.hash,
+        code=prepared.code,
+        environment=EnvironmentFacts(
+            hash=lock.environment.hash,
+            packages=len(lock.environment.pip) + len(lock.environment.conda),
+            python=lock.environment.python,
+        ),
+        data=facts,
+        machine=machine_facts(variables),
+        params=lock.params,
+        execution={**msgspec.to_builtins(lock.execution), "in_place": prepared.in_place is not None},
+        started=before.started if before else now(),
+        attempts=[*before.attempts, _attempt(before, continued.where)] if before and continued else [],
+        checkpoint_package=lock.recipe.checkpoint_package,
+        reproduces=orders.reproduces,
+        relaxed=orders.relaxed,
+        warnings=prepared.warnings,
+        reprokit=__version__,
+    )
+
+
+def _attempt(record: Record, where: str) -> Attempt:
+    return Attempt(
+        started=record.attempts[-1].resumed if record.attempts else record.started,
+        ended=record.ended,
+        status=record.status,
+        failure=record.failure,
+        machine=record.machine,
+        resumed=now(),
+        resumed_from=where,
+    )
+
+
+def _policy(prepared: Prepared, orders: Orders, run_id: str) -> SavingPolicy:
+    lock = prepared.lock
+    return SavingPolicy(
+        run_id=run_id,
+        name=prepared.name,
+        package=lock.recipe.checkpoint_package,
+        best=lock.recipe.checkpoints.best,
+        inputs=[{"name": p.name, "package": p.package, "top_hash": p.top_hash} for p in lock.data],
+        lock_hash=lock.hash,
+        keep=lock.recipe.checkpoints.keep,
+        move_tags=orders.reproduces is None,
+    )
+
+
+def _variables(
+    prepared: Prepared,
+    orders: Orders,
+    run_id: str,
+    scratch: Path,
+    workspace: Path,
+    journal: Journal,
+    config: Config,
+    resume: dict[str, Any] | None,
+) -> dict[str, str]:
+    """Write what the script's process needs into `scratch`, and return its variables."""
+    lock = prepared.lock
+    package = Path(__file__).resolve().parent
+    boot = scratch / "boot"
+    boot.mkdir()
+    (boot / "sitecustomize.py").symlink_to(package / "client" / "boot" / "sitecustomize.py")
+    (boot / "reprokit").symlink_to(package, target_is_directory=True)
+    context = scratch / "context.json"
+    told = {
+        "run_id": run_id,
+        "params": lock.params,
+        "every": dict(zip(("n", "unit"), lock.recipe.every, strict=True)),
+        "on": lock.recipe.checkpoints.on,
+        "writer": lock.recipe.checkpoints.writer,
+        "until": orders.until,
+        "at_steps": orders.at_steps,
+        "stop_after": orders.stop_after,
+        "resume": resume,
+        "data": [
+            {"name": pin.name, "package": pin.package, "top_hash": pin.top_hash, "folder": str(workspace / pin.path)}
+            for pin in lock.data
+        ],
+        **orders.told,
+    }
+    context.write_text(json.dumps(told))
+    variables = child_variables(
+        lock,
+        inherited=os.environ,
+        run_id=run_id,
+        scratch=scratch,
+        socket=scratch / "socket",
+        context=context,
+        report=journal.file("inputs.txt"),
+        python_path=[boot, *(workspace / folder for folder in lock.code.python_path)],
+        readable=[workspace, config.cache / "trees", package],
+    )
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
+    return variables
+
+
+def _command(lock: RunLock) -> list[str]:
+    code = lock.recipe.code
+    command = [sys.executable, code.entrypoint] if code.entrypoint is not None else list(code.command or [])
+    if code.entrypoint is not None and code.workdir != ".":
+        command[1] = os.path.relpath(code.entrypoint, code.workdir)
+    if lock.execution.params == "flags":
+        for key, value in lock.params.items():
+            command += [f"--{key}", as_text(value)]
+    return command
+
+
+def _conclude(
+    recording: Recording, session: Session, outcome: Outcome, lock: RunLock, workspace: Path, resumes: bool
+) -> Record:
+    """Publish the end of a run: what it wrote, what it logged, what went wrong."""
+    collected = session.collected
+    record = recording.record
+    warnings = [*record.warnings]
+    outputs: dict[str, Path] = {}
+    facts = []
+    for declared, path, file in find_outputs(lock.recipe.declared_outputs, workspace):
+        facts.append(OutputFacts(path=path, compare=declared.compare, missing=file is None))
+        if file is not None:
+            outputs[path] = file
+        elif outcome.status == "finished":
+            warnings.append(f"The declared output {path!r} was not written.")
+    undeclared = _undeclared(recording.journal.file("inputs.txt"))
+    if undeclared:
+        shown = ", ".join(undeclared[:10]) + (f" and {len(undeclared) - 10} more" if len(undeclared) > 10 else "")
+        warnings.append(f"Files were read that are not declared inputs: {shown}.")
+    if not collected.checkpoints and outcome.status == "finished":
+        warnings.append("No checkpoint was saved: a reproduction can compare only the outputs.")
+    if resumes and not collected.resumed:
+        warnings.append("The script did not restore the checkpoint that it was given: it started from its beginning.")
+    warnings += [f"Not stored: {text}" for text in collected.errors]
+    left = _left_behind(recording, workspace, set(outputs), lock) if outcome.status == "finished" else ["(all)"]
+    if left and outcome.status == "finished":
+        warnings.append(
+            f"Files were written that are not declared outputs ({', '.join(left[:5])}{'…' if len(left) > 5 else ''}); "
+            f"they stay in {workspace}."
+        )
+    recording.left_behind = left
+    machine = {**record.machine, "numeric": {**record.machine["numeric"], **collected.numeric}}
+    return recording.end(
+        msgspec.structs.replace(
+            record,
+            status=outcome.status,
+            ended=now(),
+            machine=machine,
+            initial=collected.initial,
+            checkpoints=collected.checkpoints,
+            metrics=collected.metrics,
+            artifacts=sorted(collected.artifacts),
+            outputs=facts,
+            warnings=warnings,
+            failure=outcome.failure,
+            exit_code=outcome.exit_code,
+        ),
+        collected=collected,
+        outputs=outputs,
+    )
+
+
+def _undeclared(report: Path) -> list[str]:
+    try:
+        return sorted({os.fsdecode(line) for line in report.read_bytes().split(b"\n") if line})
+    except FileNotFoundError:
+        return []
+
+
+def _left_behind(recording: Recording, workspace: Path, outputs: set[str], lock: RunLock) -> list[str]:
+    if recording.record.execution.get("in_place"):
+        return []
+    known = {entry.logical_key.removeprefix("code/") for entry in recording.manifest.below("code")} | outputs
+    data = tuple(pin.path + "/" for pin in lock.data)
+    return [name for name in written_files(workspace, known) if not name.startswith(data)]
