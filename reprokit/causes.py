@@ -52,9 +52,9 @@ def _data_causes(one: RunLock, other: RunLock, data: Mapping[str, ManifestDiff])
         a, b = ours.get(name), theirs.get(name)
         if a is None or b is None:
             found.append(f"data.{name}: only one of the runs has it")
-        elif a.top_hash != b.top_hash:
+        elif a.identity != b.identity:
             entries = f": {_named(data[name], '')}" if name in data else ""
-            found.append(f"data.{name}: {a.package}@{a.top_hash[:8]} → {b.package}@{b.top_hash[:8]}{entries}")
+            found.append(f"data.{name}: {a} → {b}{entries}")
         elif a.path != b.path:
             found.append(f"data.{name}: laid out at {a.path} → {b.path}")
     return found

@@ -23,7 +23,7 @@ from reprokit.data import LaidTree, check_inputs, lay_data
 from reprokit.determinism import as_text, child_variables
 from reprokit.errors import DataMismatchError
 from reprokit.journal import Journal
-from reprokit.lock import RunLock
+from reprokit.lock import DataPin, RunLock
 from reprokit.machine import machine_facts
 from reprokit.manifest import Entry, Manifest
 from reprokit.process import Echo, Outcome, ScriptProcess
@@ -248,11 +248,17 @@ def _policy(prepared: Prepared, orders: Orders, run_id: str) -> SavingPolicy:
         name=prepared.name,
         package=lock.recipe.checkpoint_package,
         best=lock.recipe.checkpoints.best,
-        inputs=[{"name": p.name, "package": p.package, "top_hash": p.top_hash} for p in lock.data],
+        inputs=[_input_link(pin) for pin in lock.data],
         lock_hash=lock.hash,
         keep=lock.recipe.checkpoints.keep,
         move_tags=orders.reproduces is None,
     )
+
+
+def _input_link(pin: DataPin) -> dict[str, str]:
+    """Return what a checkpoint says of an input that it was made from."""
+    link = {"name": pin.name, "package": pin.package, "top_hash": pin.top_hash}
+    return {**link, "within": pin.within} if pin.within else link
 
 
 def _variables(
@@ -380,4 +386,4 @@ def _left_behind(recording: Recording, workspace: Path, outputs: set[str], lock:
         return []
     known = {entry.logical_key.removeprefix("code/") for entry in recording.manifest.below("code")} | outputs
     data = tuple(pin.path + "/" for pin in lock.data)
-    return [name for name in written_files(workspace, known) if not name.startswith(data)]
+    return [name for name in written_files(workspace, known) if not f"{name}/".startswith(data)]

@@ -116,13 +116,30 @@ def _shown(package: CondaPackage | PipPackage | None) -> str | None:
 
 
 class DataPin(_Artefact, frozen=True, kw_only=True):
-    """One input: which version lies at which path. For a run's checkpoint, `run` says which was meant."""
+    """One input: which version lies at which path.
+
+    Attributes:
+        run: Of what a run made: its whole ID, and which of its checkpoints (`ID@epoch=7`).
+        within: The folder or file of the version that is laid out; None for all of it.
+        content: Of what a run made: the digest of what is laid out. Of a folder, the top hash that it would have as a
+            package without message and metadata; of a file, its object hash in hex.
+    """
 
     name: str
     package: str
     top_hash: str
     path: str
     run: str | None = None
+    within: str | None = None
+    content: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """What the lock hash covers: a version of a run's names that run, so there it is the content alone."""
+        return self.content or self.top_hash
+
+    def __str__(self) -> str:
+        return f"{self.package}@{self.top_hash[:8]}" + (f":{self.within}" if self.within else "")
 
 
 class CodeIdentity(_Artefact, frozen=True, kw_only=True):
@@ -180,7 +197,7 @@ class RunLock(_Artefact, frozen=True, kw_only=True):
                 "recipe": recipes.to_plain(self.recipe),
                 "code": msgspec.to_builtins(self.code),
                 "environment": self.environment.hash,
-                "data": [[pin.name, pin.top_hash, pin.path] for pin in self.data],
+                "data": [[pin.name, pin.identity, pin.path] for pin in self.data],
                 "params": self.params,
                 "execution": msgspec.to_builtins(self.execution),
             }

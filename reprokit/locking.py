@@ -71,17 +71,21 @@ def recipe_lock_path(recipe: Path) -> Path:
 
 def make_recipe_lock(recipe: Recipe, *, registry: Registry, root: Path, cache: Path | None) -> RecipeLock:
     """Pin environment and data as they are now."""
+    return RecipeLock(
+        declares=RecipeLock.declaration(recipe),
+        environment=_environment_here(recipe, root=root, cache=cache),
+        data=pin_data(recipe, registry=registry, runs=RunStore(registry)),
+    )
+
+
+def _environment_here(recipe: Recipe, *, root: Path, cache: Path | None) -> EnvironmentLock:
     environment = capture_environment(cache)
     if isinstance(recipe.environment, Environment) and recipe.environment.pip is not None:
         file = root / recipe.environment.pip
         with os_errors(f"Reading {file}"):
             text = file.read_text(encoding="utf-8")
         check_requirements(text, environment=environment, what=recipe.environment.pip)
-    return RecipeLock(
-        declares=RecipeLock.declaration(recipe),
-        environment=environment,
-        data=pin_data(recipe, registry=registry, runs=RunStore(registry)),
-    )
+    return environment
 
 
 def lock_recipe(path: Path, *, registry: Registry, root: Path, cache: Path | None) -> tuple[RecipeLock, LockChanges]:
@@ -118,9 +122,9 @@ def recipe_lock_for(
         EnvironmentMismatchError: Naming the packages that differ.
     """
     file = recipe_lock_path(path)
-    fresh = make_recipe_lock(recipe, registry=registry, root=root, cache=cache)
     if not file.exists():
-        return fresh
+        return make_recipe_lock(recipe, registry=registry, root=root, cache=cache)
+    environment = _environment_here(recipe, root=root, cache=cache)
     lock = RecipeLock.decode(file.read_bytes(), what=str(file))
     if lock.declares != RecipeLock.declaration(recipe):
         raise RefusedError(
@@ -128,9 +132,9 @@ def recipe_lock_for(
             hint=f"Run `reprokit lock {path}`, and commit the lock.",
         )
     if exact:
-        check_environment(lock.environment, fresh.environment, what=str(file))
+        check_environment(lock.environment, environment, what=str(file))
         return lock
-    return msgspec.structs.replace(lock, environment=fresh.environment)
+    return msgspec.structs.replace(lock, environment=environment)
 
 
 def check_environment(locked: EnvironmentLock, found: EnvironmentLock, *, what: str) -> None:

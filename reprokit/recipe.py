@@ -55,11 +55,16 @@ class Environment(_Strict, frozen=True, kw_only=True):
 
 
 class DataInput(_Strict, frozen=True, kw_only=True):
-    """A package version, or another run's checkpoint, laid out at `path` in the workspace."""
+    """What is laid out at `path` in the workspace: a package version, or another run's checkpoint or output.
+
+    `run: RUN@best` is a checkpoint, and `run: RUN` the last one; with `output`, the file or folder of that name below
+    what the run declared as its outputs.
+    """
 
     path: str
     package: str | None = None
     run: str | None = None
+    output: str | None = None
 
 
 class Execution(_Strict, frozen=True, kw_only=True):
@@ -196,6 +201,8 @@ def _check(recipe: Recipe) -> None:
             PackageRef.parse(item.package)
         if item.run is not None:
             parse_run(item.run)
+        if item.output is not None:
+            _check_output_input(name, item)
         place = check_relative(item.path, what=f"data.{name}.path")
         for other, taken in places.items():
             if (
@@ -229,6 +236,20 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"checkpoints.keep: {recipe.checkpoints.keep} is not at least 1.")
     for output in recipe.declared_outputs:
         check_relative(output.path, what="outputs")
+
+
+def _check_output_input(name: str, item: DataInput) -> None:
+    check_relative(str(item.output), what=f"data.{name}.output")
+    if item.run is None:
+        raise RecipeError(
+            f"data.{name}.output: only a run has outputs, and {item.package} is a package.",
+            hint="Write `run: RUN` instead of `package:`.",
+        )
+    if parse_run(item.run).selector is not None:
+        raise RecipeError(
+            f"data.{name}: {item.run!r} names a checkpoint, and a checkpoint has no outputs.",
+            hint="Take the '@…' away for the run's output, or `output:` for the checkpoint.",
+        )
 
 
 def _check_param_keys(value: Any, where: str) -> None:

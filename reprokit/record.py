@@ -47,6 +47,8 @@ class EnvironmentFacts(_Part, frozen=True, kw_only=True):
 
 
 class DataFacts(_Part, frozen=True, kw_only=True):
+    """An input as it was laid out; `run` and `within` as in the lock's pin."""
+
     name: str
     package: str
     top_hash: str
@@ -54,6 +56,10 @@ class DataFacts(_Part, frozen=True, kw_only=True):
     entries: int = 0
     size: int = 0
     run: str | None = None
+    within: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.package}@{self.top_hash[:8]}" + (f":{self.within}" if self.within else "")
 
 
 class CheckpointEntry(_Part, frozen=True, kw_only=True):
@@ -200,6 +206,16 @@ class Record(_Part, frozen=True, kw_only=True):
                 hint=f"It has {len(self.checkpoints)}: {have}.",
             )
         return found
+
+    def selector_of(self, checkpoint: CheckpointEntry) -> str | None:
+        """Return what names this checkpoint of the run and no other: `epoch=7`, `step=1200` or `initial`."""
+        if self.initial is not None and self.initial.top_hash == checkpoint.top_hash:
+            return "initial"
+        for key in ("epoch", "step"):
+            number = getattr(checkpoint, key)
+            if number is not None and self.select(f"{key}={number}", best={}).top_hash == checkpoint.top_hash:
+                return f"{key}={number}"
+        return None
 
     def _best(self, metric: str, best: Mapping[str, Literal["min", "max"]]) -> CheckpointEntry | None:
         having = [c for c in self.checkpoints if metric in c.metrics]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reprokit.errors import UsageError
 
-__all__ = ["PackageRef", "RunRef", "check_package_name", "check_tag", "is_package_ref", "parse_run"]
+__all__ = ["PackageRef", "RunRef", "check_package_name", "check_tag", "is_package_ref", "is_run_id", "parse_run"]
 
 _NAME = re.compile(r"[\w-]+/[\w-]+", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII)
@@ -79,6 +79,11 @@ class RunRef:
 
 def is_package_ref(text: str) -> bool:
     return "/" in text.partition("@")[0]
+
+
+def is_run_id(text: str) -> bool:
+    """True for a whole run ID, not for a part of one."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 def parse_run(text: str) -> RunRef:

@@ -13,6 +13,7 @@ from reprokit.checkpoint.reader import Checkpoint
 from reprokit.code import Repository, code_entries
 from reprokit.compare import Side, compare
 from reprokit.config import Config
+from reprokit.data import output_name, part_of, pin_input
 from reprokit.environment.capture import capture_environment
 from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.executing import Orders, Prepared, execute
@@ -23,10 +24,10 @@ from reprokit.package import Package
 from reprokit.plain_yaml import load_yaml
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
-from reprokit.recipe import Tolerance, from_plain, to_plain
+from reprokit.recipe import DataInput, Tolerance, from_plain, to_plain
 from reprokit.record import CheckpointEntry, CodeFacts, Record
 from reprokit.recording import recover
-from reprokit.refs import PackageRef
+from reprokit.refs import PackageRef, is_package_ref, parse_run
 from reprokit.registry import Registry, open_registry
 from reprokit.runs import LOCK_KEY, RunStore, StoredRun
 from reprokit.saving import Observer
@@ -210,9 +211,16 @@ def _repin(pins: list[DataPin], changes: tuple[tuple[str, str], ...], registry: 
             raise UsageError(
                 f"--with data.{name}: the run has no such input.", hint=f"It has: {', '.join(known) or 'none'}."
             )
-        ref = PackageRef.parse(text)
-        known[name] = msgspec.structs.replace(known[name], package=ref.name, top_hash=registry.resolve(ref), run=None)
+        known[name] = pin_input(name, _input_like(known[name], text), registry=registry, runs=RunStore(registry))
     return list(known.values())
+
+
+def _input_like(pin: DataPin, text: str) -> DataInput:
+    """Return the input that a reference names: of a run without a checkpoint, the output that `pin` has of another."""
+    if is_package_ref(text):
+        return DataInput(path=pin.path, package=text)
+    within = pin.within if pin.within is not None and parse_run(text).selector is None else None
+    return DataInput(path=pin.path, run=text, output=within and output_name(within))
 
 
 def compare_runs(left: StoredRun, right: StoredRun, *, registry: Registry) -> Verdict:
@@ -282,10 +290,11 @@ def _data_diffs(ours: RunLock | None, theirs: RunLock | None, registry: Registry
     others = {pin.name: pin for pin in theirs.data}
     for pin in ours.data:
         other = others.get(pin.name)
-        if other is None or other.top_hash == pin.top_hash:
+        if other is None or other.identity == pin.identity:
             continue
         try:
-            found[pin.name] = registry.read_manifest(pin.top_hash).diff(registry.read_manifest(other.top_hash))
+            one, two = (part_of(each, registry.read_manifest(each.top_hash)) for each in (pin, other))
+            found[pin.name] = one.manifest.diff(two.manifest)
         except NotFoundError:
             continue
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -15,10 +15,10 @@ from reprokit.lock import RunLock
 from reprokit.manifest import Manifest
 from reprokit.package import RESERVED
 from reprokit.record import CheckpointEntry, Record
-from reprokit.refs import RunRef
+from reprokit.refs import RunRef, is_run_id
 from reprokit.registry import Registry
 
-__all__ = ["LOCK_KEY", "RECORD_KEY", "RunStore", "StoredRun"]
+__all__ = ["LOCK_KEY", "RECORD_KEY", "RunStore", "StoredRun", "inputs_of"]
 
 RECORD_KEY = "record.json"
 LOCK_KEY = "lock.json"
@@ -31,6 +31,15 @@ class StoredRun:
 
     record: Record
     manifest: Manifest
+
+
+def inputs_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return package and top hash of each input that a summary names; it is from a header, and not verified."""
+    found = summary.get("inputs")
+    pairs = [item for item in found if isinstance(item, list) and len(item) == 2] if isinstance(found, list) else []
+    return [
+        (package, top_hash) for package, top_hash in pairs if isinstance(package, str) and isinstance(top_hash, str)
+    ]
 
 
 class RunStore:
@@ -53,10 +62,10 @@ class RunStore:
         ids = self.ids()
         if text == "latest" or (recent := _RECENT.fullmatch(text)):
             back = 1 if text == "latest" else int(recent[1]) if recent else 1
-            newest = filter(self._is_there, self._newest_first(ids))
+            newest = filter(self.has, self._newest_first(ids))
             found_run = next(islice(newest, back - 1, None), None) if back else None
             if found_run is None:
-                count = sum(map(self._is_there, ids))
+                count = sum(map(self.has, ids))
                 raise NotFoundError(f"No run {text}: {self.registry.url} has {count} run(s).")
             return found_run
         if text in ids:
@@ -84,16 +93,37 @@ class RunStore:
         log = self.registry.log(f"{RESERVED}/{run_id}")
         return log[0].time if log else 0
 
-    def _is_there(self, run_id: str) -> bool:
+    def has(self, run_id: str) -> bool:
         head = self.registry.head(f"{RESERVED}/{run_id}")
         return head is not None and head.action != "delete"
 
     def users(self, package: str, top_hash: str) -> list[str]:
         """Return the runs that a version matters to: whose input it was, and the one that made it."""
-        found = [run["run"] for run in self.summaries() if [package, top_hash] in (run.get("inputs") or [])]
-        facts = self.registry.read_header(top_hash).get("user_meta")
-        made_by = facts.get("reprokit", {}).get("run") if isinstance(facts, dict) else None
-        return [*found, made_by] if isinstance(made_by, str) and made_by in self.ids() else found
+        found = [run["run"] for run in self.summaries() if (package, top_hash) in inputs_of(run)]
+        maker = self.maker(package, top_hash)
+        return [*found, maker] if maker is not None and self.has(maker) else found
+
+    def needing(self, run_id: str) -> list[str]:
+        """Return the runs that need the record of a run: those that repeat it, or have its outputs as an input."""
+        name = f"{RESERVED}/{run_id}"
+        return [
+            run["run"]
+            for run in self.summaries()
+            if run.get("reproduces") == run_id or any(package == name for package, _ in inputs_of(run))
+        ]
+
+    def maker(self, package: str, top_hash: str) -> str | None:
+        """Return the run that made a version, as its header says (not verified); the run itself may be gone."""
+        space, _, name = package.partition("/")
+        if space == RESERVED:
+            return name if is_run_id(name) else None
+        try:
+            meta = self.registry.read_header(top_hash).get("user_meta")
+        except (NotFoundError, DataMismatchError):
+            return None
+        facts = meta.get("reprokit") if isinstance(meta, dict) else None
+        made_by = facts.get("run") if isinstance(facts, dict) else None
+        return made_by if isinstance(made_by, str) and is_run_id(made_by) else None
 
     def load(self, text: str) -> StoredRun:
         """Return a run, verified. One that says it runs, but that nobody runs, reads as interrupted.
@@ -132,9 +162,12 @@ class RunStore:
 
     def checkpoint(self, ref: RunRef) -> CheckpointEntry:
         """Return the checkpoint that `RUN@epoch=7` and the like name."""
-        run = self.load(ref.run)
+        return self.select(self.load(ref.run), ref.selector)
+
+    def select(self, run: StoredRun, selector: str | None) -> CheckpointEntry:
+        """Return one of a run's checkpoints; `best` is what its own recipe calls so."""
         best = self.lock(run).recipe.checkpoints.best if LOCK_KEY in run.manifest else {}
-        return run.record.select(ref.selector, best=best)
+        return run.record.select(selector, best=best)
 
     def summaries(self) -> Iterator[dict[str, Any]]:
         """Yield what listings show of each run, oldest first, from manifest headers alone (not verified)."""

@@ -39,6 +39,7 @@ NUMBER = st.floats(0, 1)
 SOURCE = st.one_of(
     st.fixed_dictionaries({"package": st.sampled_from(["a/b", "a/b:v1", "a/b@abcd"])}),
     st.fixed_dictionaries({"run": st.sampled_from(["latest", "7c1e@epoch=3", "@{-1}@best"])}),
+    st.fixed_dictionaries({"run": st.just("latest"), "output": st.sampled_from(["features/", "a/b.npy", "."])}),
 )
 RECIPES = st.builds(
     Recipe,
@@ -146,6 +147,17 @@ def test_unknown_words_are_named_with_what_was_meant(extra, message, guess):
             "checkpoints.every: '10 hours' is not '<n> epochs', '<n> steps' or '<n> minutes'.",
         ),
         (MINIMAL + "checkpoints: {keep: 0}", "checkpoints.keep: 0 is not at least 1."),
+            MINIMAL + "data: {x: {path: d, package: a/b, output: f}}",
+            "data.x.output: only a run has outputs, and a/b is a package.",
+        ),
+        (
+            MINIMAL + "data: {x: {path: d, run: latest@best, output: f}}",
+            "data.x: 'latest@best' names a checkpoint, and a checkpoint has no outputs.",
+        ),
+        (
+            MINIMAL + "data: {x: {path: d, run: latest, output: ../f}}",
+            "data.x.output: '../f' is not a path inside the repository.",
+        ),
         (MINIMAL + "checkpoints: {package: runs/x}", "checkpoints.package: the namespace 'runs' is reprokit's own."),
         (MINIMAL + "outputs: [/etc]", "outputs: '/etc' is not a path inside the repository."),
         (

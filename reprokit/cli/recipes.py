@@ -71,7 +71,7 @@ def lock(face: Face, recipe: Path) -> None:
     for pin in made.data:
         before = moved.get(pin.name, pin.top_hash)
         note = "" if pin.name not in moved else " (new)" if before is None else f" (was {before[:8]})"
-        lines.append(f"  data.{pin.name}  {pin.package}@{pin.top_hash[:8]}{note}")
+        lines.append(f"  data.{pin.name}  {pin}{note}")
     file = recipe_lock_path(recipe)
     face.result(json.loads(canonical(msgspec.to_builtins(made))), "\n".join([f"locked {file}", *lines]))
 

@@ -87,7 +87,8 @@ def run(
         )  # fmt: skip
         plain = {"lock_hash": prepared.lock.hash, "code": prepared.lock.code.tree,
                  "environment": prepared.lock.environment.hash,
-                 "data": {pin.name: f"{pin.package}@{pin.top_hash}" for pin in prepared.lock.data},
+                 "data": {pin.name: f"{pin.package}@{pin.top_hash}" + (f":{pin.within}" if pin.within else "")
+                          for pin in prepared.lock.data},
                  "params": prepared.lock.params}  # fmt: skip
         face.result(plain, lambda: "\n".join(f"  {key:<12} {value}" for key, value in plain.items()))
         return

@@ -40,7 +40,8 @@ def run_text(record: Record) -> str:
             )
         )
     rows += [
-        (f"data.{d.name}", f"{d.package}@{d.top_hash[:8]}, {d.entries:,} files, {size(d.size)}") for d in record.data
+        (f"data.{d.name}", f"{d}, {d.entries:,} files, {size(d.size)}" + (f"; {d.run}" if d.run else ""))
+        for d in record.data
     ]
     if record.params:
         rows.append(("params", "  ".join(f"{key}={value}" for key, value in record.params.items())))

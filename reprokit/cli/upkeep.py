@@ -54,7 +54,7 @@ def rm(face: Face, ref: str, message: str | None, force: bool) -> None:
             raise RefusedError(f"Run {run.record.run_id} is running.", hint="Stop it first.")
         name = f"{RESERVED}/{run.record.run_id}"
         hashes = registry.top_hashes(name)
-        users = [s["run"] for s in runs.summaries() if s.get("reproduces") == run.record.run_id]
+        users = runs.needing(run.record.run_id)
     else:
         parsed = PackageRef.parse(ref)
         if parsed.tag is None and parsed.hash is None:
