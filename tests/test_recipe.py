@@ -147,6 +147,7 @@ def test_unknown_words_are_named_with_what_was_meant(extra, message, guess):
             "checkpoints.every: '10 hours' is not '<n> epochs', '<n> steps' or '<n> minutes'.",
         ),
         (MINIMAL + "checkpoints: {keep: 0}", "checkpoints.keep: 0 is not at least 1."),
+        (
             MINIMAL + "data: {x: {path: d, package: a/b, output: f}}",
             "data.x.output: only a run has outputs, and a/b is a package.",
         ),

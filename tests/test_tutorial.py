@@ -17,8 +17,13 @@ pytestmark = pytest.mark.slow
 
 def test_the_tutorial_runs_as_written_and_ends_verified(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
     said = run_page("tutorial.md", tmp_path)
     assert "BITWISE: every state digest" in said
+    assert "before: {'loss': " in said
+    assert re.search(r"^├─ base: demo/line-model@\w+ ← \S+@epoch=2  line  finished$", said, re.MULTILINE)
+    assert re.search(r"^└─ before: outputs/metrics.json ← \S+  line  finished, as above$", said, re.MULTILINE)
+    assert re.search(r"^├─ \S+  line  finished  \(line: demo/line@\w+\)$", said, re.MULTILINE)
     assert "0 problem(s)" in said
 
 

@@ -22,6 +22,7 @@ _COMMANDS = {
     "resume": ("running", "resume", "Go on with a run that was stopped."),
     "reproduce": ("reproducing", "reproduce", "Repeat a run from its ID and give a verdict."),
     "diff": ("comparing", "diff", "Compare two runs or two package versions, without running."),
+    "lineage": ("tracing", "lineage", "Show what a run or a version was made from, or what was made from it."),
     "ls": ("listing", "ls", "List runs and packages, or what is in one."),
     "show": ("listing", "show", "Show a run or a package version."),
     "logs": ("listing", "logs", "Print what a run's script wrote."),
