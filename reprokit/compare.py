@@ -150,6 +150,11 @@ def _compare_checkpoints(left: Side, right: Side, tolerance: Tolerance, until: i
             equal += 1
             continue
         seen.bits_equal = False
+        if one.dropped or other.dropped:
+            seen.tensors_within = False
+            seen.first = seen.first or Divergence(epoch=one.epoch, step=one.step, what=name)
+            seen.say(Comparison(what=name, result="differs", detail="dropped by `keep`: no tensors to compare"))
+            continue
         if seen.first is not None and not seen.tensors_within:
             seen.say(Comparison(what=name, result="differs"))
             continue
@@ -190,8 +195,10 @@ def _keyed(record: Record, until: int | None) -> dict[str, CheckpointEntry]:
         if until is not None and entry.epoch is not None and entry.epoch > until:
             continue
         key = f"checkpoint {index}"
+        if entry.reason is not None:  # saved when the run was stopped or failed: where, was chance
+            continue
         if entry.epoch is not None:
-            key = f"epoch {entry.epoch}"
+            key = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
         elif entry.step is not None:
             key = f"step {entry.step}"
         while key in found:  # several saves in one epoch

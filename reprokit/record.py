@@ -66,6 +66,7 @@ class CheckpointEntry(_Part, frozen=True, kw_only=True):
     """One checkpoint. `epoch` counts from 0; `step` counts optimiser steps done.
 
     Attributes:
+        batch: Batches done of the epoch, where it was saved in the middle of one; None at its end.
         reason: Why it was saved though no policy asked for it: `signal` or `exception`.
         dropped: Its version was deleted, as `checkpoints.keep` says; what is known of it stays.
     """
@@ -75,9 +76,15 @@ class CheckpointEntry(_Part, frozen=True, kw_only=True):
     state_digest: str
     epoch: int | None = None
     step: int | None = None
+    batch: int | None = None
     metrics: dict[str, float] = {}
     reason: str | None = None
     dropped: bool = False
+
+    @property
+    def place(self) -> tuple[int | None, int | None, int | None, str | None]:
+        """Where in a run it was saved: no run has two checkpoints at one place."""
+        return self.epoch, self.step, self.batch, self.reason
 
 
 class Attempt(_Part, frozen=True, kw_only=True):
@@ -180,7 +187,8 @@ class Record(_Part, frozen=True, kw_only=True):
     def select(self, selector: str | None, *, best: Mapping[str, Literal["min", "max"]]) -> CheckpointEntry:
         """Return the checkpoint that `last`, `initial`, `epoch=7`, `step=1200`, `best` or `best:metric` names.
 
-        `last` leaves out what was saved when the script failed; that is `exception`.
+        `last` leaves out what was saved when the script failed; that is `exception`. Of several of one epoch,
+        that of its end is meant.
 
         Args:
             best: The recipe's own sense of best: metric → min or max.
@@ -198,7 +206,8 @@ class Record(_Part, frozen=True, kw_only=True):
         elif key == "best":
             found = self._best(value or next(iter(best), ""), best)
         else:
-            found = next((c for c in reversed(self.checkpoints) if getattr(c, key) == int(value)), None)
+            fitting = [c for c in self.checkpoints if getattr(c, key) == int(value)]
+            found = next((c for c in reversed(fitting) if c.batch is None), fitting[-1] if fitting else None)
         if found is None:
             have = ", ".join(f"epoch={c.epoch}" for c in self.checkpoints[:12]) or "none"
             raise NotFoundError(

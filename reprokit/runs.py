@@ -199,7 +199,8 @@ class RunStore:
                 {
                     "package": name,
                     "top_hash": top_hash,
-                    **{key: facts.get(key) for key in ("state_digest", "epoch", "step", "metrics")},
+                    **{key: facts.get(key) for key in ("state_digest", "epoch", "step", "batch", "metrics")},
+                    "reason": facts.get("kind") if facts.get("kind") not in ("checkpoint", "initial") else None,
                 },
                 CheckpointEntry,
             )

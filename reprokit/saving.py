@@ -70,9 +70,9 @@ class Collected:
 
     def add(self, entry: CheckpointEntry) -> None:
         """Add a checkpoint; one of the same epoch and step, as a resumed run may save again, replaces the older."""
-        place = (entry.epoch, entry.step, entry.reason)
+        place = entry.place
         if place[:2] != (None, None):
-            self.checkpoints = [old for old in self.checkpoints if (old.epoch, old.step, old.reason) != place]
+            self.checkpoints = [old for old in self.checkpoints if old.place != place]
         self.checkpoints.append(entry)
 
     def drop(self, top_hash: str) -> None:
@@ -141,6 +141,7 @@ class Saver:
                 state_digest=state_digest,
                 epoch=snapshot.epoch,
                 step=snapshot.step,
+                batch=snapshot.batch,
                 metrics=snapshot.metrics,
                 reason=None if snapshot.kind in ("checkpoint", "initial") else snapshot.kind,
             )
@@ -158,6 +159,7 @@ class Saver:
             "run": policy.run_id,
             "epoch": snapshot.epoch,
             "step": snapshot.step,
+            "batch": snapshot.batch,
             "parent": {"package": parent.package, "top_hash": parent.top_hash} if parent else None,
             "inputs": policy.inputs,
             "lock_hash": policy.lock_hash,
@@ -165,6 +167,8 @@ class Saver:
             "metrics": snapshot.metrics,
         }
         where = "initial state" if snapshot.kind == "initial" else f"epoch {snapshot.epoch}"
+        if snapshot.batch is not None:
+            where += f", batch {snapshot.batch}"
         return Manifest.make(entries, message=f"{policy.run_id} {where}", user_meta={"reprokit": facts})
 
     def _note(self, entry: CheckpointEntry, snapshot: SnapshotMessage) -> None:

@@ -61,6 +61,7 @@ class SnapshotMessage(msgspec.Struct, frozen=True, kw_only=True):
     config: Any = None
     epoch: int | None = None
     step: int | None = None
+    batch: int | None = None
     metrics: dict[str, float] = {}
     package: str | None = None
     numeric: dict[str, Any] = {}

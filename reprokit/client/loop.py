@@ -164,7 +164,9 @@ class Loop(ABC):
         snapshot = self._new_snapshot()
         snapshot.state |= {"epoch": self._epoch, "step": self._steps, "position": self._position(), "user": self.state}
         self._capture(snapshot)
-        saving = snapshot.save(epoch=self._epoch, step=self._steps, metrics=metrics, kind=kind, package=self.package)
+        saving = snapshot.save(
+            epoch=self._epoch, step=self._steps, batch=self._batch, metrics=metrics, kind=kind, package=self.package
+        )
         self._saved(kind)
         return saving
 

@@ -109,12 +109,14 @@ class Snapshot:
         epoch: int | None,
         step: int | None,
         metrics: dict[str, float],
+        batch: int | None = None,
         kind: str = "checkpoint",
         package: str | None = None,
     ) -> Saving:
         """Copy everything into shared memory and hand it over; storing goes on in the runner.
 
         Args:
+            batch: Batches done of the epoch, in the middle of one.
             kind: `checkpoint`, `initial`, or why it was not asked for: `signal`, `exception`.
         Raises:
             RuntimeError: An earlier checkpoint could not be stored.
@@ -122,7 +124,7 @@ class Snapshot:
         """
         state = to_json(self.state, "state", tensor=self._keep_aside)
         message = {
-            "kind": kind, "framework": self.framework, "epoch": epoch, "step": step, "metrics": metrics,
+            "kind": kind, "framework": self.framework, "epoch": epoch, "step": step, "batch": batch, "metrics": metrics,
             "tensors": self._tensors, "files": self._files, "state": state, "config": self.config,
             "package": package, "numeric": numeric_facts(),
         }  # fmt: skip

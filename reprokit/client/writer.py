@@ -116,15 +116,17 @@ class Writer:
             raise RuntimeError(f"reprokit: {answer['error']}")
         return {key: answer[key] for key in ("package", "top_hash", "state_digest")}
 
-    def drain(self) -> None:
+    def drain(self, *, last: bool = False) -> None:
         """Wait until everything handed over is stored.
 
+        Args:
+            last: The process ends: raising an error changes nothing any more, so the runner records the run as failed.
         Raises:
             RuntimeError: Something was not; raised once.
         """
         while self._pending:
             self._collect(wait=True)
-        self._raise_failure()
+        self._raise_failure(told=not last)
 
     def _collect(self, *, wait: bool) -> None:
         """Take the answers that are there; with `wait`, at least one."""
@@ -136,11 +138,12 @@ class Writer:
                 self._failed = answer
             wait = False
 
-    def _raise_failure(self) -> None:
+    def _raise_failure(self, *, told: bool = True) -> None:
         if self._failed is None:
             return
         text, self._failed = self._failed["error"], None
-        self._line.post({"type": "told"})
+        if told:
+            self._line.post({"type": "told"})
         raise RuntimeError(f"reprokit: a checkpoint was not stored: {text}")
 
 
@@ -157,8 +160,8 @@ def _drain_at_exit(pid: int) -> None:
     if os.getpid() != pid:
         return
     try:
-        writer().drain()
-    except RuntimeError as error:  # too late to raise it; the runner records the run as failed
+        writer().drain(last=True)
+    except RuntimeError as error:
         sys.stderr.write(f"{error}\n")
 
 

@@ -1,0 +1,47 @@
+"""A run that was killed anywhere, and resumed, ends with the bits of one that never was.
+
+REPROKIT_TEST_SCALE=n draws n times as many kill points; each case takes its share of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.resume.trials import Case, Trial
+
+pytestmark = pytest.mark.slow
+
+_SCALE = float(os.environ.get("REPROKIT_TEST_SCALE", "1"))
+_STEPS = "3 steps"
+_TORCHRUN = ("python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+CASES = [
+    Case("torch", "torch_loop.py", 40, _STEPS, needs=("torch",)),
+    Case("torch-workers", "torch_loop.py", 40, _STEPS, {"workers": 2}, needs=("torch",)),
+    Case("torch-persistent", "torch_loop.py", 40, _STEPS, {"workers": 2, "persistent": True}, needs=("torch",)),
+    Case("torch-index", "torch_loop.py", 40, _STEPS, {"workers": 2, "skip": "index"}, needs=("torch",)),
+    Case("torch-accumulate", "torch_loop.py", 40, "1 steps", {"accumulate": 4}, needs=("torch",)),
+    Case("torch-global", "torch_loop.py", 40, _STEPS, {"own_generator": False}, needs=("torch",)),
+    Case("torch-ddp", "torch_ddp.py", 15, "2 steps", {"victim": 0}, needs=("torch",), command=_TORCHRUN),
+    Case("torch-ddp-1", "torch_ddp.py", 15, "2 steps", {"victim": 1}, needs=("torch",), command=_TORCHRUN),
+    Case("torch-epochs", "torch_loop.py", 40, "1 epoch", {"batches": False, "workers": 2}, needs=("torch",)),
+]
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
+def test_killed_and_resumed_ends_with_the_bits_of_a_run_left_alone(case: Case, tmp_path: Path) -> None:
+    for module in case.needs:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed: install reprokit's extra for it")
+    trial = Trial(case, tmp_path)
+    assert len(trial.whole) > 1
+    draw = random.Random(f"{case.name} 1")
+    for number in range(max(1, round(_SCALE))):
+        how = trial.killed(draw)
+        record = trial.resume_until_done(draw, kills=draw.choice([0, 0, 1]))
+        assert trial.digests(record) == trial.whole, f"kill {number} ({how}) of {case.name}"
