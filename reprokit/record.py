@@ -193,28 +193,34 @@ class Record(_Part, frozen=True, kw_only=True):
         Args:
             best: The recipe's own sense of best: metric → min or max.
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: There is none, or its version was dropped.
         """
-        found: CheckpointEntry | None = None
-        key, _, value = (selector or "last").replace(":", "=", 1).partition("=")
-        if key == "last":
-            found = next((c for c in reversed(self.checkpoints) if c.reason != "exception"), None)
-        elif key == "exception":
-            found = next((c for c in reversed(self.checkpoints) if c.reason == "exception"), None)
-        elif key == "initial":
-            found = self.initial
-        elif key == "best":
-            found = self._best(value or next(iter(best), ""), best)
-        else:
-            fitting = [c for c in self.checkpoints if getattr(c, key) == int(value)]
-            found = next((c for c in reversed(fitting) if c.batch is None), fitting[-1] if fitting else None)
+        found = self._find(selector, best)
         if found is None:
             have = ", ".join(f"epoch={c.epoch}" for c in self.checkpoints[:12]) or "none"
             raise NotFoundError(
                 f"Run {self.run_id} has no checkpoint '{selector or 'last'}'.",
                 hint=f"It has {len(self.checkpoints)}: {have}.",
             )
+        if found.dropped:
+            left = ", ".join(f"epoch={c.epoch}" for c in self.checkpoints if not c.dropped)
+            raise NotFoundError(
+                f"The checkpoint '{selector or 'last'}' of run {self.run_id} was dropped, as `checkpoints.keep` says.",
+                hint=f"Those that are left: {left}.",
+            )
         return found
+
+    def _find(self, selector: str | None, best: Mapping[str, Literal["min", "max"]]) -> CheckpointEntry | None:
+        key, _, value = (selector or "last").replace(":", "=", 1).partition("=")
+        if key == "initial":
+            return self.initial
+        if key == "best":
+            return self._best(value or next(iter(best), ""), best)
+        if key in ("last", "exception"):
+            fitting = [c for c in self.checkpoints if (c.reason == "exception") == (key == "exception")]
+            return fitting[-1] if fitting else None
+        fitting = [c for c in self.checkpoints if getattr(c, key) == int(value)]
+        return next((c for c in reversed(fitting) if c.batch is None), fitting[-1] if fitting else None)
 
     def selector_of(self, checkpoint: CheckpointEntry) -> str | None:
         """Return what names this checkpoint of the run and no other: `epoch=7`, `step=1200` or `initial`."""
@@ -222,7 +228,8 @@ class Record(_Part, frozen=True, kw_only=True):
             return "initial"
         for key in ("epoch", "step"):
             number = getattr(checkpoint, key)
-            if number is not None and self.select(f"{key}={number}", best={}).top_hash == checkpoint.top_hash:
+            found = self._find(f"{key}={number}", {}) if number is not None else None
+            if found is not None and found.top_hash == checkpoint.top_hash:
                 return f"{key}={number}"
         return None
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from reprokit.config import Config
 from reprokit.environment.capture import capture_environment
-from reprokit.errors import NotFoundError, RefusedError
+from reprokit.errors import RefusedError
 from reprokit.executing import Continued, Orders, Prepared, execute
 from reprokit.locking import check_environment
 from reprokit.manifest import Entry
@@ -105,17 +105,8 @@ def prepared_again(run: StoredRun, runs: RunStore) -> Prepared:
 
 
 def continued_from(run: StoredRun, checkpoint: CheckpointEntry | None, *, registry: Registry) -> Continued:
-    """Return what an execution needs in order to go on with `run` from one of its checkpoints.
-
-    Raises:
-        NotFoundError: The checkpoint's version was dropped.
-    """
+    """Return what an execution needs in order to go on with `run` from one of its checkpoints."""
     record = run.record
-    if checkpoint is not None and checkpoint.dropped:
-        raise NotFoundError(
-            f"The checkpoint of epoch {checkpoint.epoch}, step {checkpoint.step} was dropped: `keep` in the recipe.",
-            hint="`reprokit show RUN` lists those that are left.",
-        )
     manifest = registry.read_manifest(checkpoint.top_hash) if checkpoint is not None else None
     facts = manifest.user_meta.get("reprokit") if manifest is not None else None
     files = {}

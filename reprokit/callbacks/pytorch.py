@@ -81,6 +81,7 @@ class PackageCheckpoint(Loop):
             self._policy.agree()
         self._start: dict[str, Any] | None = None
         self._backwards = 0
+        self._steps_are_batches = not self.optimizers
         if self.optimizers:
             next(iter(self.optimizers.values())).register_step_post_hook(self._count)
             self._watch_gradients()
@@ -127,6 +128,10 @@ class PackageCheckpoint(Loop):
         if self.ema:
             torch_state.add_model(snapshot, "ema", self.ema)
         torch_state.add_optimizer(snapshot, self.optimizers, names)
+        if self._backwards and _ranks() > 1:
+            raise RuntimeError(
+                "reprokit: gradients that each process accumulated for itself are not stored; step first"
+            )
         if self._backwards:
             self._add_gradients(snapshot, names)
         snapshot.state["parts"] = {name: torch_state.plain_state(one) for name, one in self._stateful.items()}
@@ -157,9 +162,16 @@ class PackageCheckpoint(Loop):
     def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
         if self._writes:
             return super()._save(metrics, kind=kind)
-        self._random()  # rank 0 waits for it
+        self._own()  # rank 0 waits for both
+        self._random()
         self._saved(kind)
         return None
+
+    def _own(self) -> dict[str, Any]:
+        return {"ranks": _gather(self.state)} if _ranks() > 1 else self.state
+
+    def _own_of(self, stored: dict[str, Any]) -> dict[str, Any]:
+        return dict(stored["ranks"][torch.distributed.get_rank()]) if _ranks() > 1 else stored
 
     def _random(self) -> dict[str, Any]:
         held = {name: torch_state.state_of_generator(one) for name, one in self._generators.items()}

@@ -49,6 +49,7 @@ class Loop(ABC):
         self._epoch: int | None = None
         self._last: int | None = None
         self._steps = 0
+        self._steps_are_batches = True  # until a subclass knows an optimiser to count
         self._batch: int | None = None  # batches done of this epoch, while inside `batches`
         self._resume_batch: int | None = None
         self._restored: Restored | None = None
@@ -57,7 +58,7 @@ class Loop(ABC):
 
     @property
     def step(self) -> int:
-        """Optimiser steps done."""
+        """Optimiser steps done; batches, where no optimiser is known."""
         return self._steps
 
     @abstractmethod
@@ -74,6 +75,13 @@ class Loop(ABC):
     def _position(self) -> dict[str, Any] | None:
         """Return what it takes to come back to this batch of the epoch; None at the end of an epoch."""
         return None if self._batch is None else {"batch": self._batch}
+
+    def _own(self) -> dict[str, Any]:
+        """Return the user's state as it is stored; `_own_of` gives this process's part of it back."""
+        return self.state
+
+    def _own_of(self, stored: dict[str, Any]) -> dict[str, Any]:
+        return stored
 
     def epochs(self, total: int) -> Iterator[int]:
         """Yield the epochs to train: 0 … `total` − 1, from where a resumed run left off, to where it is told to stop.
@@ -152,7 +160,7 @@ class Loop(ABC):
         self._restored = restored
         self._restore(restored)
         self.state.clear()
-        self.state.update(restored.state("user", {}))
+        self.state.update(self._own_of(restored.state("user", {})))
         self._steps = restored.step
         self._policy.resumed(restored.step)
         if restored.epoch is None:
@@ -162,7 +170,7 @@ class Loop(ABC):
 
     def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
         snapshot = self._new_snapshot()
-        snapshot.state |= {"epoch": self._epoch, "step": self._steps, "position": self._position(), "user": self.state}
+        snapshot.state |= {"epoch": self._epoch, "step": self._steps, "position": self._position(), "user": self._own()}
         self._capture(snapshot)
         saving = snapshot.save(
             epoch=self._epoch, step=self._steps, batch=self._batch, metrics=metrics, kind=kind, package=self.package
@@ -179,6 +187,7 @@ class Loop(ABC):
 
     def _between_batches(self) -> None:
         """Save if the policy asks for it here; save and leave if a signal does."""
+        self._steps += self._steps_are_batches
         if self._policy.due_after_step(self._steps):
             self._save({})
         self._leave_if_told()

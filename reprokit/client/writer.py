@@ -30,14 +30,17 @@ class Buffer:
         self.number = number
         self.size = size
         self.busy = False
-        self.known = False
-        self.descriptor = _memory(size)
+        self.descriptor: int | None = _memory(size)  # until it was handed over
         # MAP_POPULATE: one call for all pages costs less than a fault for each while copying
         populate = getattr(mmap, "MAP_POPULATE", 0)
         self.memory = memoryview(mmap.mmap(self.descriptor, size, flags=mmap.MAP_SHARED | populate))
 
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+    def forget_descriptor(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    __del__ = forget_descriptor
 
 
 class Saving:
@@ -100,8 +103,8 @@ class Writer:
         }  # fmt: skip
         buffer.busy = True
         self._pending[self._tickets] = buffer
-        self._line.post(message, descriptor=None if buffer.known else buffer.descriptor)
-        buffer.known = True
+        self._line.post(message, descriptor=buffer.descriptor)
+        buffer.forget_descriptor()
         saving = Saving(self, self._tickets)
         if self._sync:
             self.drain()
