@@ -79,6 +79,10 @@ class Restored:
             self._sections[section] = dict(self._read(section))
         return self._sections[section]
 
+    def array(self, name: str, section: str = "model") -> Any:
+        """Return a copy of one tensor as a NumPy array; bfloat16 comes as float32."""
+        return as_array(self.section(section)[name]).copy()
+
     def _read(self, section: str) -> Iterator[tuple[str, StoredArray]]:
         name = f"{section}.safetensors.index.json"
         if not (self.folder / name).exists():
