@@ -78,18 +78,22 @@ class ScriptProcess:
         return self._outcome(process.returncode)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the script; where it is being stopped, for its descendants too, and end what outlives the grace."""
         deadline: float | None = None
+        told = False
         while True:
-            try:
-                process.wait(0.2)
-                return
-            except subprocess.TimeoutExpired:
-                if self._stop is None:
-                    continue
+            if self._stop is not None:
                 deadline = deadline or time.monotonic() + _GRACE
-                if time.monotonic() > deadline:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
+            if process.returncode is not None and (self._stop is None or not _is_there(process.pid)):
+                return
+            if process.returncode is not None and self._stop is not None and not told:  # what it did not pass on
+                told = _send(process.pid, self._stop)
+                continue
+            if deadline is not None and time.monotonic() > deadline:
+                _send(process.pid, signal.SIGKILL)
+            time.sleep(0.02 if process.returncode is not None else 0)
 
     @contextlib.contextmanager
     def _forward_signals(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
@@ -100,8 +104,11 @@ class ScriptProcess:
         def forward(number: int, _frame: object) -> None:
             again = self._stop is not None
             self._stop = signal.Signals(number)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL if again else number)
+            if again:
+                _send(process.pid, signal.SIGKILL)
+            else:  # to the script alone: its workers are its own to end, and it may need them to come to a save
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(number)
 
         before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -141,6 +148,22 @@ class ScriptProcess:
             return Outcome("failed", code, f"The script crashed with {signal.Signals(number).name}.")
         tail = b"\n".join(self._tail[-4:]).decode(errors="replace")
         return Outcome("failed", code, f"The script ended with exit code {code}." + (f"\n{tail}" if tail else ""))
+
+
+def _send(group: int, number: int) -> bool:
+    """Signal every process of a group; always true."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+    return True
+
+
+def _is_there(group: int) -> bool:
+    """True if a process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _die_with_parent() -> None:

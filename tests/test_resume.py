@@ -192,3 +192,45 @@ def test_another_framework_cannot_restore(loop: Project) -> None:
     loop.reprokit("run", "loop.yaml", expect=6)
     done = loop.reprokit("resume", "latest", expect=6)
     assert "goes on from a checkpoint of numpy, which the callback for other cannot restore" in done.stderr
+
+
+_WORKERS = """\
+import time, torch, reprokit
+from reprokit.callbacks.pytorch import PackageCheckpoint
+
+class Slow(torch.utils.data.Dataset):
+    def __len__(self):
+        return 400
+    def __getitem__(self, index):
+        time.sleep(0.02)
+        return torch.full((2,), float(index))
+
+if __name__ == "__main__":
+    net = torch.nn.Linear(2, 1)
+    loader = torch.utils.data.DataLoader(Slow(), batch_size=4, num_workers=2, multiprocessing_context="CONTEXT")
+    ckpt = PackageCheckpoint(model=net, loader=loader)
+    for epoch in ckpt.epochs(1):
+        for number, batch in enumerate(ckpt.batches(loader)):
+            print("batch", number, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_a_loop_with_workers_comes_to_its_next_batch_when_it_is_told_to_stop(loop: Project, context: str) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    loop.write("workers.py", _WORKERS.replace("CONTEXT", context))
+    loop.write("workers.yaml", "name: w\ncode: {entrypoint: workers.py}\nexecution: {threads: 1}\n")
+    loop.commit()
+    process = subprocess.Popen(
+        loop.command("run", "workers.yaml"), cwd=loop.root, env=loop.environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("batch 3"):
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    (entry,) = loop.json("show", "latest")["checkpoints"]
+    assert entry["reason"] == "signal"
+    assert entry["batch"] >= 4

@@ -11,7 +11,6 @@ A subclass says what the state is: `_capture` adds it to a snapshot, `_restore` 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -211,7 +210,6 @@ class Loop(ABC):
         hook = sys.excepthook
         if "exception" in self._policy.on:
             sys.excepthook = self._save_on_exception(hook)
-        self._process = os.getpid()
         try:
             yield
             sys.excepthook = hook  # not in `finally`: an exception ends this generator before the hook is called
@@ -220,7 +218,7 @@ class Loop(ABC):
                 signal.signal(number_, handler)
 
     def _note(self, number_: int, _frame: object) -> None:
-        if self._signal is not None or os.getpid() != self._process:  # asked twice, or a forked worker: at once
+        if self._signal is not None:  # asked twice: at once. A forked worker lives on as well, its loop needs it
             signal.signal(number_, signal.SIG_DFL)
             signal.raise_signal(number_)
         self._signal = number_
