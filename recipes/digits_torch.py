@@ -34,24 +34,23 @@ def main() -> None:
     model = nn.Sequential(nn.Linear(64, params["hidden"]), nn.ReLU(), nn.Linear(params["hidden"], 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=params["learning_rate"], momentum=0.9)
 
-    result = {}
     ckpt = PackageCheckpoint(model=model, optimizer=optimizer, loader=loader)
     for epoch in ckpt.epochs(params["epochs"]):
-        for some, target in loader:
+        for some, target in ckpt.batches(loader):
             loss = cross_entropy(model(some), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         with torch.no_grad():
             logits = model(x[TRAIN:])
-        result = {
+        result = ckpt.state["result"] = {  # a run that resumes after its last epoch writes metrics.json too
             "val_loss": cross_entropy(logits, y[TRAIN:]).item(),
             "accuracy": (logits.argmax(1) == y[TRAIN:]).float().mean().item(),
         }
         print(f"epoch {epoch}: loss {result['val_loss']:.4f}, accuracy {result['accuracy']:.4f}", flush=True)
         ckpt.save(**result)
 
-    Path("metrics.json").write_text(json.dumps(result, indent=2) + "\n")
+    Path("metrics.json").write_text(json.dumps(ckpt.state["result"], indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -82,14 +82,14 @@ def main() -> None:
 
     ckpt = PackageCheckpoint(model=model, optimizer=optimizer, scheduler=scheduler, loader=loader)
     for epoch in ckpt.epochs(params["epochs"]):
-        for step, (images, labels) in enumerate(loader, start=epoch * len(loader)):
+        for images, labels in ckpt.batches(loader):
             loss = cross_entropy(model(prepare(images)), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             scheduler.step()
-            if step % 50 == 0:
-                reprokit.log(step=step, loss=loss.item())
+            if ckpt.step % 50 == 0:
+                reprokit.log(step=ckpt.step, loss=loss.item())
         val_loss, accuracy = evaluate(model, x_test, y_test)
         print(f"epoch {epoch}: test loss {val_loss:.4f}, accuracy {accuracy:.4f}", flush=True)
         ckpt.save(val_loss=val_loss, accuracy=accuracy)

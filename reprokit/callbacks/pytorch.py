@@ -162,15 +162,15 @@ class PackageCheckpoint(Loop):
     def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
         if self._writes:
             return super()._save(metrics, kind=kind)
-        self._own()  # rank 0 waits for both
+        self._user()  # rank 0 waits for both
         self._random()
         self._saved(kind)
         return None
 
-    def _own(self) -> dict[str, Any]:
+    def _user(self) -> dict[str, Any]:
         return {"ranks": _gather(self.state)} if _ranks() > 1 else self.state
 
-    def _own_of(self, stored: dict[str, Any]) -> dict[str, Any]:
+    def _user_of(self, stored: dict[str, Any]) -> dict[str, Any]:
         return dict(stored["ranks"][torch.distributed.get_rank()]) if _ranks() > 1 else stored
 
     def _random(self) -> dict[str, Any]:

@@ -75,11 +75,11 @@ class Loop(ABC):
         """Return what it takes to come back to this batch of the epoch; None at the end of an epoch."""
         return None if self._batch is None else {"batch": self._batch}
 
-    def _own(self) -> dict[str, Any]:
-        """Return the user's state as it is stored; `_own_of` gives this process's part of it back."""
+    def _user(self) -> dict[str, Any]:
+        """Return the user's state as it is stored; `_user_of` gives this process's part of it back."""
         return self.state
 
-    def _own_of(self, stored: dict[str, Any]) -> dict[str, Any]:
+    def _user_of(self, stored: dict[str, Any]) -> dict[str, Any]:
         return stored
 
     def epochs(self, total: int) -> Iterator[int]:
@@ -159,7 +159,7 @@ class Loop(ABC):
         self._restored = restored
         self._restore(restored)
         self.state.clear()
-        self.state.update(self._own_of(restored.state("user", {})))
+        self.state.update(self._user_of(restored.state("user", {})))
         self._steps = restored.step
         self._policy.resumed(restored.step)
         if restored.epoch is None:
@@ -169,7 +169,12 @@ class Loop(ABC):
 
     def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
         snapshot = self._new_snapshot()
-        snapshot.state |= {"epoch": self._epoch, "step": self._steps, "position": self._position(), "user": self._own()}
+        snapshot.state |= {
+            "epoch": self._epoch,
+            "step": self._steps,
+            "position": self._position(),
+            "user": self._user(),
+        }
         self._capture(snapshot)
         saving = snapshot.save(
             epoch=self._epoch, step=self._steps, batch=self._batch, metrics=metrics, kind=kind, package=self.package
