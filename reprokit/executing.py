@@ -81,7 +81,7 @@ class Orders:
         reproduces: The run that this one repeats; its checkpoints then move no tags.
         relaxed: In what it differs from that run, in the words it was given.
         until: Stop after this epoch (from 0).
-        at_steps: Save at these steps, whatever the policy says: those at which the original did by the clock.
+        at: Save inside epochs after these batches, by epoch, and no others: where the original did by the clock.
         stop_after: Stop after so many checkpoints.
         told: More for the script's process to find in its context.
     """
@@ -89,7 +89,7 @@ class Orders:
     reproduces: str | None = None
     relaxed: list[str] = field(default_factory=list)
     until: int | None = None
-    at_steps: list[int] = field(default_factory=list)
+    at: list[tuple[int, int]] | None = None
     stop_after: int | None = None
     continues: Continued | None = None
     told: dict[str, Any] = field(default_factory=dict)
@@ -286,7 +286,7 @@ def _variables(
         "on": lock.recipe.checkpoints.on,
         "writer": lock.recipe.checkpoints.writer,
         "until": orders.until,
-        "at_steps": orders.at_steps,
+        "at": orders.at,
         "stop_after": orders.stop_after,
         "resume": resume,
         "data": [

@@ -146,7 +146,7 @@ def reproduce(
         return msgspec.structs.replace(record, verdicts=[verdict])
 
     orders = Orders(
-        reproduces=original.record.run_id, relaxed=relaxed, until=chosen.until, at_steps=_steps_by_clock(original, lock)
+        reproduces=original.record.run_id, relaxed=relaxed, until=chosen.until, at=_saved_by_clock(original, lock)
     )
     recording = execute(
         prepared,
@@ -161,11 +161,12 @@ def reproduce(
     return recording.record.verdicts[-1]
 
 
-def _steps_by_clock(original: StoredRun, lock: RunLock) -> list[int]:
-    """Return the steps at which the original saved because minutes had passed: a repetition saves at the same."""
+def _saved_by_clock(original: StoredRun, lock: RunLock) -> list[tuple[int, int]] | None:
+    """Return after which batches the original saved because minutes had passed: a repetition saves there too."""
     if lock.recipe.every[1] != "minute":
-        return []
-    return [c.step for c in original.record.checkpoints if c.step is not None and c.reason is None]
+        return None
+    saved = [c for c in original.record.checkpoints if c.reason is None]
+    return [(c.epoch, c.batch) for c in saved if c.epoch is not None and c.batch is not None]
 
 
 def _prepare(

@@ -192,7 +192,7 @@ class Loop(ABC):
     def _between_batches(self) -> None:
         """Save if the policy asks for it here; save and leave if a signal does."""
         self._steps += self._steps_are_batches
-        if self._policy.due_after_step(self._steps):
+        if self._policy.due_after_batch(self._epoch, self._batch, self._steps):
             self._save({})
         self._leave_if_told()
 

@@ -22,7 +22,8 @@ class Policy:
         every = told.get("every") or {"unit": "epoch", "n": 1}
         self._unit = str(every["unit"])
         self._n = int(every["n"])
-        self._at = {int(step) for step in told.get("at_steps") or []}
+        at = told.get("at")
+        self._at: set[tuple[int, int]] | None = None if at is None else {(epoch, batch) for epoch, batch in at}
         self.until: int | None = told.get("until")
         self.on: list[str] = list(told.get("on", ["signal"]))
         self._stop_after: int | None = told.get("stop_after")
@@ -39,10 +40,15 @@ class Policy:
             return True
         return (epoch + 1) % self._n == 0
 
-    def due_after_step(self, step: int) -> bool:
-        """True if the policy asks for a checkpoint at this step, inside an epoch."""
-        if self._at:
-            return step in self._at and step != self._step
+    def due_after_batch(self, epoch: int | None, batch: int | None, step: int) -> bool:
+        """True if the policy asks for a checkpoint here, inside an epoch.
+
+        Args:
+            batch: Batches done of the epoch.
+            step: Optimiser steps done in all.
+        """
+        if self._at is not None:
+            return (epoch, batch) in self._at
         if self._unit == "step":
             return step // self._n > self._step // self._n
         if self._unit == "minute":
@@ -55,7 +61,7 @@ class Policy:
         Raises:
             RuntimeError: The recipe saves by the clock, which no two processes read at the same batch.
         """
-        if self._unit == "minute" and not self._at:
+        if self._unit == "minute" and self._at is None:
             raise RuntimeError(
                 "reprokit: `every: … minutes` cannot be used with several processes; give steps or epochs"
             )
