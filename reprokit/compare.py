@@ -24,7 +24,7 @@ from reprokit.recipe import Tolerance
 from reprokit.record import CheckpointEntry, OutputFacts, Record
 from reprokit.verdict import Comparison, Divergence, Rung, Verdict
 
-__all__ = ["Side", "compare"]
+__all__ = ["Side", "compare", "first_difference"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +245,11 @@ def _first_tensor(left: Checkpoint, right: Checkpoint, tolerance: Tolerance) -> 
         if not within:
             break
     return first or _Difference("(none)", None, None, 0), within
+
+
+def first_difference(left: Checkpoint, right: Checkpoint) -> str:
+    """Return, in words, the first tensor of two checkpoints that differs, or else the first path of their state."""
+    return str(_first_tensor(left, right, Tolerance())[0])
 
 
 def _same(one: Any, other: Any) -> bool:

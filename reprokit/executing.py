@@ -101,6 +101,7 @@ def execute(
     *,
     config: Config,
     registry: Registry,
+    inputs: Registry | None = None,
     progress: Progress = SILENT,
     observer: Observer | None = None,
     echo: Echo | None = None,
@@ -109,6 +110,7 @@ def execute(
     """Execute a lock and record it.
 
     Args:
+        inputs: Where the locked data is read from; the registry that is recorded into by default.
         conclude: Called with the ended record; what it returns is published as the last version.
     """
     orders = orders or Orders()
@@ -125,7 +127,7 @@ def execute(
         facts, trees = lay_data(
             lock.data,
             workspace,
-            registry=registry,
+            registry=inputs or registry,
             cache=config.cache,
             layout="copy" if lock.execution.layout == "copy" else "symlink",
             progress=progress,

@@ -103,9 +103,15 @@ def prepare(
     in_place: bool,
     name: str | None,
     progress: Progress = SILENT,
+    into: Registry | None = None,
     store: bool = True,
 ) -> Prepared:
-    """Lock a recipe as it stands, and store its code in the registry (with `store`)."""
+    """Lock a recipe as it stands, and store its code (with `store`).
+
+    Args:
+        registry: What the data is pinned from.
+        into: Where the code goes; the same registry by default.
+    """
     recipe = with_params(read_recipe(path), params, seed)
     repository = Repository(path.absolute().parent)
     ignore = repository.relative(recipe_lock_path(path.absolute()))
@@ -120,7 +126,7 @@ def prepare(
         entries: list[Entry] = []
         warnings: list[str] = []
         if store:
-            with progress.task("Storing the code", None), registry.staging() as sink:
+            with progress.task("Storing the code", None), (into or registry).staging() as sink:
                 entries, warnings = code_entries(repository, capture, sink)
                 for key, data in (("recipe.yaml", path.read_bytes()), ("code.patch", capture.patch)):
                     if data:

@@ -20,7 +20,7 @@ from reprokit.paths import durable_write, os_errors
 from reprokit.progress import SILENT, Progress
 from reprokit.registry import Registry
 
-__all__ = ["forget", "lay_out", "spoilt"]
+__all__ = ["discard", "forget", "lay_out", "spoilt"]
 
 
 def lay_out(
@@ -103,6 +103,14 @@ def spoilt(tree: Path) -> str | None:
 def forget(tree: Path) -> None:
     """Have a tree laid out anew the next time."""
     _stats_of(tree).unlink(missing_ok=True)
+
+
+def discard(cache: Path, top_hash: str) -> None:
+    """Remove a tree that nobody will want again."""
+    tree = cache / "trees" / top_hash
+    forget(tree)
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.with_name(f"{tree.name}.lock").unlink(missing_ok=True)
 
 
 def _stats_of(tree: Path) -> Path:
