@@ -77,7 +77,7 @@ class Project:
         return [self.python, "-m", "reprokit", *arguments]
 
     def reprokit(
-        self, *arguments: str, home: str = "home", cwd: Path | None = None, expect: int = 0
+        self, *arguments: str, home: str = "home", cwd: Path | None = None, expect: int = 0, patience: int = 120
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             self.command(*arguments),
@@ -85,14 +85,17 @@ class Project:
             env=self.environment(home),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=patience,
             check=False,
         )
         assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def json(self, *arguments: str, home: str = "home", cwd: Path | None = None, expect: int = 0) -> Any:
-        return json.loads(self.reprokit(*arguments, "--json", home=home, cwd=cwd, expect=expect).stdout)
+    def json(
+        self, *arguments: str, home: str = "home", cwd: Path | None = None, expect: int = 0, patience: int = 120
+    ) -> Any:
+        done = self.reprokit(*arguments, "--json", home=home, cwd=cwd, expect=expect, patience=patience)
+        return json.loads(done.stdout)
 
     def build(self) -> dict[str, Any]:
         made: dict[str, Any] = self.json("package", "build", str(self.base / "inputs"), "t/in")

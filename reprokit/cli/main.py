@@ -20,6 +20,7 @@ _COMMANDS = {
     "schema": ("recipes", "schema", "Print the JSON Schema of recipes."),
     "run": ("running", "run", "Run a recipe and record it."),
     "resume": ("running", "resume", "Go on with a run that was stopped."),
+    "doctor": ("examining", "doctor", "See whether a recipe's training resumes bit for bit."),
     "reproduce": ("reproducing", "reproduce", "Repeat a run from its ID and give a verdict."),
     "diff": ("comparing", "diff", "Compare two runs or two package versions, without running."),
     "lineage": ("tracing", "lineage", "Show what a run or a version was made from, or what was made from it."),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from reprokit.client import context
+from reprokit.client import context, probe
 from reprokit.client.connection import connect
 from reprokit.client.plain import from_json
 from reprokit.client.tensors import MalformedError, StoredArray, as_array, parse
@@ -141,4 +141,5 @@ def resumed(framework: str | None = None) -> Restored | None:
             "cannot restore"
         )
     connect().send({"type": "resumed"})
+    probe.look("start")
     return Restored(told["folder"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reprokit.client import number
+from reprokit.client import number, probe
 from reprokit.client.plain import to_json
 from reprokit.client.rng import rng_state
 from reprokit.client.tensors import DTYPES
@@ -135,7 +135,9 @@ class Snapshot:
             with buffer.memory[offset : offset + nbytes] as piece:
                 copy(piece)
         buffer.memory[self._size : self._size + len(body)] = body
-        return place.submit(buffer, self._size, len(body))
+        saving = place.submit(buffer, self._size, len(body))
+        probe.look("initial" if kind == "initial" else "saved", epoch=epoch, step=step)
+        return saving
 
     def _keep_aside(self, name: str, value: Any) -> Any:
         """Store a framework's tensor or a large array of the state among the tensors; None for anything else."""

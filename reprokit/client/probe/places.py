@@ -1,0 +1,220 @@
+"""Where the user's script keeps things: its modules' and its running functions' variables, and what hangs on them.
+
+Every object found has the name that a person would give it, such as ``train.py main() `trainer.scheduler` ``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import os
+import sys
+import types
+from collections import deque
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from reprokit.client.probe.digests import is_generator, is_plain
+
+__all__ = ["Found", "Living", "callbacks_in_use", "search"]
+
+_MAX_DEPTH = 8
+_MAX_OBJECTS = 50_000
+_MAX_ITEMS = 1000
+_LIBRARIES = (
+    f"{os.sep}site-packages{os.sep}",
+    f"{os.sep}dist-packages{os.sep}",
+    f"{PurePath(os.__file__).parent}{os.sep}",
+)
+_LEAVES = (type(None), bool, int, float, complex, str, bytes, types.ModuleType, types.BuiltinFunctionType)
+_FOREIGN = ("reprokit.", "logging", "threading", "_thread", "_io", "concurrent.", "multiprocessing.", "socket", "click")
+
+
+class Found(NamedTuple):
+    """What hangs on the user's variables.
+
+    Attributes:
+        objects: (name, object), each object once, under its first and shortest name.
+        plain: Numbers, text, arrays and containers of them, by name.
+    """
+
+    objects: list[tuple[str, Any]]
+    plain: dict[str, Any]
+
+
+def search() -> Found:
+    """Look through the variables of the user's modules, then of the functions that are running, outermost first."""
+    found = Found([], {})
+    walk = _Walk(found)
+    for module in _own_modules():
+        file = PurePath(str(module.__file__)).name
+        walk.start(file, vars(module))
+    for frame in _own_frames():
+        if frame.f_code.co_name != "<module>":
+            walk.start(f"{PurePath(frame.f_code.co_filename).name} {frame.f_code.co_name}()", frame.f_locals)
+    walk.finish()
+    return found
+
+
+def callbacks_in_use() -> list[Any]:
+    """Return reprokit's own objects that are at work now: those whose methods are running."""
+    found: list[Any] = []
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        own = frame.f_locals.get("self")
+        if (
+            name.startswith(("reprokit.callbacks.", "reprokit.client.loop"))
+            and own is not None
+            and all(own is not other for other in found)
+        ):
+            found.append(own)
+        frame = frame.f_back
+    return found
+
+
+def _is_own(file: object) -> bool:
+    return isinstance(file, str) and not file.startswith("<") and not any(part in file for part in _LIBRARIES)
+
+
+def _own_modules() -> Iterator[types.ModuleType]:
+    main = sys.modules.get("__main__")
+    modules = [main] + [module for name, module in sorted(sys.modules.items()) if not name.startswith("reprokit")]
+    for module in dict.fromkeys(modules):
+        if not isinstance(module, types.ModuleType) or module.__name__ == "sitecustomize":
+            continue
+        file = str(getattr(module, "__file__", None))
+        if _is_own(file) and PurePath(file).is_absolute() and file.endswith(".py"):  # torch.ops says "_ops.py"
+            yield module
+
+
+def _own_frames() -> list[types.FrameType]:
+    found: list[types.FrameType] = []
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        ours = str(frame.f_globals.get("__name__", "")).startswith("reprokit")
+        if not ours and _is_own(frame.f_code.co_filename):
+            found.append(frame)
+        frame = frame.f_back
+    return found[::-1]
+
+
+class _Walk:
+    """Breadth first, so that the shortest name is found first."""
+
+    def __init__(self, found: Found) -> None:
+        self._found = found
+        self._seen: set[int] = set()
+        self._kept: list[Any] = []
+        self._queue: deque[tuple[str, str, Any, int, bool]] = deque()
+
+    def start(self, where: str, variables: dict[str, Any]) -> None:
+        for name, value in list(variables.items()):
+            if not name.startswith("__") and name != "_":
+                self._queue.append((where, name, value, 0, True))
+
+    def finish(self) -> None:
+        while self._queue and len(self._seen) < _MAX_OBJECTS:
+            with contextlib.suppress(Exception):  # a proxy of the user's may raise whatever it is asked
+                self._visit(*self._queue.popleft())
+
+    def _visit(self, where: str, name: str, value: Any, depth: int, own: bool) -> None:
+        if is_plain(value) and not _is_parameter(value):
+            if own:
+                self._found.plain.setdefault(f"{where} `{name}`", value)
+            return
+        if isinstance(value, _LEAVES) or id(value) in self._seen or _is_foreign(value):
+            return
+        self._seen.add(id(value))
+        self._kept.append(value)
+        self._found.objects.append((f"{where} `{name}`", value))
+        if depth < _MAX_DEPTH and not is_generator(value):
+            for path, inner, inner_own in _inside(value):
+                self._queue.append((where, name + path, inner, depth + 1, inner_own))
+
+
+def _is_foreign(value: Any) -> bool:
+    return f"{type(value).__module__}.".startswith(_FOREIGN)
+
+
+def _is_parameter(value: Any) -> bool:
+    """True for a tensor that belongs to something which is looked at as a whole."""
+    return type(value).__name__ in ("Parameter", "Buffer", "UninitializedParameter")
+
+
+def _inside(value: Any) -> Iterator[tuple[str, Any, bool]]:
+    """Yield (path, object, whether it is the user's own variable) of what a value holds, running none of its code."""
+    if isinstance(value, dict):
+        for key, item in list(value.items())[:_MAX_ITEMS]:
+            yield f"[{key!r}]", item, True
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
+        for index, item in enumerate(list(value)[:_MAX_ITEMS]):
+            yield f"[{index}]", item, True
+    elif isinstance(value, functools.partial):
+        yield from ((".func", value.func, False), (".args", value.args, False), (".keywords", value.keywords, False))
+    elif isinstance(value, types.MethodType):
+        yield ".__self__", value.__self__, False
+    elif isinstance(value, types.FunctionType):
+        if _is_own(value.__code__.co_filename):
+            yield from _enclosed(value)
+    elif isinstance(value, types.GeneratorType):
+        frame = value.gi_frame
+        if frame is not None and _is_own(frame.f_code.co_filename):
+            yield from ((f".{name}", item, True) for name, item in list(frame.f_locals.items()))
+    elif isinstance(value, type):
+        if _is_own_type(value):
+            yield from (
+                (f".{name}", item, True) for name, item in list(vars(value).items()) if not name.startswith("__")
+            )
+    else:
+        yield from _attributes(value)
+
+
+def _enclosed(function: types.FunctionType) -> Iterator[tuple[str, Any, bool]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield f".{name}", cell.cell_contents, True
+        except ValueError:  # not assigned yet
+            continue
+    for index, item in enumerate(function.__defaults__ or ()):
+        yield f".__defaults__[{index}]", item, True
+
+
+def _is_own_type(kind: type) -> bool:
+    module = sys.modules.get(kind.__module__)
+    return _is_own(getattr(module, "__file__", None)) and not kind.__module__.startswith("reprokit")
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any, bool]]:
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return
+    if not isinstance(attributes, dict):
+        return
+    own = _is_own_type(type(value))
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.nn.Module):
+        internal = vars(torch.nn.Module())
+        yield from ((f".{name}", item, False) for name, item in list(value._modules.items()))
+        if not own:
+            return
+        attributes = {name: item for name, item in attributes.items() if name not in internal}
+    for name, item in list(attributes.items()):
+        if (own and not name.startswith("_self_")) or not name.startswith("_"):  # TensorFlow tracks in `_self_…`
+            yield f".{name}", item, own
+
+
+class Living:
+    """All objects that are alive, whether a variable of the user's leads to them or not."""
+
+    def __init__(self) -> None:
+        self._by_type: dict[type, list[Any]] = {}
+        for thing in gc.get_objects():
+            self._by_type.setdefault(type(thing), []).append(thing)
+
+    def of(self, kind: type) -> list[Any]:
+        """Return those of a class and its subclasses."""
+        return [thing for type_, things in self._by_type.items() if issubclass(type_, kind) for thing in things]

@@ -1,0 +1,192 @@
+"""A doctor on real training scripts: whole ones, ones that forgot something, and ones with a part taken out.
+
+The everyday run forgets one object and leaves out one part; `REPROKIT_TEST_SCALE=10` goes through all of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Project
+from tests.faults.audit import SCALE
+
+pytest.importorskip("torch", reason="the torch extra is not installed")
+_ALL = pytest.mark.skipif(SCALE < 10, reason="trains in many processes; REPROKIT_TEST_SCALE=10")
+
+_SCRIPT = """\
+import random, time
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+import reprokit
+from reprokit.callbacks.pytorch import PackageCheckpoint
+
+class Data(Dataset):
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, i):
+        x = torch.full((6,), i / 32) + random.random() * 0.1
+        return x + torch.as_tensor(np.random.rand(6), dtype=torch.float32) * 0.1, i % 3
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.bn = torch.nn.Linear(6, 16), torch.nn.BatchNorm1d(16)
+        self.drop, self.b = torch.nn.Dropout(0.3), torch.nn.Linear(16, 3)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, x):
+        self.seen += 1
+        return self.b(self.drop(torch.relu(self.bn(self.a(x))))) / (1 + 0.01 * self.seen)
+
+p = reprokit.params(epochs=3, case="", batches=True)
+case = p["case"]
+net = Net()
+opt = torch.optim.AdamW(net.parameters(), lr=1e-2)
+sched = torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=0.1, total_steps=1000)
+scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+loader = DataLoader(Data(), batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(3))
+ema = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+noise = np.random.default_rng(4)
+given = {"optimizer": opt, "scheduler": sched, "scaler": scaler, "loader": loader, "ema": ema,
+         "generators": {"noise": noise}}
+ckpt = PackageCheckpoint(model=net, **{name: one for name, one in given.items() if name != case})
+total = 0.0
+for epoch in ckpt.epochs(p["epochs"]):
+    for x, y in ckpt.batches(loader) if p["batches"] else loader:
+        x = x + float(noise.normal()) * 0.01 + (time.time() % 1 if case == "clock" else 0)
+        loss = torch.nn.functional.cross_entropy(net(x), y)
+        opt.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(opt)
+        scaler.update()
+        sched.step()
+        ema.update_parameters(net)
+        total += loss.item()
+        if case != "total":
+            total = ckpt.state["total"] = ckpt.state.get("total", 0.0) + loss.item()
+    ckpt.save(loss=loss)
+"""
+_RECIPE = """\
+name: train
+code: {entrypoint: train.py}
+params: {epochs: 3, case: "", batches: true}
+execution: {seed: 5, threads: 1, inputs: off}
+checkpoints: {package: t/model, keep: 1}
+"""
+_TWELVE = {
+    "parameters": "parameters",
+    "buffers": "buffers",
+    "non-persistent-buffers": "non-persistent buffers",
+    "moments": "optimiser moments",
+    "step": "optimiser step",
+    "groups": "optimiser groups",
+    "scheduler": "scheduler",
+    "python-rng": "Python RNG",
+    "numpy-rng": "NumPy RNG",
+    "torch-rng": "torch RNG",
+    "loader-generator": "loader generator",
+    "scaler": "GradScaler",
+}
+_OTHERS = {"own-generator": "own generator", "ema": "EMA"}
+_FORGOTTEN = [
+    ("scheduler", "scheduler OneCycleLR (train.py `sched`): not in the checkpoint (last_epoch 5 → 0 and 2 more); "
+     "pass it: scheduler=sched"),
+    ("scaler", "GradScaler (train.py `scaler`): not in the checkpoint (scale 16.0 → 4.0 and 1 more); "
+     "pass it: scaler=scaler"),
+    ("loader", "loader generator (train.py `loader.generator`): not in the checkpoint; "
+     "pass its loader: loader=loader"),
+    ("generators", "own generator (train.py `noise`): not in the checkpoint; pass it: generators={'noise': noise}"),
+    ("ema", "EMA of AveragedModel (train.py `ema`): not in the checkpoint (module.a.weight and 10 more); "
+     "pass it: ema=ema"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def torch_project(tmp_path: Path) -> Project:
+    made = Project(tmp_path)
+    made.write("train.py", _SCRIPT)
+    made.write("recipe.yaml", _RECIPE)
+    return made  # not committed: a doctor takes files as they are
+
+
+def _lost(diagnosis: dict[str, Any]) -> list[str]:
+    return [_text(finding) for finding in diagnosis["findings"] if finding["certain"]]
+
+
+def _text(finding: dict[str, Any]) -> str:
+    where = f" {finding['where']}" if finding["where"] else ""
+    return f"{finding['part']}{where}: {finding['problem']}" + (f"; {finding['hint']}" if finding["hint"] else "")
+
+
+def test_what_was_forgotten_and_what_was_left_out_are_both_named(torch_project: Project) -> None:
+    diagnosis = torch_project.json("doctor", "recipe.yaml", "-p", "case=loader", "--omit=numpy-rng", expect=7)
+    assert _lost(diagnosis) == [dict(_FORGOTTEN)["loader"]]
+    assert (diagnosis["restored"], diagnosis["compared"]) == ("epoch 0, step 5", "epoch 0, step 8")
+    (omitted,) = diagnosis["omitted"]
+    assert (omitted["part"], omitted["caught"], omitted["diverged"]) == ("NumPy RNG", True, True)
+    assert [_text(finding) for finding in omitted["findings"]] == ["NumPy RNG: differs after restore"]
+
+
+@_ALL
+def test_each_of_the_twelve_parts_left_out_of_the_restore_is_noticed_by_its_name(torch_project: Project) -> None:
+    chosen = _TWELVE | _OTHERS
+    diagnosis = torch_project.json("doctor", "recipe.yaml", *(f"--omit={key}" for key in chosen), patience=1800)
+    assert (diagnosis["result"], diagnosis["findings"]) == ("BITWISE", [])
+    found = {one["part"]: {finding["part"] for finding in one["findings"]} for one in diagnosis["omitted"]}
+    assert found == {part: {part} for part in chosen.values()}
+    assert all(one["caught"] for one in diagnosis["omitted"])
+    assert [one["part"] for one in diagnosis["omitted"] if not one["diverged"]] == []
+
+
+@_ALL
+@pytest.mark.parametrize(("case", "line"), _FORGOTTEN)
+def test_an_object_that_the_callback_was_not_given_is_named_with_what_to_pass(
+    torch_project: Project, case: str, line: str
+) -> None:
+    diagnosis = torch_project.json("doctor", "recipe.yaml", "-p", f"case={case}", expect=7)
+    assert _lost(diagnosis) == [line]
+    assert diagnosis["result"] == ("DIVERGED" if case in ("scheduler", "generators") else "INCOMPLETE")
+
+
+@_ALL
+def test_what_the_user_must_look_at_is_a_note_and_no_alarm(torch_project: Project) -> None:
+    text = torch_project.reprokit("doctor", "recipe.yaml", "-p", "case=total", "-p", "batches=false").stdout
+    assert "note         own variable train.py `total`: differs at the next checkpoint: " in text
+    assert "not checked  Going on in the middle of an epoch" in text
+    assert text.splitlines()[-1].strip().startswith("result       BITWISE")
+
+
+@_ALL
+def test_a_script_that_differs_from_itself_is_said_to(torch_project: Project) -> None:
+    diagnosis = torch_project.json("doctor", "recipe.yaml", "-p", "case=clock", expect=7)
+    (lost,) = _lost(diagnosis)
+    assert lost.startswith("script: two trainings from the beginning differ: ")
+
+
+def test_a_script_that_restores_nothing_cannot_resume_and_nothing_is_kept_of_it(project: Project) -> None:
+    done = project.reprokit("doctor", "recipe.yaml", "-p", "epochs=1000", expect=8)
+    assert "resume cannot work: the script saves checkpoints and restores none" in done.stdout
+    assert "No run" in project.reprokit("show", "latest", expect=10).stderr
+    assert not list((project.base / "home-cache").glob("doctor-*"))
+    trees = [tree for tree in (project.base / "home-cache" / "trees").iterdir() if tree.is_dir()]
+    assert len(trees) == 1  # the declared data; no checkpoint's
+
+
+def test_scripts_that_save_nothing_or_fail_are_told_apart(project: Project) -> None:
+    project.write("train.py", "print('no checkpoint here')")
+    done = project.reprokit("doctor", "recipe.yaml", expect=8)
+    assert "resume cannot work: the script saved no checkpoint" in done.stdout
+    project.write("train.py", "raise ValueError('broken')")
+    assert "ValueError: broken" in project.reprokit("doctor", "recipe.yaml", expect=6).stderr
+
+
+def test_an_unknown_part_is_refused_before_anything_runs(project: Project) -> None:
+    assert (
+        "'everything' is not one of"
+        in project.reprokit("doctor", "recipe.yaml", "--omit", "everything", expect=2).stderr
+    )
