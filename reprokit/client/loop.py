@@ -60,6 +60,14 @@ class Loop(ABC):
         """Optimiser steps done; batches, where no optimiser is known."""
         return self._steps
 
+    @property
+    def batch(self) -> int:
+        """Batches of this epoch that `batches` has given, the present one too: 1 in the body for the first.
+
+        A resumed run counts on, where `enumerate` would begin anew.
+        """
+        return self._batch or 0
+
     @abstractmethod
     def _capture(self, snapshot: Snapshot) -> None:
         """Add everything that the training's future depends on, but for `state`, epoch, step and position."""

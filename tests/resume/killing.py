@@ -11,6 +11,6 @@ def maybe_die(marker: str) -> None:
     """Count the calls of this process; at the number in the file `marker`, remove it and die."""
     _DONE[0] += 1
     file = Path(marker)
-    if file.exists() and int(file.read_text()) == _DONE[0]:
+    if file.is_file() and int(file.read_text()) == _DONE[0]:
         file.unlink()
         os.kill(os.getpid(), signal.SIGKILL)

@@ -73,10 +73,10 @@ def main() -> None:
     )
     for epoch in ckpt.epochs(p["epochs"]):
         net.train(epoch != 2)  # one epoch with frozen statistics: the flag is state
-        for number, (x, y) in enumerate(ckpt.batches(loader) if p["batches"] else loader, start=1):
+        for x, y in ckpt.batches(loader) if p["batches"] else loader:
             loss = cross_entropy(net(x + float(noise.normal(scale=0.01))), y)
             scaler.scale(loss).backward()
-            if number % p["accumulate"] == 0:
+            if not p["batches"] or ckpt.batch % p["accumulate"] == 0:
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
