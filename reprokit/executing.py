@@ -206,6 +206,7 @@ def _record(
 ) -> Record:
     lock, continued = prepared.lock, orders.continues
     before = continued.record if continued else None
+    machine = machine_facts(variables)
     return Record(
         run_id=run_id,
         name=prepared.name,
@@ -218,7 +219,7 @@ def _record(
             python=lock.environment.python,
         ),
         data=facts,
-        machine=machine_facts(variables),
+        machine=machine,
         params=lock.params,
         execution={**msgspec.to_builtins(lock.execution), "in_place": prepared.in_place is not None},
         started=before.started if before else now(),
@@ -226,9 +227,22 @@ def _record(
         checkpoint_package=lock.recipe.checkpoint_package,
         reproduces=orders.reproduces,
         relaxed=orders.relaxed,
-        warnings=prepared.warnings,
+        warnings=[*prepared.warnings, *(_other_numbers(before.machine, machine) if before else [])],
         reprokit=__version__,
     )
+
+
+def _other_numbers(before: dict[str, Any], now_: dict[str, Any]) -> list[str]:
+    """Return a warning if a run goes on where floating-point numbers may come out otherwise."""
+    one, other = before.get("numeric", {}), now_.get("numeric", {})
+    found = [f"{k} {one.get(k)} → {other.get(k)}" for k in ("machine", "cpu") if one.get(k) != other.get(k)]
+    gone = sorted(set(one.get("isa", [])) ^ set(other.get("isa", [])))
+    found += [f"instructions {', '.join(gone)}"] if gone else []
+    if not found:
+        return []
+    return [
+        f"This machine is not the one that the run began on ({'; '.join(found)}): its bits may differ from here on."
+    ]
 
 
 def _attempt(record: Record, where: str) -> Attempt:

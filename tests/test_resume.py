@@ -234,3 +234,14 @@ def test_a_loop_with_workers_comes_to_its_next_batch_when_it_is_told_to_stop(loo
     (entry,) = loop.json("show", "latest")["checkpoints"]
     assert entry["reason"] == "signal"
     assert entry["batch"] >= 4
+
+
+def test_a_run_that_goes_on_where_numbers_may_differ_says_so() -> None:
+    from reprokit.executing import _other_numbers
+
+    one = {"numeric": {"machine": "x86_64", "cpu": "A", "isa": ["avx2", "fma"]}}
+    other = {"numeric": {"machine": "x86_64", "cpu": "B", "isa": ["avx2"]}}
+    assert _other_numbers(one, one) == []
+    assert _other_numbers(one, other) == [
+        "This machine is not the one that the run began on (cpu A → B; instructions fma): its bits may differ from here on."
+    ]
