@@ -243,5 +243,6 @@ def test_a_run_that_goes_on_where_numbers_may_differ_says_so() -> None:
     other = {"numeric": {"machine": "x86_64", "cpu": "B", "isa": ["avx2"]}}
     assert _other_numbers(one, one) == []
     assert _other_numbers(one, other) == [
-        "This machine is not the one that the run began on (cpu A → B; instructions fma): its bits may differ from here on."
+        "This machine is not the one that the run began on (cpu A → B; instructions fma): "
+        "its bits may differ from here on."
     ]
