@@ -28,11 +28,12 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One operation: ratios to `unit`, on a log axis."""
+    """One operation: ratios to `unit`, on a log axis; a dashed line where `target` says that ours should end."""
 
     title: str
     unit: str
     bars: Sequence[Bar]
+    target: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,11 @@ def bars(file: Path, title: str, subtitle: str, panels: Sequence[Panel], notes: 
         ordered = sorted(panel.bars, key=lambda bar: bar.value)
         low = min(*(bar.low for bar in ordered), 1 / 1.2) / 1.1
         high = max(*(bar.high for bar in ordered), 1.5)
+        if panel.target is not None:
+            low, high = min(low, panel.target / 1.3), max(high, panel.target)
+            axes.axvline(panel.target, color=OWN, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            axes.annotate("target", (panel.target, -0.6), xytext=(0, 1), textcoords="offset points",
+                          fontsize=7, color=OWN, va="bottom", ha="center")  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlim(low, high * (high / low) ** 0.5)  # a third of the width is for the values behind the bars
         axes.set_ylim(most - 0.4, -0.6)
@@ -151,6 +157,7 @@ def bars(file: Path, title: str, subtitle: str, panels: Sequence[Panel], notes: 
                 fontsize=9,
                 fontweight="bold" if own else "normal",
                 color=OWN if own else INK,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # over the line of the target
             )
             if bar.detail:
                 axes.annotate(

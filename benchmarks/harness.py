@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,10 +92,18 @@ class Sample:
 
 
 def measure(
-    argv: Sequence[str | Path], *, cwd: Path, environment: Mapping[str, str], log: Path, timeout: float = 1800
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    log: Path,
+    timeout: float = 1800,
+    started: Callable[[int], object] | None = None,
 ) -> Sample:
     """Run one process to its end and return what it cost; its output goes to `log`.
 
+    Args:
+        started: Called with its process ID.
     Raises:
         Failed: Another exit status than 0, with the last line of the log.
     """
@@ -112,6 +120,8 @@ def measure(
         timer = threading.Timer(timeout, process.kill)
         timer.start()
         try:
+            if started is not None:
+                started(process.pid)
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - start
         except BaseException:
@@ -343,7 +353,10 @@ def chosen(only: str | None, known: Sequence[str]) -> list[str]:
 
 # --------------------------------------------------------------------------------------------------- peers
 
-_FOREIGN = ("REPROKIT_", "GIT_", "DVC_", "QUILT_", "RESTIC_", "BORG_", "AWS_", "XDG_", "PYTHON", "VIRTUAL_ENV")
+_FOREIGN = (
+    "REPROKIT_", "GIT_", "DVC_", "QUILT_", "RESTIC_", "BORG_", "MLFLOW_", "WANDB_", "AWS_", "XDG_", "PYTHON",
+    "VIRTUAL_ENV",
+)  # fmt: skip
 
 
 def clean_environment(home: Path) -> dict[str, str]:
@@ -356,6 +369,11 @@ def clean_environment(home: Path) -> dict[str, str]:
         "DVC_NO_ANALYTICS": "1",
         "QUILT_DISABLE_USAGE_METRICS": "1",
         "QUILT_MINIMIZE_STDOUT": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "WANDB_ERROR_REPORTING": "false",
         "TQDM_DISABLE": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_NOSYSTEM": "1",
