@@ -199,7 +199,7 @@ class Results:
     def _load_tables(self) -> list[Any]:
         table = harness.table(f"Loading a checkpoint of {self.facts.get('load_bytes', 0) / 1e6:,.0f} MB")
         table.add_column("", no_wrap=True)
-        for heading in ("the first time\n1× = hashing", "again, file unchanged\n1× = safetensors"):
+        for heading in ("the first time\n1× = hashing", "again, and all of it read\n1× = safetensors"):
             table.add_column(heading, justify="right", no_wrap=True)
 
         def cells(name: str) -> list[Any]:
@@ -275,7 +275,7 @@ class Results:
                     _bar(self.loaders[name][0], self._spread("load", name, "load", phase), unit)
                     for name in self._present("load")
                 ]
-                of = "hashing on two threads" if unit_name == "hash" else "safetensors reading all of it"
+                of = "hashing on two threads" if unit_name == "hash" else "safetensors"
                 panels.append(_panel(f"load, {_PHASES[phase]}", f"1 = {of}", bars, bound))
         if "disk" in self.series:
             bars = []
@@ -307,7 +307,7 @@ class Results:
         return _panel("peak memory of all processes", "1 = without saves", bars, bound)
 
 
-_PHASES = {"first": "the first time", "again": "again"}
+_PHASES = {"first": "the first time", "again": "again and read"}
 
 
 def _ratio(own: Spread | None, unit: Spread | None) -> float | None:

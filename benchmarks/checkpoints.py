@@ -136,7 +136,7 @@ LOADERS: dict[str, tuple[str, Callable[[Work], str], str]] = {
         "the safetensors file read and hashed with SHA-256 in chunks of 8 MiB on two threads; nothing is loaded",
     ),
     "reprokit": ("reprokit", RUNNERS["reprokit"].find, "load_checkpoint(RUN@last).tensors() of model and optimizer"),
-    "safetensors": ("safetensors", RUNNERS["safetensors"].find, "load_file, every page touched; nothing is verified"),
+    "safetensors": ("safetensors", RUNNERS["safetensors"].find, "load_file; nothing is verified"),
     "torch": ("torch.load", RUNNERS["torch"].find, "nothing is verified"),
     "torch-sha256": ("SHA-256, torch.load", RUNNERS["torch"].find, "the file hashed before it is loaded"),
     "mlflow": ("mlflow", RUNNERS["mlflow"].find, "download_artifacts from a folder, torch.load; nothing is verified"),
@@ -199,8 +199,9 @@ def race_loads(bench: Bench, names: Sequence[str]) -> None:
             if result["contents"] is not None and result["contents"] != shared["contents"]:
                 series.drop(name, "failed: other bytes than were saved")
                 continue
-            again = statistics.median(result["again"])
-            series.add(name, "load", repeat, first=result["first"], again=again)
+            again = statistics.median(result["again_and_read"])
+            every = {key: result[key] for key in ("again", "again_and_read")}
+            series.add(name, "load", repeat, first=result["first"], again=again, every=every)
             harness.note(f"{repeat + 1}/{options.reps} {name:16} first {result['first']:.3f}  again {again:.3f}")
 
 
@@ -289,7 +290,7 @@ def main() -> None:
         loaders={name: (shown, note) for name, (shown, _, note) in LOADERS.items()},
     )  # fmt: skip
     subtitle = f"{harness.machine_line(facts)}; medians of {options.reps} interleaved repeats, min – max"
-    stem = options.out / "checkpoints"
+    stem = options.out / "-".join(["checkpoints", *(chosen if len(chosen) < len(WORKLOADS) else ())])
     harness.write_json(
         stem.with_suffix(".json"),
         {

@@ -234,7 +234,7 @@ class Series:
     rows: list[dict[str, Any]] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
 
-    def add(self, runner: str, operation: str, repeat: int, **values: float) -> None:
+    def add(self, runner: str, operation: str, repeat: int, **values: Any) -> None:
         self.rows.append({"runner": runner, "operation": operation, "repeat": repeat, **values})
 
     def spread(self, runner: str, operation: str, quantity: str = "seconds") -> Spread | None:
