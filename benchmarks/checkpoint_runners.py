@@ -190,6 +190,7 @@ class Trial:
         wall: Seconds from before the first epoch until the process had ended and all was stored.
         drain: The part of it after the last epoch.
         cpu_seconds: Of all its processes, their start included.
+        others: Cores that anyone else kept busy meanwhile, on average; the kernel's writing back is among them.
         store: What it stored.
         peak_mib: Of the tree of processes; 0 when memory was not watched.
         run: Of reprokit, the run's ID.
@@ -200,6 +201,7 @@ class Trial:
     wall: float
     drain: float
     cpu_seconds: float
+    others: float
     store: Path
     peak_mib: float
     run: str | None = None
@@ -237,11 +239,13 @@ def train(work: Work, name: str, python: str, training: Training, *, watch: bool
         job.write_text(json.dumps(asdict(training) | shared))
         argv = [python, PEERS / "saving.py", job]
         variables |= {"OMP_NUM_THREADS": str(training.threads)}
+    busy = harness.busy_seconds()
     with memory.TreeMemory() as watched:
         sample = harness.measure(
             argv, cwd=folder, environment=variables, log=log, started=watched.follow if watch else None
         )
         ended = time.monotonic()
+        busy = harness.busy_seconds() - busy
     if name in OWN:
         run, clocks = _recorded(root, variables, training)
     else:
@@ -252,6 +256,7 @@ def train(work: Work, name: str, python: str, training: Training, *, watch: bool
         wall=ended - clocks["began"],
         drain=ended - clocks["ended"],
         cpu_seconds=sample.cpu_seconds,
+        others=max(busy - sample.cpu_seconds, 0) / sample.seconds,
         store=root / "store",
         peak_mib=watched.peak_mib,
         run=run,

@@ -34,6 +34,7 @@ WORKLOADS = ("stall", "load", "disk")
 _PROCESS = 1 << 30  # bytes of memory that a training may want besides copies of its state
 _WATCHED = 4  # saves of the training whose memory is watched: buffers are all in use by then
 _AGAIN = 5  # loads after the first
+_OTHERS = 0.3  # cores that others may keep busy; the kernel takes some of that to write back what was stored
 
 # The fine-tune is stored once by each format: how a save waits makes no difference to it.
 FORMATS = [
@@ -104,6 +105,7 @@ def race_saves(bench: Bench, names: Sequence[str]) -> None:
                 "wall": trial.wall, "loop": clocks["ended"] - clocks["began"], "drain": trial.drain, "first": first,
                 "later": statistics.median(later or [first]), "worst": max(later or [first]),
                 "cpu_seconds": trial.cpu_seconds, "stalls": clocks["stalls"],
+                "others": trial.others,
             }  # fmt: skip
             series.add(name, f"train on {threads}", repeat, **values)
             if threads == bench.threads:
@@ -113,7 +115,8 @@ def race_saves(bench: Bench, names: Sequence[str]) -> None:
             bench.work.delete(trial.root)
             harness.note(
                 f"{repeat + 1}/{options.reps} {name:16} on {threads}: first {first:.3f}  later {values['later']:.3f}  "
-                f"worst {values['worst']:.3f}  drain {trial.drain:.2f}  wall {trial.wall:.2f}"
+                f"worst {values['worst']:.3f}  drain {trial.drain:.2f}  wall {trial.wall:.2f}  "
+                f"others {trial.others:.1f}"
             )
     watched = bench.training(epochs=min(options.saves, _WATCHED))
     for name in [name for name in names if name not in series.absent]:
@@ -289,6 +292,7 @@ def main() -> None:
         series=bench.series, names=names, threads=bench.threads, saves=options.saves, facts=bench.facts,
         loaders={name: (shown, note) for name, (shown, _, note) in LOADERS.items()},
     )  # fmt: skip
+    others = [row["others"] for workload in bench.series.values() for row in workload.rows if "others" in row]
     subtitle = f"{harness.machine_line(facts)}; medians of {options.reps} interleaved repeats, min – max"
     stem = options.out / "-".join(["checkpoints", *(chosen if len(chosen) < len(WORKLOADS) else ())])
     harness.write_json(
@@ -308,6 +312,8 @@ def main() -> None:
     )
     found.print_tables()
     print(f"\n{subtitle}", flush=True)
+    if others and max(others) > _OTHERS:
+        harness.note(f"others kept up to {max(others):.1f} cores busy: run again on a quiet machine")
     with harness.figures_after(options.out):
         found.draw(stem, subtitle)
     work.clean()

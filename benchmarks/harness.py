@@ -34,6 +34,7 @@ __all__ = [
     "Spread",
     "Work",
     "add_common_options",
+    "busy_seconds",
     "chosen",
     "clean_environment",
     "commit",
@@ -174,6 +175,13 @@ class SpareMemory:
 
 def _memory(name: str) -> int:
     return int((_first_line("/proc/meminfo", name) or "0 kB").split()[0]) * 1024
+
+
+def busy_seconds() -> float:
+    """Return the CPU seconds that all processes together, and the kernel, have used since the machine started."""
+    with open("/proc/stat") as lines:
+        user, nice, system, _idle, _iowait, irq, softirq = map(int, next(lines).split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def quiet_machine(*, spare: SpareMemory | None = None, needed: int = 0, warm: Iterable[Path] = ()) -> None:
