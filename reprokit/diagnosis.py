@@ -170,7 +170,8 @@ def find_lost(looks: Looks) -> list[Finding]:
             if source["kind"] in _ALWAYS_STATE or (moves and (not lost or "loader generator" in source["parts"])):
                 lost = [_finding(source, next(iter(source["parts"])), "not in the checkpoint")]
         found += lost
-    found += _unseeded(initial, _Side.of(looks.start))
+    if looks.initial is not None and looks.initial["by_hand"]:  # frameworks restore before they would save it
+        found += _unseeded(initial, _Side.of(looks.start))
     if looks.equal or not any(finding.certain for finding in found):  # after a divergence, all variables are suspect
         found += _variables(looks)
     if not looks.equal and not found:

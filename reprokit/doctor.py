@@ -196,7 +196,8 @@ def _compare(bench: _Bench, here: _Trained, there: _Trained) -> Diagnosis:
     one, other = here.record.checkpoints[:2]
     unchecked: list[str] = []
     known = Diagnosis(result="INCONCLUSIVE", restored=_place(one), compared=_place(other), unchecked=unchecked)
-    if bench.open(one).state.get("position", {}) is None:
+    saved = bench.open(one)
+    if saved.facts.get("framework") in ("torch", "tensorflow") and saved.state.get("position") is None:
         unchecked.append(
             "Going on in the middle of an epoch: this checkpoint is of an epoch's end. Loops that take their batches "
             "from ckpt.batches(…) save between them too."

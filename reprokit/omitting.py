@@ -129,9 +129,8 @@ def _replace(state: Any, old: Any, part: str) -> list[str] | None:
     pattern, found = _STATE[part], False
     names: list[str] = []
     for path, parent, key in list(_paths(state)):
-        if not pattern.fullmatch(path.replace("position.start", "rng", 1)):
-            continue
-        value = _at(old, path.replace("position.start", "rng", 1))
+        plain = re.sub(r"^position\.[^.]+\.", "rng.", path)
+        value = _at(old, plain) if pattern.fullmatch(plain) else _ABSENT
         if value is _ABSENT:
             continue
         parent[key] = _borrow(copy.deepcopy(value), names)

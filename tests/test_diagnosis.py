@@ -9,7 +9,7 @@ from reprokit.diagnosis import Diagnosis, Looks, Omission, find_lost
 
 def _look(*sources: dict[str, Any], **variables: Any) -> dict[str, Any]:
     seen = {name: {"digest": str(value), "shown": str(value)} for name, value in variables.items()}
-    return {"sources": list(sources), "variables": seen}
+    return {"by_hand": True, "sources": list(sources), "variables": seen}
 
 
 def _source(

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from reprokit.client import number, probe
+from reprokit.client import number
 from reprokit.client.connection import connect
 from reprokit.client.policy import Policy
 from reprokit.client.restored import Restored, resumed
@@ -170,7 +170,6 @@ class Loop(ABC):
         self.state.update(self._user_of(restored.state("user", {})))
         self._steps = restored.step
         self._policy.resumed(restored.step)
-        probe.look("restored", epoch=restored.epoch, step=restored.step)
         if restored.epoch is None:
             return 0
         self._resume_batch = restored.batch

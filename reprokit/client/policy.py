@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from reprokit.client import context
+from reprokit.client import context, probe
 
 __all__ = ["Policy"]
 
@@ -68,8 +68,9 @@ class Policy:
         self.on = [reason for reason in self.on if reason not in ("signal", "exception")]
 
     def resumed(self, step: int) -> None:
-        """Go on counting from the checkpoint that was restored."""
+        """Go on counting from the checkpoint that was restored; call it when everything was put back."""
         self._step = step
+        probe.look("restored", step=step)
 
     def saved(self, step: int) -> bool:
         """Note that a checkpoint was saved; return true if it was the last one that this run is asked for."""

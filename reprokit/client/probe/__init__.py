@@ -51,11 +51,14 @@ def _see() -> dict[str, Any]:
     names = {id(thing): name for name, thing in reversed(found.objects)}
     callbacks = callbacks_in_use()
     held = [value for callback in callbacks for value in _flat(vars(callback))]
-    explicit = any(kind.__module__ == "reprokit.client.loop" for one in callbacks for kind in type(one).__mro__)
+    # of a framework's callback, one object at work belongs to the framework; of a hand-written loop, none does
+    by_hand = [any(kind.__module__ == "reprokit.client.loop" for kind in type(one).__mro__) for one in callbacks]
+    explicit = bool(by_hand) and all(by_hand)
     given, living = Given(held, explicit=explicit), Living()
     sources = [*_rng(), *pytorch.find(names, given, living), *tensorflow.find(names, given, living)]
     sources += [*_generators(found, names, given, living), *_estimators(found)]
     return {
+        "by_hand": explicit,
         "sources": [source._asdict() for source in _numbered(sources) if source.parts],
         "variables": _variables(found, callbacks),
         "numerics": numerics.facts(names, found.objects, held, living),

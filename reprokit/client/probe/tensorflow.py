@@ -36,16 +36,19 @@ def find(names: Mapping[int, str], given: Given, living: Living) -> Iterator[Sou
     if keras is not None and hasattr(keras, "Model"):
         models = living.of(keras.Model)
         inner = {id(layer) for model in models for layer in model._flatten_layers(include_self=False)}
-        for model in sorted(models, key=lambda model: (id(model) not in names, names.get(id(model), ""))):
-            variables = {id(_raw(variable)) for variable in model.variables}
+        for model in sorted(models, key=lambda model: (id(model) not in names, len(names.get(id(model), "")))):
+            variables = _identities(model)
             if id(model) in inner or variables <= known:  # a Sequential has a Functional of the same variables
                 continue
-            yield Source("model", type(model).__name__, names.get(id(model)), given.has(model), read(_model, model))
+            held = _is_held(variables, given)
+            yield Source("model", type(model).__name__, names.get(id(model)), held, read(_model, model))
             known |= variables
         for optimizer in living.of(keras.optimizers.Optimizer):
+            variables = _identities(optimizer)
+            held = _is_held(variables, given)
             parts = read(_optimizer, optimizer)
-            yield Source("optimiser", type(optimizer).__name__, names.get(id(optimizer)), None, parts)
-            known |= {id(_raw(variable)) for variable in optimizer.variables}
+            yield Source("optimiser", type(optimizer).__name__, names.get(id(optimizer)), held, parts)
+            known |= variables
     if tensorflow is not None and hasattr(tensorflow, "Module"):
         yield from _modules(tensorflow, names, given, living, known)
 
@@ -58,9 +61,11 @@ def _modules(
     inner = {id(child) for module in found for child in module.submodules}
     for module in found:
         if id(module) not in inner:
+            variables = _identities(module)
             parts = read(_variables, module.variables)
-            yield Source("model", type(module).__name__, names.get(id(module)), given.has(module), parts)
-            known |= {id(variable) for variable in module.variables}
+            held = _is_held(variables, given)
+            yield Source("model", type(module).__name__, names.get(id(module)), held, parts)
+            known |= variables
     for generator in living.of(tensorflow.random.Generator):
         if id(generator) in names:
             parts = read(state_of, "own generator", generator.state)
@@ -69,15 +74,28 @@ def _modules(
     for variable in living.of(tensorflow.Variable):
         if id(variable) in names and id(variable) not in known:
             parts = read(state_of, "variable", variable)
-            yield Source("variable", "tf.Variable", names[id(variable)], given.has(variable), parts)
+            held = _is_held({id(variable)}, given)
+            yield Source("variable", "tf.Variable", names[id(variable)], held, parts)
 
 
 def _global(name: str, state: Any) -> Source:
     return Source("RNG", name, None, None, read(state_of, name, state))
 
 
-def _raw(variable: Any) -> Any:
-    return getattr(variable, "value", variable) if type(variable).__module__.startswith("keras.") else variable
+def _identities(thing: Any) -> set[int]:
+    """Return the variables of a model or optimiser by `id()`; Keras's wrap those of the backend."""
+    return {id(getattr(variable, "_value", variable)) for variable in thing.variables}
+
+
+def _is_held(variables: set[int], given: Given) -> bool | None:
+    """True if all of these variables are in something that the callback was given, or were given themselves."""
+    if not given.explicit:
+        return None
+    held = {id(getattr(thing, "_value", thing)) for thing in given.held}
+    for thing in given.held:
+        if hasattr(type(thing), "variables"):
+            held |= _identities(thing)
+    return variables <= held
 
 
 def _array(variable: Any) -> Any:
