@@ -174,6 +174,8 @@ def find_lost(looks: Looks) -> list[Finding]:
         found += _unseeded(initial, _Side.of(looks.start))
     if looks.equal or not any(finding.certain for finding in found):  # after a divergence, all variables are suspect
         found += _variables(looks)
+    if not looks.equal and not any(finding.certain for finding in found):
+        found += _gradients(before, after)
     if not looks.equal and not found:
         found = _later(second, last)
     return sorted(found, key=lambda finding: not finding.certain)
@@ -210,6 +212,24 @@ def _unseeded(initial: _Side, start: _Side) -> list[Finding]:
         for key, source in initial.sources.items()
         for part in source["parts"]
         if key in start.sources and (initial.part(key, part) or {}) != (start.part(key, part) or {})
+    ]
+
+
+def _gradients(before: _Side, after: _Side) -> list[Finding]:
+    """Return the gradients that are left over from the last step, and gone after the restore.
+
+    Most loops zero them before they are used again. Only where nothing else explains a divergence are they suspect.
+    """
+    return [
+        _finding(
+            source,
+            "gradients",
+            "left over from the step before, and not in the checkpoint",
+            certain=False,
+            hint="call zero_grad() before each backward, or right after each step",
+        )
+        for key, source in before.sources.items()
+        if before.part(key, "gradients") and not after.part(key, "gradients")
     ]
 
 

@@ -173,7 +173,7 @@ class _Bench:
 def _examine(bench: _Bench, omit: tuple[str, ...]) -> Diagnosis:
     here = bench.train("Training, with two checkpoints", saves=2)
     record = here.record
-    if record.status == "failed":
+    if record.status == "failed" and len(record.checkpoints) < 2:
         raise UserCodeError(f"The script failed. {record.failure or ''}".strip(), hint="`-v` shows what it wrote.")
     first = here.look("saved")
     numeric = lint(bench.prepared.lock, first["numerics"] if first else {})
@@ -202,14 +202,16 @@ def _compare(bench: _Bench, here: _Trained, there: _Trained) -> Diagnosis:
             "Going on in the middle of an epoch: this checkpoint is of an epoch's end. Loops that take their batches "
             "from ckpt.batches(…) save between them too."
         )
-    if there.record.status == "failed":
+    after = there.record.checkpoints[1:]
+    if there.record.status == "failed" and not after:
         failed = Finding(part="restore", where="", problem=f"the fresh process failed. {there.record.failure or ''}")
         return msgspec.structs.replace(known, result="DIVERGED", compared=None, findings=[failed])
     if there.look("start") is None:
         return msgspec.structs.replace(known, reason=_NO_RESTORE)
-    after = there.record.checkpoints[1:]
     if not after:
         return msgspec.structs.replace(known, reason="the fresh process ended without another checkpoint")
+    if "failed" in (here.record.status, there.record.status):  # as when one of several processes leaves before another
+        unchecked.append("How the script ends: it failed after its last checkpoint; `-v` shows what it wrote.")
     if there.look("restored") is None:
         unchecked.append(
             "The moment after the restore: this callback does not tell it. What it brought back was compared at the "
@@ -291,14 +293,14 @@ def _leave_out(bench: _Bench, here: _Trained, omit: tuple[str, ...], healthy: Di
             continue
         continued = replace(bench.continued(here), checkpoint=manifest)
         there = bench.train(f"Restoring without {part}", saves=1, continues=continued)
-        seen = _compare(bench, here, there) if there.record.status != "failed" else None
-        new = [one for one in seen.findings if one not in healthy.findings] if seen else []
+        seen = _compare(bench, here, there)
+        new = [one for one in seen.findings if one not in healthy.findings]
         found.append(
             Omission(
                 part=part,
                 caught=any(finding.part == part for finding in new),
-                diverged=seen is None or seen.result == "DIVERGED",
-                first_difference=seen.first_difference if seen else None,
+                diverged=seen.result == "DIVERGED",
+                first_difference=seen.first_difference,
                 findings=new,
             )
         )

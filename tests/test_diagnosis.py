@@ -93,3 +93,17 @@ def test_the_exit_code_says_whether_anything_is_lost_or_could_not_be_seen() -> N
     ]  # fmt: skip
     unseen = Omission(part="EMA", caught=False, diverged=True)
     assert Diagnosis(result="BITWISE", omitted=[unseen]).exit_code == 8
+
+
+def test_gradients_left_over_are_suspect_only_where_nothing_else_explains_a_divergence() -> None:
+    def look(*gradients: int) -> dict[str, Any]:
+        source = _source("model", 0, type="Net", held=True)
+        source["parts"]["gradients"] = {f"weight.{place}": f"#{value}" for place, value in enumerate(gradients)}
+        return _look(source)
+
+    looks = [look(), look(1), look(2), look(), look(), look(3)]
+    assert _lost(*looks, equal=True) == []
+    (line,) = _lost(*looks, equal=False)
+    assert line.startswith(
+        "note: gradients of Net (t.py `x`): left over from the step before, and not in the checkpoint"
+    )
