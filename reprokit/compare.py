@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reprokit.canonical import canonical
-from reprokit.checkpoint.reader import Checkpoint, as_numpy
+from reprokit.checkpoint.reader import Checkpoint
 from reprokit.lock import RunLock
 from reprokit.recipe import Tolerance
 from reprokit.record import CheckpointEntry, OutputFacts, Record
@@ -225,7 +225,7 @@ def _first_tensor(left: Checkpoint, right: Checkpoint, tolerance: Tolerance) -> 
     ours, theirs = left.all_stored(), right.all_stored()
     differing = [key for key in ours.keys() | theirs.keys() if not _same(ours.get(key), theirs.get(key))]
     if not differing:
-        return _Difference(f"state.json:{_first_path(left.state, right.state)}", None, None, 1), True
+        return _Difference(f"state.json:{_first_path(left.raw_state, right.raw_state)}", None, None, 1), True
     differing.sort(key=lambda key: (key[0] != "model", key not in ours, list(ours).index(key) if key in ours else 0))
     within, first = True, None
     for section, name in differing:
@@ -237,8 +237,8 @@ def _first_tensor(left: Checkpoint, right: Checkpoint, tolerance: Tolerance) -> 
                 label, next((list(side.shape) for side in (one, other) if side is not None), None), None, len(differing)
             )
         else:
-            a = as_numpy(left.raw(name, section), one.dtype, one.shape)
-            b = as_numpy(right.raw(name, section), other.dtype, other.shape)
+            a = left.tensor(name, section)
+            b = right.tensor(name, section)
             within &= within_tolerance(a, b, tolerance.weights.atol, tolerance.weights.rtol)
             difference = _Difference(label, list(one.shape), max_abs(a, b), len(differing))
         first = first or difference

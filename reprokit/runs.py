@@ -161,7 +161,11 @@ class RunStore:
         return lock
 
     def checkpoint(self, ref: RunRef) -> CheckpointEntry:
-        """Return the checkpoint that `RUN@epoch=7` and the like name."""
+        """Return the checkpoint that `RUN@epoch=7` and the like name.
+
+        Raises:
+            NotFoundError: There is none, or its version was dropped as the run's recipe says.
+        """
         return self.select(self.load(ref.run), ref.selector)
 
     def select(self, run: StoredRun, selector: str | None) -> CheckpointEntry:

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import msgspec
 
 from reprokit.canonical import canonical
-from reprokit.client.tensors import DTYPE_BYTES
+from reprokit.client.tensors import DTYPE_BYTES, MAX_HEADER, check_shape
 from reprokit.digest import Digest, hash_all, hash_bytes
 from reprokit.errors import DataMismatchError
-from reprokit.manifest import Manifest
+from reprokit.manifest import Entry, Manifest
 
 __all__ = ["Piece", "SnapshotMessage", "StoredTensor", "encode", "stored_tensors"]
 
@@ -172,12 +172,9 @@ def _plain(key: str, data: bytes) -> Piece:
 
 
 def _check(tensor: TensorMessage, available: int) -> None:
-    width = DTYPE_BYTES.get(tensor.dtype)
-    count = 1
-    for length in tensor.shape:
-        count *= length
-    inside = tensor.offset >= 0 and tensor.offset + tensor.nbytes <= available
-    if width is None or any(n < 0 for n in tensor.shape) or count * width != tensor.nbytes or not inside:
+    inside = 0 <= tensor.offset <= available - tensor.nbytes
+    wrong = check_shape(tensor.dtype, tensor.shape, tensor.nbytes)
+    if wrong or not inside or tensor.name == "__metadata__":
         raise DataMismatchError(f"The snapshot's tensor {tensor.name!r} is malformed: {tensor}.")
 
 
@@ -201,6 +198,8 @@ class _Shard:
             position = end
         head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         head += b" " * (-len(head) % 8)
+        if len(head) > MAX_HEADER:
+            raise DataMismatchError(f"{key} would have {len(ordered):,} tensors, too many for one file.")
         bodies = [memory[tensor.offset : tensor.offset + tensor.nbytes] for tensor in ordered]
         return cls(key, section, ordered, [memoryview(len(head).to_bytes(8, "little") + head), *bodies])
 
@@ -282,33 +281,41 @@ def stored_tensors(manifest: Manifest) -> dict[tuple[str, str], StoredTensor]:
     found: dict[tuple[str, str], StoredTensor] = {}
     for entry in manifest.entries:
         facts = entry.meta.get("reprokit")
-        section = entry.logical_key.partition("/")[0] if "/" in entry.logical_key else "model"
         rows = facts.get("tensors", []) if isinstance(facts, dict) else []
-        sharded = entry.logical_key.endswith(".safetensors")
+        if not isinstance(rows, list):
+            raise DataMismatchError(f"The tensors of {entry.logical_key!r} are malformed: {str(rows)[:200]}.")
+        section = entry.logical_key.partition("/")[0] if "/" in entry.logical_key else "model"
         for row in rows:
-            try:
-                stored = StoredTensor(
-                    key=entry.logical_key,
-                    section=section,
-                    name=str(row["name"]),
-                    dtype=str(row["dtype"]),
-                    shape=tuple(int(n) for n in row["shape"]),
-                    offset=int(row["offset"]),
-                    nbytes=int(row["nbytes"]),
-                    digest=str(row["digest"]),
-                    alone=sharded and int(row["nbytes"]) >= _OWN_FILE,
-                )
-            except (KeyError, TypeError, ValueError):
-                raise DataMismatchError(f"The tensors of {entry.logical_key!r} are malformed: {row!r}.") from None
-            count = 1
-            for length in stored.shape:
-                count *= length
-            inside = 0 <= stored.offset <= stored.offset + stored.nbytes <= entry.size
-            if (
-                not inside
-                or count * DTYPE_BYTES.get(stored.dtype, -1) != stored.nbytes
-                or min(stored.shape, default=0) < 0
-            ):
-                raise DataMismatchError(f"Tensor {stored.name!r} does not lie in {entry.logical_key!r} as it says.")
+            stored = _stored(row, entry, section)
+            if (section, stored.name) in found and entry.logical_key.endswith(".safetensors"):
+                raise DataMismatchError(f"The {section} tensor {stored.name[:200]!r} is in two places.")
             found[section, stored.name] = stored
     return found
+
+
+def _stored(row: Any, entry: Entry, section: str) -> StoredTensor:
+    try:
+        name, dtype, shape, digest = row["name"], row["dtype"], row["shape"], row["digest"]
+        offset, nbytes = row["offset"], row["nbytes"]
+    except (KeyError, TypeError):
+        raise DataMismatchError(f"The tensors of {entry.logical_key!r} are malformed: {str(row)[:200]}.") from None
+    well_typed = isinstance(name, str) and isinstance(dtype, str) and isinstance(shape, list)
+    if not well_typed or type(offset) is not int or type(nbytes) is not int or not _is_hex(digest):
+        raise DataMismatchError(f"The tensors of {entry.logical_key!r} are malformed: {str(row)[:200]}.")
+    if check_shape(dtype, shape, nbytes) or not 0 <= offset <= offset + nbytes <= entry.size:
+        raise DataMismatchError(f"Tensor {name[:200]!r} does not lie in {entry.logical_key!r} as it says.")
+    return StoredTensor(
+        key=entry.logical_key,
+        section=section,
+        name=name,
+        dtype=dtype,
+        shape=tuple(shape),
+        offset=offset,
+        nbytes=nbytes,
+        digest=digest,
+        alone=entry.logical_key.endswith(".safetensors") and nbytes >= _OWN_FILE,
+    )
+
+
+def _is_hex(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy.typing as npt
 
 from reprokit.checkpoint.format import StoredTensor, stored_tensors
-from reprokit.client.tensors import StoredArray, as_array
+from reprokit.client.plain import from_json
+from reprokit.client.restored import MAX_JSON, check_index
+from reprokit.client.tensors import MalformedError, Place, StoredArray, as_array, places_of
 from reprokit.config import Config
 from reprokit.digest import hash_bytes
 from reprokit.errors import DataMismatchError, NotFoundError
@@ -15,17 +19,28 @@ from reprokit.package import Package
 from reprokit.refs import PackageRef, is_package_ref, parse_run
 from reprokit.registry import Registry, open_registry
 from reprokit.runs import RunStore
+from reprokit.store.packs import SMALL
 from reprokit.untrusted import load_json
 
 __all__ = ["Checkpoint", "load_checkpoint"]
 
+_STATE_DEPTH = 256  # levels of JSON; those of `to_json` are fewer
+
 
 class Checkpoint:
-    """One stored checkpoint; tensors are read when they are asked for."""
+    """One stored checkpoint; tensors are read when they are asked for, each byte verified.
+
+    Sections are `model`, `optimizer`, and where the script has them `ema`, `gradients` and `state` (tensors that stand
+    in `state.json`). Arrays are read-only; large ones are the registry's own files, mapped.
+    """
 
     def __init__(self, package: Package) -> None:
         self.package = package
         self._tensors = stored_tensors(package.manifest)
+        self._files: dict[tuple[str, str], list[StoredTensor]] = {}  # by section and key
+        for tensor in self._tensors.values():
+            self._files.setdefault((tensor.section, tensor.key), []).append(tensor)
+        self._aliases: dict[str, dict[str, str]] = {}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -33,10 +48,45 @@ class Checkpoint:
         facts = self.package.manifest.user_meta.get("reprokit")
         return dict(facts) if isinstance(facts, dict) else {}
 
+    # state
+
     @property
-    def state(self) -> Any:
+    def raw_state(self) -> dict[str, Any]:
         """Everything that is not a tensor, as state.json holds it."""
-        return load_json(self.package.entry("state.json").read(), what=f"state.json of {self.package}")
+        value = self._json("state.json")
+        if not isinstance(value, dict):
+            raise DataMismatchError(f"state.json of {self.package} is not a mapping.")
+        return value
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Everything that is not a tensor, as it was saved: tuples, bytes, arrays; a framework's tensors as arrays."""
+        return self.decoded_state()
+
+    def decoded_state(self, converters: Mapping[str, Callable[[StoredArray], Any]] | None = None) -> dict[str, Any]:
+        """Return the state; `converters` make a framework's tensors of those kinds (`torch`) that stand in it."""
+        arrays = self.arrays("state", own=bool(converters))
+
+        def tensor(name: str, kind: str) -> Any:
+            convert = (converters or {}).get(kind)
+            return convert(arrays[name]) if convert is not None else as_array(arrays[name]).copy()
+
+        try:
+            return {key: from_json(value, tensor=tensor) for key, value in self.raw_state.items()}
+        except ValueError as error:
+            raise DataMismatchError(f"state.json of {self.package} is malformed: {error}.") from None
+
+    @property
+    def config(self) -> Any:
+        """The architecture, as the framework describes it; None where it does not."""
+        return self._json("config.json") if "config.json" in self.package else None
+
+    # what there is
+
+    @property
+    def sections(self) -> list[str]:
+        """The sections that have tensors."""
+        return list(dict.fromkeys(section for section, _ in self._tensors))
 
     def names(self, section: str = "model") -> list[str]:
         """Return the tensors' names, without aliases of tied weights."""
@@ -44,14 +94,23 @@ class Checkpoint:
 
     def aliases(self, section: str = "model") -> dict[str, str]:
         """Return the other names of tied weights: name → the name it is stored under."""
-        key = f"{section}.safetensors.index.json"
+        if section not in self._aliases:
+            self._aliases[section] = self._read_aliases(f"{section}.safetensors.index.json", section)
+        return dict(self._aliases[section])
+
+    def _read_aliases(self, key: str, section: str) -> dict[str, str]:
         if key not in self.package:
             return {}
-        index = load_json(self.package.entry(key).read(), what=f"{key} of {self.package}")
-        aliases = index.get("metadata", {}).get("aliases", {})
-        if not isinstance(aliases, dict):
-            raise DataMismatchError(f"{key} of {self.package} is malformed.")
-        return {str(name): str(of) for name, of in aliases.items()}
+        try:
+            places, aliases = check_index(self._json(key), section)
+        except MalformedError as error:
+            raise DataMismatchError(f"{key} of {self.package} {error}.") from None
+        stored = {(name, tensor.key) for (part, name), tensor in self._tensors.items() if part == section}
+        if stored != {(name, file) for file, names in places.items() for name in names}:
+            raise DataMismatchError(
+                f"{key} of {self.package} does not list the tensors that the version's metadata lists."
+            )
+        return aliases
 
     def all_stored(self) -> dict[tuple[str, str], StoredTensor]:
         """Return every tensor by (section, name), from metadata alone."""
@@ -64,45 +123,112 @@ class Checkpoint:
         except KeyError:
             raise NotFoundError(f"{self.package} has no {section} tensor {name!r}.") from None
 
-    def raw(self, name: str, section: str = "model") -> bytes:
-        """Return a tensor's bytes, read by range and verified against its own digest."""
-        tensor = self.stored(name, section)
-        entry = self.package.manifest[tensor.key]
-        if tensor.alone:
-            if entry.digest.hex != tensor.digest:
-                raise DataMismatchError(f"{tensor.key} of {self.package} is not what its metadata says.")
-            return self.package.entry(tensor.key).read()[tensor.offset : tensor.offset + tensor.nbytes]
-        data = self.package.registry.read_range(
-            entry, tensor.offset, tensor.nbytes, what=f"{tensor.key} of {self.package}"
-        )
-        if hash_bytes(data).hex != tensor.digest:
-            raise DataMismatchError(
-                f"{name} in {tensor.key} of {self.package} is corrupt: expected {tensor.digest[:12]}….",
-                hint=f"`reprokit verify {self.package.name}@{self.package.top_hash[:12]}` lists all that is.",
-            )
-        return data
+    # tensors
 
     def tensor(self, name: str, section: str = "model") -> npt.NDArray[Any]:
         """Return a tensor. BF16 comes as float32, which holds every value of it; 8-bit floats come as their bytes."""
-        stored = self.stored(name, section)
-        return as_numpy(self.raw(name, section), stored.dtype, stored.shape)
+        return as_array(self.arrays(section, [name])[name])
 
-    def tensors(self, section: str = "model") -> dict[str, npt.NDArray[Any]]:
-        """Return all tensors of a section by name, tied weights under each of their names."""
-        found = {name: self.tensor(name, section) for name in self.names(section)}
-        return found | {name: found[of] for name, of in self.aliases(section).items() if of in found}
+    def tensors(self, section: str = "model", names: Iterable[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Return tensors of a section by name, tied weights under each of their names.
 
+        Args:
+            names: Only these; of files that hold others too, their bytes alone are read.
+        """
+        arrays = self.arrays(section, names)
+        made = {id(stored): as_array(stored) for stored in arrays.values()}  # tied weights stay one
+        return {name: made[id(stored)] for name, stored in arrays.items()}
 
-def as_numpy(data: bytes, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return bytes as an array of the dtype that safetensors names."""
-    return as_array(StoredArray(dtype, shape, memoryview(data)))
+    def state_dict(self, section: str = "model", names: Iterable[str] | None = None) -> dict[str, Any]:
+        """Return tensors of a section as PyTorch's, in their own dtypes; tied weights share their memory.
+
+        Changing one changes neither the checkpoint nor what another call returns.
+        """
+        return dict(importlib.import_module("reprokit.checkpoint.torch_codec").state_dict(self, section, names))
+
+    def load_into(self, model: Any, section: str = "model") -> None:
+        """Put parameters, buffers, training flags and `requires_grad` of a PyTorch model to what was saved.
+
+        Raises:
+            DataMismatchError: The model has other tensors.
+        """
+        importlib.import_module("reprokit.checkpoint.torch_codec").load_into(self, model, section)
+
+    def raw(self, name: str, section: str = "model") -> bytes:
+        """Return a tensor's bytes."""
+        return bytes(self.arrays(section, [name])[name].data)
+
+    def arrays(
+        self, section: str = "model", names: Iterable[str] | None = None, *, own: bool = False
+    ) -> dict[str, StoredArray]:
+        """Return tensors as the bytes they are stored as, tied weights under each of their names.
+
+        A tensor of 1 MiB or more is a file of its own and read whole. Of smaller ones that are named, only their bytes
+        are read, by the place that the version's metadata gives, and compared with their own digests. Whole files are
+        compared with their digests, and what their headers say with the metadata.
+
+        Args:
+            own: Give memory that the caller may write to.
+        Raises:
+            NotFoundError: There is no such tensor.
+            DataMismatchError: Something is corrupt, or contradicts itself.
+        """
+        aliases = self.aliases(section)
+        wanted = [*self.names(section), *aliases] if names is None else list(names)
+        stored = {name: self.stored(name, section) for name in (aliases.get(name, name) for name in wanted)}
+        parts = {} if names is None else self._parts(stored)
+        found = {name: StoredArray(t.dtype, t.shape, self._range(t, own=own)) for name, t in parts.items()}
+        keys = list(dict.fromkeys(t.key for name, t in stored.items() if name not in parts))
+        positions = [self.package.manifest.position(key) for key in keys]
+        for key, view in zip(keys, self.package.reader.views(positions, own=own), strict=True):
+            found |= self._whole(key, section, view)
+        return {name: found[aliases.get(name, name)] for name in wanted}
+
+    def _parts(self, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+        """Return those tensors that are better read by their range than with their whole file."""
+        used: dict[str, int] = {}
+        for tensor in stored.values():
+            used[tensor.key] = used.get(tensor.key, 0) + tensor.nbytes
+        sizes = {key: self.package.manifest[key].size for key in used}
+        return {name: t for name, t in stored.items() if not t.alone and sizes[t.key] > max(SMALL, 2 * used[t.key])}
+
+    def _whole(self, key: str, section: str, view: memoryview) -> dict[str, StoredArray]:
+        """Return the tensors of a verified file, if it says of them what the version's metadata says."""
+        here = self._files[section, key]
+        if key.endswith(".safetensors"):
+            try:
+                inside = places_of(view)
+            except MalformedError as error:
+                raise DataMismatchError(f"{key} of {self.package} is not a safetensors file: {error}.") from None
+            told = {t.name: Place(t.dtype, t.shape, t.offset, t.nbytes) for t in here}
+            whole = self.package.manifest[key].digest.hex
+            if inside != told or any(t.alone and t.digest != whole for t in here):
+                raise DataMismatchError(
+                    f"{key} of {self.package} does not hold what the version's metadata says of it."
+                )
+        return {t.name: StoredArray(t.dtype, t.shape, view[t.offset : t.offset + t.nbytes]) for t in here}
+
+    def _range(self, tensor: StoredTensor, *, own: bool) -> memoryview:
+        what = f"{tensor.key} of {self.package}"
+        entry = self.package.manifest[tensor.key]
+        data = self.package.registry.read_range(entry, tensor.offset, tensor.nbytes, what=what)
+        if hash_bytes(data).hex != tensor.digest:
+            raise DataMismatchError(
+                f"{tensor.name} in {what} is corrupt: expected {tensor.digest[:12]}….",
+                hint=f"`reprokit verify {self.package.name}@{self.package.top_hash[:12]}` lists all that is.",
+            )
+        return memoryview(bytearray(data) if own else data)
+
+    def _json(self, key: str) -> Any:
+        data = self.package.entry(key).read()
+        return load_json(data, what=f"{key} of {self.package}", max_bytes=MAX_JSON, max_depth=_STATE_DEPTH)
 
 
 def load_checkpoint(ref: str, *, registry: Registry | str | None = None) -> Checkpoint:
     """Open a checkpoint by `RUN@best:val_loss`, `RUN@epoch=7`, `ns/name:tag` or `ns/name@hash`.
 
     Raises:
-        NotFoundError: No such run, checkpoint, package or version.
+        NotFoundError: No such run, checkpoint, package or version; or it was dropped.
         DataMismatchError: It is corrupt.
     """
     if registry is None or isinstance(registry, str):

@@ -6,11 +6,13 @@ import sys
 from typing import Any
 
 import click
+import msgspec
 
 from reprokit.cli.face import Face, common, size
 from reprokit.cli.text import checkpoint_line, metrics_text, run_text
 from reprokit.errors import NotFoundError
 from reprokit.package import RESERVED, Package
+from reprokit.record import Record
 from reprokit.refs import RunRef, is_package_ref, parse_run
 from reprokit.registry import Registry
 from reprokit.runs import RunStore
@@ -47,13 +49,31 @@ def ls(face: Face, ref: str | None) -> None:
         ]
         face.result(rows, "\n".join(f"{size(e.size):>9}  {e.logical_key}" for e in package.manifest.entries))
     else:
-        record = RunStore(registry).load(parse_run(ref).run).record
-        plain = record.plain()
-        lines = [checkpoint_line(record.initial, "initial")] if record.initial else []
-        lines += [checkpoint_line(entry) for entry in record.checkpoints]
-        face.result(
-            {"initial": plain["initial"], "checkpoints": plain["checkpoints"]}, "\n".join(lines) or "no checkpoints"
+        _list_checkpoints(face, registry, RunStore(registry).load(parse_run(ref).run).record)
+
+
+def _list_checkpoints(face: Face, registry: Registry, record: Record) -> None:
+    entries = ([record.initial] if record.initial else []) + record.checkpoints
+    totals = [None if entry.dropped else _total(registry, entry.top_hash) for entry in entries]
+    rows = [{**msgspec.to_builtins(entry), "size": total} for entry, total in zip(entries, totals, strict=True)]
+    lines = [
+        checkpoint_line(
+            entry, "initial" if entry is record.initial else "checkpoint", among=record.checkpoints, total=total
         )
+        for entry, total in zip(entries, totals, strict=True)
+    ]
+    first = rows[0] if record.initial else None
+    face.result(
+        {"initial": first, "checkpoints": rows[1:] if record.initial else rows}, "\n".join(lines) or "no checkpoints"
+    )
+
+
+def _total(registry: Registry, top_hash: str) -> int | None:
+    """Return the bytes of a version's files; None if it is not there any more."""
+    try:
+        return sum(entry.size for entry in registry.read_manifest(top_hash).entries)
+    except NotFoundError:
+        return None
 
 
 @click.command()

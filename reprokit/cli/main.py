@@ -40,7 +40,7 @@ _COMMANDS = {
     "purge": ("upkeep", "purge", "Erase objects for good and leave a tombstone."),
     "mount": ("mounting", "mount", "Serve a package version as a read-only file system."),
     "unmount": ("mounting", "unmount", "End a mount, also one whose process was killed."),
-    "checkpoint": ("packages", "checkpoint", "Fetch checkpoints."),
+    "checkpoint": ("checkpoints", "checkpoint", "Fetch checkpoints."),
 }
 
 

@@ -1,4 +1,4 @@
-"""install, log, tag, verify, checkpoint get."""
+"""install, log, tag, verify."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import click
 from reprokit.cli.face import Face, common
 from reprokit.errors import NotFoundError, UsageError
 from reprokit.package import Package, Problem, verify_registry
-from reprokit.refs import PackageRef, check_package_name, is_package_ref, parse_run
+from reprokit.refs import PackageRef, check_package_name, is_package_ref
 from reprokit.registry import Registry
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.repair import set_aside_damaged
 from reprokit.registry.upkeep import uses as find_uses
 from reprokit.runs import RunStore
 
-__all__ = ["checkpoint", "install", "log", "tag", "verify"]
+__all__ = ["install", "log", "tag", "verify"]
 
 
 @click.command()
@@ -143,24 +143,3 @@ def _print_uses(face: Face, registry: Registry, prefix: str) -> None:
     found = find_uses(registry, prefix)
     lines = [f"{use.package}@{use.top_hash[:16]}  {use.logical_key}" for use in found]
     face.result([asdict(use) for use in found], "\n".join(lines) or f"no version in {registry.url} holds {prefix}")
-
-
-@click.group()
-def checkpoint() -> None:
-    """Fetch checkpoints."""
-
-
-@checkpoint.command("get")
-@click.argument("ref")
-@click.argument("folder", type=click.Path(path_type=Path), required=False)
-@common
-def get(face: Face, ref: str, folder: Path | None) -> None:
-    """Write the files of checkpoint REF (RUN@best:val_loss, RUN@epoch=2, RUN@last) into FOLDER, verified."""
-    registry = face.registry()
-    parsed = parse_run(ref)
-    chosen = RunStore(registry).checkpoint(parsed)
-    opened = Package.open(PackageRef(chosen.package, hash=chosen.top_hash), registry=registry)
-    place = folder or Path(f"{chosen.package.partition('/')[2]}-{chosen.top_hash[:8]}")
-    opened.install(place, progress=face)
-    plain = {"package": chosen.package, "top_hash": chosen.top_hash, "folder": str(place)}
-    face.result(plain, f"{chosen.package}@{chosen.top_hash[:16]} → {place}: {len(opened)} files, all verified")

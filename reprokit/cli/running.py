@@ -27,9 +27,12 @@ class FaceObserver(Observer):
 
     def __init__(self, face: Face) -> None:
         self._face = face
+        self._saved: list[CheckpointEntry] = []
 
     def checkpoint(self, entry: CheckpointEntry, kind: str) -> None:
-        self._face.note("  saved " + checkpoint_line(entry, kind))
+        if kind != "initial":
+            self._saved.append(entry)
+        self._face.note("  saved " + checkpoint_line(entry, kind, among=self._saved))
 
     def total_epochs(self, total: int) -> None:
         self._face.total_epochs(total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from reprokit.cli.face import size
@@ -15,11 +16,29 @@ def metrics_text(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name}={value:.6g}" for name, value in metrics.items())
 
 
-def checkpoint_line(entry: CheckpointEntry, kind: str = "checkpoint") -> str:
-    where = (
-        "initial" if kind == "initial" else f"epoch {entry.epoch}" if entry.epoch is not None else f"step {entry.step}"
-    )
-    return f"{where:<9} {entry.package}@{entry.top_hash[:8]}  {metrics_text(entry.metrics)}".rstrip()
+def checkpoint_line(
+    entry: CheckpointEntry, kind: str = "checkpoint", *, among: Sequence[CheckpointEntry] = (), total: int | None = None
+) -> str:
+    """Return a checkpoint in a line.
+
+    Args:
+        among: The others of its run; where several are of one epoch, each says its step.
+        total: Bytes of its files, if that is to be said.
+    """
+    several = sum(other.epoch == entry.epoch for other in among) > 1
+    if kind == "initial":
+        where = "initial"
+    elif entry.epoch is None:
+        where = f"step {entry.step}"
+    elif entry.step is not None and (several or entry.batch is not None or entry.reason):
+        where = f"epoch {entry.epoch} step {entry.step}"
+    else:
+        where = f"epoch {entry.epoch}"
+    parts = [f"{where:<9} {entry.package}@{entry.top_hash[:8]}"]
+    parts += [f"{size(total):>8}"] if total is not None else []
+    parts += ["dropped"] if entry.dropped else []
+    parts += [f"on {entry.reason}"] if entry.reason else []
+    return "  ".join([*parts, metrics_text(entry.metrics)]).rstrip()
 
 
 def run_text(record: Record) -> str:
@@ -47,7 +66,7 @@ def run_text(record: Record) -> str:
         rows.append(("params", "  ".join(f"{key}={value}" for key, value in record.params.items())))
     if record.initial is not None:
         rows.append(("checkpoint", checkpoint_line(record.initial, "initial")))
-    rows += [("checkpoint", checkpoint_line(entry)) for entry in record.checkpoints]
+    rows += [("checkpoint", checkpoint_line(entry, among=record.checkpoints)) for entry in record.checkpoints]
     if record.metrics:
         rows.append(("metrics", metrics_text(record.metrics)))
     for output in record.outputs:

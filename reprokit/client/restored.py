@@ -5,20 +5,23 @@ The runner verified every byte before; what the files say is still checked befor
 
 from __future__ import annotations
 
-import json
 import mmap
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+import os
+import resource
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from reprokit.client import context, probe
 from reprokit.client.connection import connect
-from reprokit.client.plain import from_json
+from reprokit.client.plain import from_json, strict_json
 from reprokit.client.tensors import MalformedError, StoredArray, as_array, parse
 
-__all__ = ["Restored", "resumed"]
+__all__ = ["MAX_JSON", "Restored", "check_index", "resumed"]
 
-_MAX_JSON = 256 * 1024 * 1024
+MAX_JSON = 256 * 1024 * 1024  # bytes
+_LARGE = 1024 * 1024  # bytes; smaller files are read
 
 
 class Restored:
@@ -33,28 +36,36 @@ class Restored:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.converters: dict[str, Callable[[StoredArray], Any]] = {}
-        self.raw_state = self._json("state.json")
         self._sections: dict[str, dict[str, StoredArray]] = {}
+        # each mapped file keeps a descriptor open; where they are few, the rest is read
+        self._maps_left = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+        self.raw_state = self._json("state.json")
         if not isinstance(self.raw_state, dict):
             raise MalformedError(f"{self.folder / 'state.json'} is not a mapping")
 
     @property
     def epoch(self) -> int | None:
         """The epoch (from 0) that it was saved in; None before the first."""
-        epoch = self.raw_state.get("epoch")
-        return epoch if isinstance(epoch, int) else None
+        return self._count(self.raw_state.get("epoch"), "epoch")
 
     @property
     def step(self) -> int:
         """Optimiser steps done."""
-        step = self.raw_state.get("step")
-        return step if isinstance(step, int) else 0
+        return self._count(self.raw_state.get("step"), "step") or 0
 
     @property
     def batch(self) -> int | None:
         """Batches done of the epoch; None if the epoch was over."""
         position = self.raw_state.get("position")
-        return int(position["batch"]) if isinstance(position, dict) else None
+        if position is None:
+            return None
+        batch = position.get("batch") if isinstance(position, dict) else None
+        return self._count("" if batch is None else batch, "position.batch")
+
+    def _count(self, value: Any, name: str) -> int | None:
+        if value is None or (type(value) is int and 0 <= value < 2**63):
+            return value
+        raise MalformedError(f"{self.folder / 'state.json'}: {name} is {str(value)[:40]!r}, which is no count")
 
     def state(self, name: str, default: Any = None) -> Any:
         """Return one part of the state (`scheduler`, `rng`, `user`, …) as it was given."""
@@ -76,52 +87,98 @@ class Restored:
             MalformedError: A file is not what the format says.
         """
         if section not in self._sections:
-            self._sections[section] = dict(self._read(section))
+            self._sections[section] = self._read(section)
         return self._sections[section]
 
     def array(self, name: str, section: str = "model") -> Any:
         """Return a copy of one tensor as a NumPy array; bfloat16 comes as float32."""
         return as_array(self.section(section)[name]).copy()
 
-    def _read(self, section: str) -> Iterator[tuple[str, StoredArray]]:
+    def _read(self, section: str) -> dict[str, StoredArray]:
         name = f"{section}.safetensors.index.json"
-        if not (self.folder / name).exists():
-            return
-        index = self._json(name)
+        if not os.path.lexists(self.folder / name):
+            return {}
         try:
-            places, aliases = dict(index["weight_map"]), dict(index["metadata"].get("aliases", {}))
-        except (TypeError, KeyError, ValueError, AttributeError):
-            raise MalformedError(f"{self.folder / name} is malformed") from None
+            places, aliases = check_index(self._json(name), section)
+        except MalformedError as error:
+            raise MalformedError(f"{self.folder / name} {error}") from None
         found: dict[str, StoredArray] = {}
-        for key in dict.fromkeys(places.values()):
-            if not isinstance(key, str) or PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
-                raise MalformedError(f"{self.folder / name} names the file {key!r}")
-            found |= self._shard(self.folder / key)
-        missing = places.keys() - found.keys()
-        if missing or places.keys() != found.keys():
-            raise MalformedError(f"{self.folder / name} does not list the tensors of its files")
-        yield from found.items()
-        for alias, of in aliases.items():
-            if of not in found:
-                raise MalformedError(f"{self.folder / name}: {alias!r} stands for {of!r}, which is missing")
-            yield alias, found[of]
+        for key, names in places.items():
+            shard = self._shard(key)
+            if shard.keys() != names:
+                raise MalformedError(f"{self.folder / name} does not list the tensors of {key!r} as that file does")
+            found |= shard
+        return found | {alias: found[of] for alias, of in aliases.items()}
 
-    def _shard(self, path: Path) -> dict[str, StoredArray]:
-        try:
-            with path.open("rb") as handle:
+    def _shard(self, key: str) -> dict[str, StoredArray]:
+        with self._open(key) as handle:
+            if self._maps_left > 0 and os.fstat(handle.fileno()).st_size >= _LARGE:
+                self._maps_left -= 1
                 data = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+            else:
+                data = memoryview(handle.read())
+        try:
             return parse(data)
-        except (MalformedError, ValueError) as error:
-            raise MalformedError(f"{path} is not a safetensors file that reprokit reads: {error}") from None
+        except MalformedError as error:
+            raise MalformedError(
+                f"{self.folder / key} is not a safetensors file that reprokit reads: {error}"
+            ) from None
 
     def _json(self, name: str) -> Any:
         path = self.folder / name
-        if path.stat().st_size > _MAX_JSON:
-            raise MalformedError(f"{path} is larger than {_MAX_JSON:,} bytes")
+        with self._open(name) as handle:
+            if os.fstat(handle.fileno()).st_size > MAX_JSON:
+                raise MalformedError(f"{path} is larger than {MAX_JSON:,} bytes")
+            data = handle.read(MAX_JSON)
         try:
-            return json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise MalformedError(f"{path} is not JSON: {error}") from None
+            return strict_json(data)
+        except ValueError as error:
+            raise MalformedError(f"{path} is not JSON: {str(error)[:200]}") from None
+
+    def _open(self, key: str) -> BinaryIO:
+        """Open a file below the folder: a regular one, reached through folders alone and no link."""
+        *parents, name = key.split("/")
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for part in parents:
+                inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)  # a pipe would block
+        except OSError as error:
+            raise MalformedError(f"{self.folder / key} cannot be read as a file: {error.strerror}") from None
+        finally:
+            os.close(folder)
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            os.close(found)
+            raise MalformedError(f"{self.folder / key} is not a regular file")
+        return os.fdopen(found, "rb")
+
+
+def check_index(index: Any, section: str) -> tuple[dict[str, set[str]], dict[str, str]]:
+    """Return what an untrusted index of a section says: file → names of its tensors, and alias → name.
+
+    Raises:
+        MalformedError: It names a file outside `<section>/`, or is not of the form that a checkpoint has.
+    """
+    try:
+        weights, aliases = index["weight_map"], index["metadata"].get("aliases", {})
+    except (AttributeError, LookupError, TypeError):
+        raise MalformedError("is malformed") from None
+    if not isinstance(weights, dict) or not isinstance(aliases, dict):
+        raise MalformedError("is malformed")
+    places: dict[str, set[str]] = {}
+    for name, key in weights.items():
+        folder, _, file = key.partition("/") if isinstance(key, str) else ("", "", "")
+        if folder != section or not file.endswith(".safetensors") or "/" in file or "\\" in file or "\0" in file:
+            raise MalformedError(f"names the file {str(key)[:200]!r}")
+        places.setdefault(key, set()).add(name)
+    for alias, of in aliases.items():
+        if not isinstance(of, str) or of not in weights:
+            raise MalformedError(f"says that {alias[:200]!r} stands for {str(of)[:200]!r}, which is missing")
+        if alias in weights:
+            raise MalformedError(f"says that {alias[:200]!r} is stored, and that it stands for another")
+    return places, aliases
 
 
 def resumed(framework: str | None = None) -> Restored | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 __all__ = ["generator_state", "rng_state", "set_generator_state", "set_rng_state"]
 
+_TWISTER = 624  # numbers in the state of a Mersenne Twister
+
 
 def rng_state() -> dict[str, Any]:
     """Return the state of the global generators of Python and NumPy, where they are in use."""
@@ -20,11 +22,15 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put the global generators of Python and NumPy back to where `rng_state` found them."""
+    """Put the global generators of Python and NumPy back to where `rng_state` found them.
+
+    Raises:
+        ValueError: It is the state of no generator.
+    """
     if "python" in state:
         importlib.import_module("random").setstate(state["python"])
     if "numpy" in state:
-        importlib.import_module("numpy.random").set_state(state["numpy"])
+        importlib.import_module("numpy.random").set_state(_sound(state["numpy"]))
 
 
 def generator_state(generator: Any) -> Any:
@@ -45,6 +51,17 @@ def set_generator_state(generator: Any, state: Any) -> None:
     if hasattr(generator, "setstate"):
         generator.setstate(state)
     elif hasattr(generator, "bit_generator"):
-        generator.bit_generator.state = state
+        generator.bit_generator.state = _sound(state)
     else:
-        generator.set_state(state)
+        generator.set_state(_sound(state))
+
+
+def _sound(state: Any) -> Any:
+    """Return a state of NumPy's; it does not look where in its numbers a Mersenne Twister is, and may read beyond."""
+    try:
+        position = state["state"]["pos"] if state["bit_generator"] == "MT19937" else 0
+    except (TypeError, KeyError, IndexError):
+        raise ValueError("reprokit: the state of a NumPy generator is malformed") from None
+    if type(position) is not int or not 0 <= position <= _TWISTER:
+        raise ValueError(f"reprokit: the state of a NumPy generator is malformed: its position is {position}")
+    return state

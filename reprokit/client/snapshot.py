@@ -12,7 +12,7 @@ import numpy as np
 from reprokit.client import number, probe
 from reprokit.client.plain import to_json
 from reprokit.client.rng import rng_state
-from reprokit.client.tensors import DTYPES
+from reprokit.client.tensors import DTYPES, MAX_RANK, is_native
 from reprokit.client.writer import Saving, writer
 
 __all__ = ["Snapshot", "save_checkpoint"]
@@ -68,6 +68,8 @@ class Snapshot:
         """
         if dtype not in DTYPES:
             raise TypeError(f"reprokit: {section} tensor {name!r} has the dtype {dtype}, which is not stored")
+        if len(shape) > MAX_RANK:
+            raise TypeError(f"reprokit: {section} tensor {name!r} has {len(shape)} dimensions; {MAX_RANK} are stored")
         self._claim(section, name)
         offset = self._reserve(nbytes, copy)
         self._tensors.append(
@@ -79,6 +81,8 @@ class Snapshot:
 
     def add_array(self, section: str, name: str, value: Any, *, group: str = "trainable") -> None:
         """Add a NumPy array, or anything that NumPy converts without loss."""
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"reprokit: {section} tensor {name!r} is a masked array, which is not stored")
         # asarray with order="C", and not ascontiguousarray, which would turn a 0-d array into 1-d
         array = np.asarray(value, order="C")
         if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big"):
@@ -141,7 +145,8 @@ class Snapshot:
 
     def _keep_aside(self, name: str, value: Any) -> Any:
         """Store a framework's tensor or a large array of the state among the tensors; None for anything else."""
-        if isinstance(value, np.ndarray) and value.nbytes > _INLINE and str(value.dtype) in DTYPES:
+        plain = type(value) in (np.ndarray, np.memmap)
+        if plain and value.nbytes > _INLINE and value.ndim <= MAX_RANK and is_native(value.dtype):
             name = self._unused(name)
             self.add_array("state", name, value)
             return {"$tensor": {"name": name, "kind": "numpy"}}
@@ -161,6 +166,8 @@ class Snapshot:
     def _claim(self, section: str, name: str) -> None:
         if (section, name) in self._names:
             raise TypeError(f"reprokit: two {section} tensors are named {name!r}")
+        if name == "__metadata__" or not _is_text(name):
+            raise TypeError(f"reprokit: a {section} tensor cannot be named {name!r}")
         self._names.add((section, name))
 
     def _reserve(self, nbytes: int, copy: Callable[[Any], None]) -> int:
@@ -169,6 +176,11 @@ class Snapshot:
         if nbytes:
             self._copies.append((offset, nbytes, copy))
         return offset
+
+
+def _is_text(name: Any) -> bool:
+    """True for text that UTF-8 can hold: half of a surrogate pair is none."""
+    return isinstance(name, str) and name == name.encode("utf-8", "ignore").decode("utf-8")
 
 
 def save_checkpoint(

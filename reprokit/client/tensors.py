@@ -5,14 +5,28 @@ Source: https://github.com/huggingface/safetensors (format): 8 bytes length, JSO
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DTYPES", "DTYPE_BYTES", "MalformedError", "StoredArray", "as_array", "parse"]
+from reprokit.client.plain import strict_json
+
+__all__ = [
+    "DTYPES",
+    "DTYPE_BYTES",
+    "MAX_HEADER",
+    "MAX_RANK",
+    "MalformedError",
+    "Place",
+    "StoredArray",
+    "as_array",
+    "check_shape",
+    "is_native",
+    "parse",
+    "places_of",
+]
 
 # names as NumPy and the frameworks spell them; what is not here is refused by name
 DTYPES = {
@@ -31,8 +45,9 @@ _NUMPY = {
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1", "C64": "<c8",
 }  # fmt: skip
 
-_MAX_HEADER = 64 * 1024 * 1024
-_MAX_RANK = 64
+MAX_HEADER = 16 * 1024 * 1024  # bytes; JSON of that size takes some hundred MB while it is parsed
+MAX_RANK = 32  # NumPy's limit before version 2
+_MAX_BYTES = 2**63 - 1
 
 
 class MalformedError(ValueError):
@@ -47,64 +62,106 @@ class StoredArray(NamedTuple):
     data: memoryview
 
 
+class Place(NamedTuple):
+    """Where a tensor lies in a safetensors file: bytes `offset … offset + nbytes`, counted from the file's start."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
 def parse(data: memoryview) -> dict[str, StoredArray]:
     """Return the tensors of a safetensors file by name.
 
     Raises:
-        MalformedError: A header too long, not JSON, with a name twice; an unknown dtype; a shape that is not its
-            bytes; bytes that overlap, lie outside the file, or belong to no tensor.
+        MalformedError: As `places_of`.
+    """
+    return {
+        name: StoredArray(dtype, shape, data[offset : offset + nbytes])
+        for name, (dtype, shape, offset, nbytes) in places_of(data).items()
+    }
+
+
+def places_of(data: memoryview) -> dict[str, Place]:
+    """Return where the tensors of a safetensors file lie, by name, from its header.
+
+    Raises:
+        MalformedError: A header too long, not JSON in UTF-8, with a name twice; an unknown dtype; a shape that is not
+            its bytes; bytes that overlap, lie outside the file, or belong to no tensor.
     """
     if len(data) < 8:
         raise MalformedError(f"it has {len(data)} bytes, too few for a header")
     length = int.from_bytes(data[:8], "little")
-    if length > min(_MAX_HEADER, len(data) - 8):
-        raise MalformedError(f"its header claims {length:,} bytes of {len(data):,}")
-    try:
-        header = json.loads(bytes(data[8 : 8 + length]), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"its header is not JSON: {error}") from None
-    if not isinstance(header, dict):
-        raise MalformedError("its header is not a mapping")
-    header.pop("__metadata__", None)
-    body = data[8 + length :]
-    found: dict[str, StoredArray] = {}
-    places: list[tuple[int, int]] = []
+    if length > min(MAX_HEADER, len(data) - 8):
+        raise MalformedError(f"its header claims {length:,} bytes of {len(data):,}; at most {MAX_HEADER:,} are read")
+    header = _header(bytes(data[8 : 8 + length]))
+    body = len(data) - 8 - length
+    found: dict[str, Place] = {}
+    ranges: list[tuple[int, int]] = []
     for name, row in header.items():
+        if name == "__metadata__":
+            if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
+                raise MalformedError("its __metadata__ is not a mapping of text")
+            continue
         dtype, shape, start, end = _row(name, row)
-        if end > len(body):
-            raise MalformedError(f"tensor {name!r} lies outside the file")
-        places.append((start, end))
-        found[name] = StoredArray(dtype, shape, body[start:end])
+        if end > body:
+            raise MalformedError(f"tensor {_told(name)} lies outside the file")
+        ranges.append((start, end))
+        found[name] = Place(dtype, shape, 8 + length + start, end - start)
     position = 0
-    for start, end in sorted(places):
+    for start, end in sorted(ranges):
         if start != position:
             raise MalformedError(f"its tensors overlap or leave a hole at byte {position}")
         position = end
-    if position != len(body):
-        raise MalformedError(f"{len(body) - position:,} bytes at its end belong to no tensor")
+    if position != body:
+        raise MalformedError(f"{body - position:,} bytes at its end belong to no tensor")
     return found
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return result
+def check_shape(dtype: str, shape: Any, nbytes: int) -> str | None:
+    """Return what is wrong with an untrusted dtype and shape for that many bytes; None if nothing is."""
+    if dtype not in DTYPE_BYTES:
+        return f"has the dtype {_told(dtype)}, which is not known"
+    if not isinstance(shape, list | tuple) or len(shape) > MAX_RANK or not all(_is_size(n) for n in shape):
+        return "has a malformed shape"
+    # an empty tensor's other lengths must fit in memory too, or no array can have that shape
+    if math.prod(n for n in shape if n) * DTYPE_BYTES[dtype] > _MAX_BYTES:
+        return "has a shape that nothing can have"
+    if math.prod(shape) * DTYPE_BYTES[dtype] != nbytes:
+        return f"of shape {list(shape)} and dtype {dtype} cannot have {nbytes} bytes"
+    return None
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_BYTES  # a bool is no int
+
+
+def _told(value: Any) -> str:
+    return repr(value)[:200]
+
+
+def _header(text: bytes) -> dict[str, Any]:
+    if text[:1] != b"{":
+        raise MalformedError("its header is not a mapping")
+    try:
+        header: dict[str, Any] = strict_json(text)
+        "".join(header).encode("utf-8")  # "\ud800" is JSON, and no text
+    except ValueError as error:
+        raise MalformedError(f"its header is not JSON: {_told(str(error))}") from None
+    return header
 
 
 def _row(name: str, row: Any) -> tuple[str, tuple[int, ...], int, int]:
     if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
-        raise MalformedError(f"tensor {name!r} has no dtype, shape and data_offsets")
+        raise MalformedError(f"tensor {_told(name)} has no dtype, shape and data_offsets, or more than these")
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise MalformedError(f"tensor {name!r} has the dtype {dtype!r}, which is not known")
-    if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
-        raise MalformedError(f"tensor {name!r} has a malformed shape")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
-        raise MalformedError(f"tensor {name!r} has malformed offsets")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(n) for n in offsets):
+        raise MalformedError(f"tensor {_told(name)} has malformed offsets")
     start, end = offsets
-    if math.prod(shape) * DTYPE_BYTES[dtype] != end - start:
-        raise MalformedError(f"tensor {name!r} of shape {shape} and dtype {dtype} cannot have {end - start} bytes")
+    wrong = check_shape(dtype, shape, end - start) if isinstance(dtype, str) else "has no dtype"
+    if wrong:
+        raise MalformedError(f"tensor {_told(name)} {wrong}")
     return dtype, tuple(shape), start, end
 
 
@@ -117,3 +174,8 @@ def as_array(stored: StoredArray) -> npt.NDArray[Any]:
         wide = np.frombuffer(stored.data, dtype="<u2").astype("<u4") << 16
         return wide.view("<f4").reshape(stored.shape)
     return np.frombuffer(stored.data, dtype=_NUMPY.get(stored.dtype, "|u1")).reshape(stored.shape)
+
+
+def is_native(dtype: Any) -> bool:
+    """True if NumPy itself has the dtype, so that `as_array` gives back an array of just that."""
+    return DTYPES.get(str(dtype)) in _NUMPY

@@ -1,4 +1,4 @@
-"""What can be known faster than by looking: where objects lie, and the hashes of source files by their stat.
+"""What can be known faster than by looking: where objects lie, which were verified, and the hashes of source files.
 
 Kept in `<cache>/index/<registry uuid>.sqlite`, never in the registry, and never needed: any trouble with the file means
 an index in memory, made anew from the packs' own directories. What it says of places is used only for packs that exist.
@@ -19,12 +19,13 @@ from reprokit.store.packs import Member
 
 __all__ = ["Index", "PackPlace"]
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 create table packs (id integer primary key, name text unique not null);
 create table places (digest blob not null, pack integer not null, offset integer not null, size integer not null,
     primary key (digest, pack)) without rowid;
 create table sources (folder text primary key, digest blob not null, facts blob not null) without rowid;
+create table verified (object text primary key, stamp text not null) without rowid;
 """
 _BATCH = 500
 
@@ -120,6 +121,30 @@ class Index:
 
         self._do(keep)
 
+    def verified(self, objects: Iterable[str]) -> dict[str, str]:
+        """Return what `keep_verified` kept of these objects."""
+        wanted = list(objects)
+
+        def look(database: sqlite3.Connection) -> dict[str, str]:
+            found: dict[str, str] = {}
+            for start in range(0, len(wanted), _BATCH):
+                batch = wanted[start : start + _BATCH]
+                marks = ",".join("?" * len(batch))
+                query = f"select object, stamp from verified where object in ({marks})"  # noqa: S608
+                found.update(database.execute(query, batch))
+            return found
+
+        return self._do(look)
+
+    def keep_verified(self, stamps: Mapping[str, str]) -> None:
+        """Remember that objects were verified when their files had these stamps."""
+
+        def keep(database: sqlite3.Connection) -> None:
+            with database:
+                database.executemany("insert or replace into verified values (?, ?)", sorted(stamps.items()))
+
+        self._do(keep)
+
     def _do(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
         with self._lock:
             try:
@@ -160,7 +185,7 @@ def _prepare(database: sqlite3.Connection) -> None:
         with contextlib.closing(database.cursor()) as cursor:
             cursor.execute("begin immediate")
             if _version(database) != _VERSION:  # else another process made it meanwhile
-                for table in ("packs", "places", "sources"):
+                for table in ("packs", "places", "sources", "verified"):
                     cursor.execute(f"drop table if exists {table}")
                 for statement in _SCHEMA.split(";")[:-1]:
                     cursor.execute(statement)

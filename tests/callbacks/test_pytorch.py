@@ -73,7 +73,9 @@ def test_optimiser_scheduler_and_random_state_are_there(project: Project) -> Non
     assert state["parts"]["scheduler.0"]["last_epoch"] == 1
     assert state["step"] == 1
     assert {"python", "numpy", "torch"} <= state["rng"].keys()
-    assert state["user"]["pair"] == {"$tuple": [1, {"$float": "nan"}]}
+    assert checkpoint.raw_state["user"]["pair"] == {"$tuple": [1, {"$float": "nan"}]}
+    assert state["user"]["pair"][0] == 1
+    assert state["user"]["raw"] == b"x"
 
 
 def test_the_safetensors_library_reads_every_shard(project: Project, tmp_path: Path) -> None:

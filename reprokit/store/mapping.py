@@ -1,0 +1,91 @@
+"""Large objects as memory: mapped, hashed side by side, and not hashed again while their files' stats stay.
+
+A mapped object costs no copy. What is cut from its file afterwards ends the process that reads there; objects are
+read-only files that are replaced or removed, never rewritten, so only a stranger's hand does that.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import time
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from reprokit.digest import CHUNKED, Digest, hash_all, hash_bytes
+from reprokit.manifest import Entry
+from reprokit.paths import os_errors
+from reprokit.store.objects import ObjectStore, corrupt
+
+__all__ = ["map_loose"]
+
+_TICK = 2_000_000_000  # ns; a file that changed this short before it was read may change again and look the same
+_WILLNEED = getattr(mmap, "MADV_WILLNEED", None)
+
+
+def map_loose(store: ObjectStore, entries: Sequence[Entry], *, what: str, own: bool = False) -> list[memoryview]:
+    """Return the verified bytes of objects that lie loose.
+
+    Args:
+        what: Names the version in errors.
+        own: Give memory that the caller may write to; the files stay as they are.
+    Raises:
+        DataMismatchError, NotFoundError, RegistryError: For the first that is corrupt, missing, or cannot be read.
+    """
+    known = store.index.verified(_name(entry.digest) for entry in entries)
+    began = time.time_ns()
+    views: list[memoryview] = [memoryview(b"")] * len(entries)
+    new: dict[int, str] = {}
+    room = _room()
+    for count, place in enumerate(sorted(range(len(entries)), key=lambda place: -entries[place].size)):
+        entry = entries[place]
+        whole = f"{entry.logical_key} of {what}"
+        with os_errors(f"Reading {whole}"), store.loose_file(entry, whole) as handle:
+            seen = os.fstat(handle.fileno())
+            stamp = f"{seen.st_dev} {seen.st_ino} {seen.st_size} {seen.st_mtime_ns} {seen.st_ctime_ns}"
+            is_known = known.get(_name(entry.digest)) == stamp
+            views[place] = _mapped(handle, own, ahead=not is_known) if count < room else _copied(handle, entry.size)
+        if len(views[place]) != entry.size:
+            raise corrupt(whole, entry.digest, f"{len(views[place]):,} bytes instead of {entry.size:,}")
+        if not is_known:
+            new[place] = stamp if max(seen.st_mtime_ns, seen.st_ctime_ns) < began - _TICK else ""
+    for place, found in zip(new, _hashed([(entries[place], views[place]) for place in new]), strict=True):
+        entry = entries[place]
+        if found != entry.digest:
+            raise corrupt(f"{entry.logical_key} of {what}", entry.digest, found)
+    stamps = {_name(entries[place].digest): stamp for place, stamp in new.items() if stamp}
+    if stamps:
+        store.index.keep_verified(stamps)
+    return views
+
+
+def _name(digest: Digest) -> str:
+    return f"{digest.type}/{digest.hex}"
+
+
+def _mapped(handle: BinaryIO, own: bool, *, ahead: bool) -> memoryview:
+    mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY if own else mmap.ACCESS_READ)
+    if ahead and _WILLNEED is not None:
+        mapped.madvise(_WILLNEED)
+    return memoryview(mapped)
+
+
+def _copied(handle: BinaryIO, size: int) -> memoryview:
+    buffer = memoryview(bytearray(size))
+    return buffer[: handle.readinto(buffer)]  # type: ignore[attr-defined]
+
+
+def _hashed(objects: Sequence[tuple[Entry, memoryview]]) -> list[Digest]:
+    """Return the digests; the chunks of all objects hash in parallel."""
+    chunked = iter(hash_all([[view] for entry, view in objects if entry.digest.type == CHUNKED]))
+    return [
+        next(chunked) if entry.digest.type == CHUNKED else hash_bytes(view, entry.digest.type)
+        for entry, view in objects
+    ]
+
+
+def _room() -> int:
+    """Return how many files may stay mapped: each keeps a descriptor open; the largest are mapped, the rest copied."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 65_536 if soft == resource.RLIM_INFINITY else max(soft // 4, 16)
