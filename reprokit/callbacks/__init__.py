@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["keras", "pytorch", "sklearn"]
+__all__ = ["keras", "pytorch", "sklearn", "tensorflow"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,130 +1,162 @@
-"""Checkpoints of scikit-learn estimators, as skops files with the same bytes for the same fit."""
+"""Checkpoints of scikit-learn estimators, as files with the same bytes for the same fit, and resume from them."""
 
 from __future__ import annotations
 
 import io
-import json
-import zipfile
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
-import numpy as np
-import skops.io
+import joblib
 
-from reprokit.client import connect, number
-from reprokit.client.rng import rng_state
+from reprokit.callbacks.sklearn_skops import dump, load
+from reprokit.callbacks.sklearn_state import put_back
+from reprokit.client import number
+from reprokit.client.loop import Loop
+from reprokit.client.restored import Restored
+from reprokit.client.rng import generator_state, rng_state, set_generator_state, set_rng_state
 from reprokit.client.snapshot import Snapshot
-from reprokit.client.tensors import DTYPES
 from reprokit.client.writer import Saving
 
 __all__ = ["PackageCheckpoint"]
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-KEY = "model.skops"
+SKOPS = "model.skops"
+JOBLIB = "model.joblib"
 
 
-class PackageCheckpoint:
-    """Saves an estimator after `fit`, or after each `partial_fit`.
+class PackageCheckpoint(Loop):
+    """Saves an estimator after `fit`, or after each `partial_fit`, and goes on with one where a run is resumed.
 
-    ckpt = PackageCheckpoint()
-    model.fit(x, y)
-    ckpt.save(model, accuracy=model.score(x_test, y_test))
+        ckpt = PackageCheckpoint(estimator=model)
+        for epoch in ckpt.epochs(params["epochs"]):
+            model.partial_fit(x, y, classes=classes)
+            ckpt.save(accuracy=model.score(x_test, y_test))
+
+    or, where there is nothing to resume, `ckpt = PackageCheckpoint()`, `model.fit(x, y)`, `ckpt.save(model)`.
+
+    A resumed run puts the state back into the estimator that the script made, and into those inside it. The random
+    state of Python and NumPy is saved too, so `random_state=None` resumes as well as a seed does.
+
+    Args:
+        estimator: One, or several by name.
+        generators: Random generators of your own by name: numpy.random.Generator, RandomState, random.Random.
+        format: `joblib` for what skops cannot store. Such a file is a pickle: nothing looks into it, no run is resumed
+            from it, and it is loaded only with a list of types.
+        trusted: Full names of types that a resumed run may construct, beyond those of scikit-learn's own models and
+            those that the estimator consists of when the script has made it.
+        package: Where to save outside a run; inside one, the recipe decides.
+        initial: Save the state before the first epoch too.
     """
 
-    def __init__(self, *, package: str | None = None) -> None:
-        self.package = package
-        self._saved = 0
+    framework = "sklearn"
+
+    def __init__(
+        self,
+        *,
+        estimator: Any = None,
+        generators: dict[str, Any] | None = None,
+        format: Literal["skops", "joblib"] = "skops",
+        trusted: Iterable[str] = (),
+        package: str | None = None,
+        initial: bool = True,
+    ) -> None:
+        super().__init__(package=package, initial=initial)
+        if format not in ("skops", "joblib"):
+            raise ValueError(f"reprokit: format is {format!r}; it can be 'skops' or 'joblib'")
+        self.estimator = estimator
+        self.format = format
+        self._generators = dict(generators or {})
+        self._trusted = list(trusted)
+        self._looping = False
+
+    def epochs(self, total: int) -> Iterator[int]:
+        """Yield the epochs to train, from where a resumed run left off; a step is an epoch here.
+
+        Raises:
+            TypeError: No estimator was given, into which a resumed run could put the state.
+            RuntimeError: A checkpoint could not be stored, or not be restored.
+        """
+        if self.estimator is None:
+            raise TypeError("reprokit: give the estimator to PackageCheckpoint(estimator=…) before ckpt.epochs(…)")
+        self._looping = True
+        try:
+            yield from super().epochs(total)
+        finally:
+            self._looping = False
 
     def save(
-        self, estimator: Any, *, epoch: int | None = None, state: dict[str, Any] | None = None, **metrics: Any
-    ) -> Saving:
-        """Save a fitted estimator.
+        self, estimator: Any = None, *, epoch: int | None = None, state: dict[str, Any] | None = None, **metrics: Any
+    ) -> Saving | None:
+        """Save the estimator.
 
         Args:
-            epoch: From 0; counts the saves if not given.
-            state: Anything of your own that training depends on.
+            estimator: What to save, if not the one that `PackageCheckpoint` was given.
+            epoch: From 0, for loops of your own; the saves are counted if not given.
+            state: Added to `self.state`: anything of your own that training depends on.
         Returns:
-            Its way into the registry; `.result()` waits for it.
+            Its way into the registry, or None if no checkpoint was due.
         """
+        if self._looping:
+            if epoch is not None or not (estimator is None or estimator is self.estimator):
+                raise TypeError("reprokit: inside ckpt.epochs(…), ckpt.save takes neither an estimator nor an epoch")
+            self._steps = (self._epoch or 0) + 1
+            return super().save(state=state, **metrics)
+        if estimator is not None:
+            self.estimator = estimator
+        if self.estimator is None:
+            raise TypeError("reprokit: ckpt.save needs an estimator: ckpt.save(model)")
         values = {name: number(name, value) for name, value in metrics.items()}
-        if epoch is None:
-            epoch = self._saved
-        data, tensors = canonical_skops(skops.io.dumps(estimator))
-        snapshot = Snapshot(framework="sklearn")
-        snapshot.add_file(KEY, data, tensors)
-        snapshot.state = {"epoch": epoch, "rng": rng_state(), "user": state or {}}
-        snapshot.config = {"class": f"{type(estimator).__module__}.{type(estimator).__qualname__}"}
-        result = snapshot.save(epoch=epoch, step=None, metrics=values, package=self.package)
-        connect().send({"type": "epoch", "epoch": epoch})
-        self._saved += 1
-        return result
+        self.state.update(state or {})
+        self._epoch = self._steps if epoch is None else epoch
+        self._steps += 1
+        saving = self._save(values)
+        self._tell({"type": "epoch", "epoch": self._epoch})
+        return saving
 
-
-def canonical_skops(data: bytes) -> tuple[bytes, list[dict[str, Any]]]:
-    """Return a skops file whose bytes depend on the estimator alone, and where its arrays lie in it.
-
-    skops names members after memory addresses, numbers objects by `id()` and stamps times; arrays of records carry
-    whatever their padding held. All four are replaced: members and objects are renumbered in the order in which the
-    schema mentions them, times are fixed, padding is zero, nothing is compressed.
-    """
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        schema = json.loads(archive.read("schema.json"))
-        members = {name: archive.read(name) for name in archive.namelist() if name != "schema.json"}
-    order: dict[str, tuple[str, str]] = {}
-    identities: dict[int, int] = {}
-    schema = _renumber(schema, "", order, identities)
-    out = io.BytesIO()
-    tensors: list[dict[str, Any]] = []
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        _write(archive, "schema.json", json.dumps(schema, sort_keys=True, indent=1).encode())
-        for old, (new, where) in order.items():
-            body = _without_padding(members[old]) if old.endswith(".npy") else members[old]
-            start = _write(archive, new, body)
-            tensors += _describe(where, body, start) if new.endswith(".npy") else []
-    return out.getvalue(), tensors
-
-
-def _renumber(node: Any, where: str, order: dict[str, tuple[str, str]], identities: dict[int, int]) -> Any:
-    if isinstance(node, list):
-        return [_renumber(item, f"{where}[{i}]", order, identities) for i, item in enumerate(node)]
-    if not isinstance(node, dict):
-        return node
-    result: dict[str, Any] = {}
-    for key, value in node.items():
-        if key == "__id__" and isinstance(value, int):
-            result[key] = identities.setdefault(value, len(identities) + 1)
-        elif key == "file" and isinstance(value, str):
-            suffix = value.rpartition(".")[2]
-            result[key], _ = order.setdefault(value, (f"{len(order) + 1}.{suffix}", where))
+    def _capture(self, snapshot: Snapshot) -> None:
+        snapshot.config = {"class": _class_of(self.estimator), "format": self.format}
+        if self.format == "skops":
+            dumped = dump(self.estimator)
+            snapshot.add_file(SKOPS, dumped.data, dumped.tensors)
+            snapshot.state["shares_global"] = dumped.shares_global
+            if dumped.times:
+                snapshot.config["times"] = dumped.times
         else:
-            step = where if key in ("content", "__reduce__") else f"{where}.{key}" if where else key
-            result[key] = _renumber(value, step, order, identities)
-    return result
+            out = io.BytesIO()
+            joblib.dump(self.estimator, out)
+            snapshot.add_file(JOBLIB, out.getvalue(), [])
+        held = {name: generator_state(one) for name, one in self._generators.items()}
+        snapshot.state["rng"] = {**rng_state(), "held": held}
+
+    def _restore(self, restored: Restored) -> None:
+        path = restored.folder / SKOPS
+        if not path.exists():
+            raise RuntimeError(
+                f"reprokit: the checkpoint holds its estimator as {JOBLIB}, which is a pickle: no run is resumed from "
+                "one. Save with format='skops' to resume"
+            )
+        data = path.read_bytes()
+        stored = load(data, like=self.estimator, trusted=self._trusted)
+        if _class_of(stored) != _class_of(self.estimator):
+            raise RuntimeError(
+                f"reprokit: the checkpoint is of {_class_of(stored)}, the script has {_class_of(self.estimator)}"
+            )
+        state = restored.state("rng")
+        if state["held"].keys() != self._generators.keys():
+            raise RuntimeError(
+                f"reprokit: the checkpoint has the generators {[*state['held']]}, here are {[*self._generators]}"
+            )
+        put_back(self.estimator, stored, draws_from=state["numpy"] if restored.state("shares_global") else None)
+        if dump(self.estimator).data != data:
+            raise RuntimeError(
+                f"reprokit: {_class_of(self.estimator)} is not the same after it was restored as when it was saved: "
+                "it holds something that skops, or the class itself, does not give back"
+            )
+        for name, one in self._generators.items():
+            set_generator_state(one, state["held"][name])
+        set_rng_state(state)
 
 
-def _write(archive: zipfile.ZipFile, name: str, body: bytes) -> int:
-    """Add a member; return where its bytes start in the archive."""
-    archive.writestr(zipfile.ZipInfo(name, date_time=_EPOCH), body)
-    stream: Any = archive.fp
-    return int(stream.tell()) - len(body)
-
-
-def _without_padding(body: bytes) -> bytes:
-    array = np.load(io.BytesIO(body), allow_pickle=False)
-    if array.dtype.names is None:
-        return body
-    clean = np.zeros(array.shape, dtype=array.dtype)
-    for field in array.dtype.names:
-        clean[field] = array[field]
-    out = io.BytesIO()
-    np.save(out, clean, allow_pickle=False)
-    return out.getvalue()
-
-
-def _describe(where: str, body: bytes, start: int) -> list[dict[str, Any]]:
-    array = np.load(io.BytesIO(body), allow_pickle=False)
-    name = where or "content"
-    plain = DTYPES.get(str(array.dtype)) if array.dtype.isnative else None
-    if plain is None or not array.flags.c_contiguous:  # records, text, Fortran order: compared as bytes
-        return [{"name": name, "dtype": "U8", "shape": [len(body)], "offset": start, "nbytes": len(body)}]
-    offset = start + len(body) - array.nbytes
-    return [{"name": name, "dtype": plain, "shape": list(array.shape), "offset": offset, "nbytes": array.nbytes}]
+def _class_of(estimator: Any) -> Any:
+    if type(estimator) is dict:
+        return {name: _class_of(one) for name, one in estimator.items()}
+    return f"{type(estimator).__module__}.{type(estimator).__qualname__}"
