@@ -15,6 +15,10 @@ from reprokit.manifest import Entry, Manifest
 from reprokit.record import OutputFacts, Record
 from reprokit.registry.local import LocalRegistry
 
+# TensorFlow and Triton each bring an LLVM, and a process that imports one after the other crashes. The tests' own
+# processes may import both frameworks, so PyTorch finds no Triton there; the scripts under test do.
+sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+
 ROOT = Path(__file__).resolve().parents[1]
 
 SCRIPT = """\
