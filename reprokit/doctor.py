@@ -197,7 +197,7 @@ def _compare(bench: _Bench, here: _Trained, there: _Trained) -> Diagnosis:
     unchecked: list[str] = []
     known = Diagnosis(result="INCONCLUSIVE", restored=_place(one), compared=_place(other), unchecked=unchecked)
     saved = bench.open(one)
-    if saved.facts.get("framework") in ("torch", "tensorflow") and saved.state.get("position") is None:
+    if saved.facts.get("framework") in ("torch", "tensorflow") and saved.raw_state.get("position") is None:
         unchecked.append(
             "Going on in the middle of an epoch: this checkpoint is of an epoch's end. Loops that take their batches "
             "from ckpt.batches(…) save between them too."

@@ -72,7 +72,7 @@ def without(
     tensors = {key: one for key, one in checkpoint.all_stored().items() if one.key.endswith(".safetensors")}
     before = initial.all_stored()
     chosen = {key for key in tensors if _is_of(part, *key, sources)}
-    state, old = copy.deepcopy(checkpoint.state), initial.state
+    state, old = copy.deepcopy(checkpoint.raw_state), initial.raw_state
     borrowed = _replace(state, old, part) if part in _STATE else None
     if not chosen and borrowed is None:
         raise NotFoundError(f"This recipe's checkpoints have no {part}: nothing can be left out.")

@@ -119,7 +119,7 @@ class ObjectStore:
                 break  # else the index was lost meanwhile, or somebody who saw other packs changed it
         else:
             found |= {raw: place for raw in wanted.keys() - found.keys() for place in self._copies(raw)}
-        return {wanted[raw]: place for raw, place in found.items()}
+        return {wanted[raw]: place for raw, place in found.items() if raw in wanted}  # a damaged index adds some
 
     def locate(self, manifest: Manifest) -> Manifest:
         """Return the version with the physical key of each entry's object, which exists.

@@ -305,12 +305,9 @@ def forest(tmp_path: Path) -> Any:
 
 
 def _skops(registry: LocalRegistry, model: Any) -> Checkpoint:
-    import skops.io
+    from reprokit.callbacks.sklearn_skops import dump
 
-    from reprokit.callbacks.sklearn import canonical_skops
-
-    data, _ = canonical_skops(skops.io.dumps(model))
-    return make(registry, {}, files={"model.skops": data}, framework="sklearn")
+    return make(registry, {}, files={"model.skops": dump(model).data}, framework="sklearn")
 
 
 def test_an_estimator_loads_with_named_types_and_becomes_a_joblib_file(

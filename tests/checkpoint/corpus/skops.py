@@ -19,13 +19,12 @@ __all__ = ["skops_files"]
 
 def skops_files(canary: str, scale: int) -> Corpus:
     """Yield skops files as the callback writes them, but for what was changed. Needs scikit-learn and skops."""
-    import skops.io
     from sklearn.linear_model import LogisticRegression
 
-    from reprokit.callbacks.sklearn import canonical_skops
+    from reprokit.callbacks.sklearn_skops import dump
 
     model = LogisticRegression().fit(np.arange(8.0).reshape(4, 2), [0, 1, 0, 1])
-    sound, _ = canonical_skops(skops.io.dumps(model))
+    sound = dump(model).data
     with zipfile.ZipFile(io.BytesIO(sound)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     schema = json.loads(members["schema.json"])
