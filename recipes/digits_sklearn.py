@@ -26,12 +26,12 @@ def main() -> None:
         random_state=params["random_state"],
     )
     accuracy = 0.0
-    ckpt = PackageCheckpoint()
-    for epoch in range(params["epochs"]):
+    ckpt = PackageCheckpoint(estimator=model)
+    for epoch in ckpt.epochs(params["epochs"]):
         model.partial_fit(x[:TRAIN], y[:TRAIN], classes=range(10))
         accuracy = model.score(x[TRAIN:], y[TRAIN:])
         print(f"epoch {epoch}: accuracy {accuracy:.4f}", flush=True)
-        ckpt.save(model, accuracy=accuracy, loss=model.loss_)
+        ckpt.save(accuracy=accuracy, loss=model.loss_)
 
     Path("metrics.json").write_text(json.dumps({"accuracy": accuracy}, indent=2) + "\n")
 

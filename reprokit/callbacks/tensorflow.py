@@ -66,11 +66,14 @@ class PackageCheckpoint(Loop):
         self.datasets = {name: Reading(name, one) for name, one in _named(dataset).items()}
         self._generators = dict(generators or {})
         self._stateful = dict(stateful or {})
+        self._steps_are_batches = (
+            False  # counted here, so that a save in the body of the loop has its own batch counted
+        )
         self._begun: list[str] = []  # datasets that this epoch began to read
         self._reading = False
         self._uses_batches = False
         self._last_batch: Any = None
-        self._hidden: list[str] = []  # why the middle of this epoch could not be come back to
+        self._hidden: list[str] = []  # why nobody can come back to the middle of this epoch
         self._warned: set[str] = set()
 
     def batches(self, dataset: Any) -> Iterator[Any]:
@@ -100,13 +103,12 @@ class PackageCheckpoint(Loop):
                 done += 1
                 if first:
                     self._batch, self._last_batch = done, batch
+                    self._steps += 1
                 yield batch
                 due = first and self._is_due()
                 batch = next(batches, _END)
                 if due and batch is not _END:  # after the last one, the epoch's end is saved instead
                     self._between_batches()
-                else:
-                    self._steps += first
             whole = True
         finally:
             if done:
@@ -156,7 +158,7 @@ class PackageCheckpoint(Loop):
         return done
 
     def _is_due(self) -> bool:
-        due = self._policy.due_after_batch(self._epoch, self._batch, self._steps + 1)
+        due = self._policy.due_after_batch(self._epoch, self._batch, self._steps)
         return due or self._signal is not None
 
     def _before_epoch(self) -> None:
@@ -184,7 +186,9 @@ class PackageCheckpoint(Loop):
 
     def _restore(self, restored: Restored) -> None:
         if refused := restored.state("refused"):
-            raise RuntimeError(f"reprokit: this checkpoint cannot be gone on from bit for bit: {'; '.join(refused)}")
+            raise RuntimeError(
+                f"reprokit: no run can be resumed from this checkpoint bit for bit: {'; '.join(refused)}"
+            )
         restored.converters["tensorflow"] = tensorflow_state.as_tensor
         survey = self._survey()
         tensorflow_state.restore_model(restored, survey)
@@ -227,7 +231,7 @@ class PackageCheckpoint(Loop):
 
 
 def _hidden(reading: Reading, before: dict[str, Any]) -> list[str]:
-    """Return why the middle of a reading cannot be come back to; `before` is the state before its first element."""
+    """Return why nobody can come back to the middle of a reading; `before` is the state before its first element."""
     after = rng_state()
     drew = [
         name
@@ -237,7 +241,7 @@ def _hidden(reading: Reading, before: dict[str, Any]) -> list[str]:
     name = f"dataset {reading.name!r}"
     found = [f"{name} draws from {one}'s global generator while TensorFlow reads ahead" for one in drew]
     found += [f"{name} changes a variable ({one}) while TensorFlow reads ahead" for one in reading.runs_ahead]
-    return [f"{why}; its epochs can be gone on from at their ends" for why in found]
+    return [f"{why}; resume from the end of an epoch" for why in found]
 
 
 def _moved(before: Any, after: Any) -> bool:

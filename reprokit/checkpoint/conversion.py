@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reprokit.checkpoint.reader import Checkpoint
-from reprokit.client.tensors import DTYPE_BYTES
+from reprokit.client.tensors import spell
 from reprokit.errors import RefusedError, UsageError
 from reprokit.paths import os_errors
 
@@ -91,19 +90,11 @@ def save_safetensors(checkpoint: Checkpoint, folder: Path) -> None:
 
 def _merge(checkpoint: Checkpoint, section: str, path: Path) -> None:
     aliases = checkpoint.aliases(section)
-    made_by = "np" if checkpoint.facts.get("framework") in _NOT_PYTORCH else "pt"
-    header: dict[str, Any] = {"__metadata__": {**aliases, "format": made_by}}
-    arrays = checkpoint.arrays(section)
-    ordered = sorted(arrays.keys() - aliases.keys(), key=lambda name: (-DTYPE_BYTES[arrays[name].dtype], name))
-    position = 0
-    for name in ordered:
-        stored = arrays[name]
-        end = position + len(stored.data)
-        header[name] = {"dtype": stored.dtype, "shape": list(stored.shape), "data_offsets": [position, end]}
-        position = end
-    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    head += b" " * (-len(head) % 8)
+    made_by = "np" if str(checkpoint.facts.get("framework")) in _NOT_PYTORCH else "pt"
+    arrays = {name: array for name, array in checkpoint.arrays(section).items() if name not in aliases}
+    told = {name: (array.dtype, array.shape, len(array.data)) for name, array in arrays.items()}
+    head, places = spell(told, metadata={**aliases, "format": made_by})
     with path.open("xb") as sink:
-        sink.write(len(head).to_bytes(8, "little") + head)
-        for name in ordered:
+        sink.write(head)
+        for name in places:
             sink.write(arrays[name].data)

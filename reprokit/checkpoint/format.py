@@ -8,7 +8,6 @@ Source: https://github.com/huggingface/safetensors (format), transformers' `*.sa
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from reprokit.canonical import canonical
-from reprokit.client.tensors import DTYPE_BYTES, MAX_HEADER, check_shape
+from reprokit.client.tensors import MAX_HEADER, check_shape, spell
 from reprokit.digest import Digest, hash_all, hash_bytes
 from reprokit.errors import DataMismatchError
 from reprokit.manifest import Entry, Manifest
@@ -189,19 +188,13 @@ class _Shard:
 
     @classmethod
     def of(cls, key: str, section: str, members: Iterable[TensorMessage], memory: memoryview) -> _Shard:
-        ordered = sorted(members, key=lambda t: (-DTYPE_BYTES[t.dtype], t.name))
-        header: dict[str, Any] = {}
-        position = 0
-        for tensor in ordered:
-            end = position + tensor.nbytes
-            header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [position, end]}
-            position = end
-        head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        head += b" " * (-len(head) % 8)
+        by_name = {tensor.name: tensor for tensor in members}
+        head, places = spell({name: (t.dtype, t.shape, t.nbytes) for name, t in by_name.items()})
         if len(head) > MAX_HEADER:
-            raise DataMismatchError(f"{key} would have {len(ordered):,} tensors, too many for one file.")
+            raise DataMismatchError(f"{key} would have {len(by_name):,} tensors, too many for one file.")
+        ordered = [by_name[name] for name in places]
         bodies = [memory[tensor.offset : tensor.offset + tensor.nbytes] for tensor in ordered]
-        return cls(key, section, ordered, [memoryview(len(head).to_bytes(8, "little") + head), *bodies])
+        return cls(key, section, ordered, [memoryview(head), *bodies])
 
     def rows(self, digests: dict[tuple[str, str], str]) -> list[dict[str, Any]]:
         """Return what the entry's metadata says of each tensor."""
@@ -299,7 +292,7 @@ def _stored(row: Any, entry: Entry, section: str) -> StoredTensor:
         offset, nbytes = row["offset"], row["nbytes"]
     except (KeyError, TypeError):
         raise DataMismatchError(f"The tensors of {entry.logical_key!r} are malformed: {str(row)[:200]}.") from None
-    well_typed = isinstance(name, str) and isinstance(dtype, str) and isinstance(shape, list)
+    well_typed = isinstance(name, str) and isinstance(dtype, str) and isinstance(shape, list) and _is_text(name)
     if not well_typed or type(offset) is not int or type(nbytes) is not int or not _is_hex(digest):
         raise DataMismatchError(f"The tensors of {entry.logical_key!r} are malformed: {str(row)[:200]}.")
     if check_shape(dtype, shape, nbytes) or not 0 <= offset <= offset + nbytes <= entry.size:
@@ -315,6 +308,11 @@ def _stored(row: Any, entry: Entry, section: str) -> StoredTensor:
         digest=digest,
         alone=entry.logical_key.endswith(".safetensors") and nbytes >= _OWN_FILE,
     )
+
+
+def _is_text(name: str) -> bool:
+    """True for what UTF-8 can hold: half of a surrogate pair is JSON, and no text."""
+    return name == name.encode("utf-8", "ignore").decode("utf-8")
 
 
 def _is_hex(value: Any) -> bool:

@@ -24,6 +24,7 @@ __all__ = [
     "pending_dtype",
     "ready",
     "scalar",
+    "told",
 ]
 
 _RANK = 32
@@ -36,6 +37,14 @@ class MalformedPickle(ValueError):
     """A pickle that does what none of an array, a container or an estimator does."""
 
 
+def told(value: Any) -> str:
+    """Return what a message says of something in a pickle: never its repr, which may be endless."""
+    if isinstance(value, str):
+        return repr(value[:80])
+    named = value if isinstance(value, type) or callable(value) else type(value)
+    return f"{getattr(named, '__module__', '?')}.{getattr(named, '__qualname__', '?')}"[:80]
+
+
 class PendingDtype:
     """A dtype between the call that makes it and its state."""
 
@@ -46,7 +55,7 @@ class PendingDtype:
 def pending_dtype(spec: Any, _align: Any = False, _copy: Any = True) -> PendingDtype:
     """Stand for `numpy.dtype` in a pickle."""
     if not isinstance(spec, str) or not _SPEC.fullmatch(spec):
-        raise MalformedPickle(f"it has the dtype {str(spec)[:80]!r}")
+        raise MalformedPickle(f"it has the dtype {told(spec)}")
     return PendingDtype(spec)
 
 
@@ -83,10 +92,13 @@ def dtype_of(pending: PendingDtype, state: Any) -> np.dtype[Any]:
 
 
 def _structured(names: Any, fields: Any, size: Any) -> np.dtype[Any]:
-    if type(names) is not tuple or type(fields) is not dict or set(names) != fields.keys():
+    well_named = type(names) is tuple and all(type(name) is str for name in names)
+    if not well_named or type(fields) is not dict or set(names) != fields.keys() or type(size) is not int:
         raise MalformedPickle("a dtype has malformed fields")
     formats = [ready(fields[name][0]) for name in names]
     offsets = [fields[name][1] for name in names]
+    if not all(type(offset) is int for offset in offsets):
+        raise MalformedPickle("a dtype has malformed fields")
     dtype = np.dtype({"names": list(names), "formats": formats, "offsets": offsets, "itemsize": size})
     if dtype.hasobject:
         raise MalformedPickle("a dtype has fields of objects")
@@ -106,7 +118,7 @@ def count_of(shape: Any, room: int) -> int:
 def empty_array(kind: Any, shape: Any, _code: Any) -> npt.NDArray[Any]:
     """Stand for `numpy.core.multiarray._reconstruct`, which makes an array that `fill` fills."""
     if kind is not np.ndarray or shape != (0,):
-        raise MalformedPickle(f"it makes an array of the type {str(kind)[:80]}")
+        raise MalformedPickle(f"it makes an array of the type {told(kind)}")
     return np.empty((0,), dtype=np.int8)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from reprokit.checkpoint.format import StoredTensor, stored_tensors
 from reprokit.client.plain import from_json
 from reprokit.client.restored import MAX_JSON, check_index
-from reprokit.client.tensors import MalformedError, Place, StoredArray, as_array, places_of
+from reprokit.client.tensors import MalformedError, Place, StoredArray, as_array, places_of, spell
 from reprokit.config import Config
 from reprokit.digest import hash_bytes
 from reprokit.errors import DataMismatchError, NotFoundError
@@ -196,17 +196,20 @@ class Checkpoint:
         """Return the tensors of a verified file, if it says of them what the version's metadata says."""
         here = self._files[section, key]
         if key.endswith(".safetensors"):
+            self._check_header(key, here, view)
+        return {t.name: StoredArray(t.dtype, t.shape, view[t.offset : t.offset + t.nbytes]) for t in here}
+
+    def _check_header(self, key: str, here: list[StoredTensor], view: memoryview) -> None:
+        told = {t.name: Place(t.dtype, t.shape, t.offset, t.nbytes) for t in here}
+        head, inside = spell({t.name: (t.dtype, t.shape, t.nbytes) for t in here})
+        if view[: len(head)] != head or len(view) - len(head) != sum(t.nbytes for t in here):  # as others spell it
             try:
                 inside = places_of(view)
             except MalformedError as error:
                 raise DataMismatchError(f"{key} of {self.package} is not a safetensors file: {error}.") from None
-            told = {t.name: Place(t.dtype, t.shape, t.offset, t.nbytes) for t in here}
-            whole = self.package.manifest[key].digest.hex
-            if inside != told or any(t.alone and t.digest != whole for t in here):
-                raise DataMismatchError(
-                    f"{key} of {self.package} does not hold what the version's metadata says of it."
-                )
-        return {t.name: StoredArray(t.dtype, t.shape, view[t.offset : t.offset + t.nbytes]) for t in here}
+        whole = self.package.manifest[key].digest.hex
+        if inside != told or any(t.alone and t.digest != whole for t in here):
+            raise DataMismatchError(f"{key} of {self.package} does not hold what the version's metadata says of it.")
 
     def _range(self, tensor: StoredTensor, *, own: bool) -> memoryview:
         what = f"{tensor.key} of {self.package}"

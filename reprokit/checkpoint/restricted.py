@@ -29,6 +29,7 @@ from reprokit.checkpoint.pickled_arrays import (
     pending_dtype,
     ready,
     scalar,
+    told,
 )
 
 __all__ = ["Restricted"]
@@ -40,6 +41,9 @@ _KEY_LIMIT = 2**61 - 1  # integers from here on share their hashes with smaller 
 _DEPTH = 16
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _OWN = (*_PLAIN, list, tuple, dict, set, frozenset, bytearray, collections.OrderedDict)
+_SINGLE = (*_PLAIN, bytearray)
+_MANY = (list, tuple, dict, set, frozenset, collections.OrderedDict)
+_ENCODINGS = ("latin1", "latin-1", "utf-8", "ascii")
 _CONTAINERS: dict[str, Any] = {
     f"builtins.{kind.__name__}": kind
     for kind in (object, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, slice)
@@ -88,14 +92,21 @@ _Base: Any = pickle._Unpickler
 class Restricted(_Base):  # type: ignore[misc]
     """Unpickles `data`.
 
+    Args:
+        named: Full names of types that exist.
+        storages: References to something outside, as `.pt` files have them to their storages, are let pass.
+
     Attributes:
         unnamed: Full names that the file asked for and that were not among `named`; with any, its result is void.
     """
 
     dispatch: ClassVar[dict[int, Any]] = dict(_Base.dispatch)
 
-    def __init__(self, data: bytes, named: Collection[str], *, outer: Restricted | None = None) -> None:
+    def __init__(
+        self, data: bytes, named: Collection[str], *, storages: bool = False, outer: Restricted | None = None
+    ) -> None:
         self._data = data
+        self._storages = storages
         self._root: Restricted = outer._root if outer is not None else self
         self._source: io.BytesIO = outer._source if outer is not None else io.BytesIO(data)
         super().__init__(self._source)
@@ -138,7 +149,9 @@ class Restricted(_Base):  # type: ignore[misc]
         return id(thing) in self._root._found
 
     def persistent_load(self, pid: Any) -> Any:
-        raise MalformedPickle(f"it refers to something outside: {str(pid)[:80]!r}")
+        if not self._storages or type(pid) is not tuple:
+            raise MalformedPickle(f"it refers to something outside: {told(pid)}")
+        return _Inert()
 
     def load_ext(self, *_: object) -> None:
         raise MalformedPickle("it uses the extension registry")
@@ -161,7 +174,7 @@ class Restricted(_Base):  # type: ignore[misc]
             return made(*args)
         if self._is_named(made):
             return made(*args, **(kwargs or {}))
-        raise MalformedPickle(f"it calls {str(made)[:80]}")
+        raise MalformedPickle(f"it calls {told(made)}")
 
     def _new(self, kind: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if isinstance(kind, type) and self._is_named(kind) and type(args) is tuple:
@@ -193,12 +206,15 @@ class Restricted(_Base):  # type: ignore[misc]
         self.append(self._call(klass, tuple(args)))
 
     def _container(self, kind: Any, args: tuple[Any, ...]) -> Any:
+        single = kind not in _MANY
         for value in args:
             self._spend(len(value) if hasattr(value, "__len__") else 1)
-            if type(value) not in _OWN:
+            if type(value) not in (_SINGLE if single else _OWN):  # str() of a list that shares its parts never ends
                 raise MalformedPickle(f"it makes a {kind.__name__} of a {type(value).__name__}")
         if kind in (bytes, bytearray) and args and not isinstance(args[0], bytes | bytearray | str):
             raise MalformedPickle(f"it makes {kind.__name__} of a number")  # as many zeros
+        if kind in (str, bytes, bytearray) and not all(encoding in _ENCODINGS for encoding in args[1:]):
+            raise MalformedPickle("it uses an encoding that is not plain")
         if kind in (dict, collections.OrderedDict) and args and not isinstance(args[0], dict):
             args = ([(_hashable(key), value) for key, value in args[0]],)
         elif kind in (set, frozenset):
@@ -212,7 +228,7 @@ class Restricted(_Base):  # type: ignore[misc]
         return collections.defaultdict(factory, *[self._container(dict, (value,)) for value in args])
 
     def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
-        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        if not isinstance(text, str) or encoding not in _ENCODINGS[:2]:
             raise MalformedPickle("it encodes something that is not bytes")
         self._spend(len(text))
         return text.encode("latin1")
@@ -221,7 +237,7 @@ class Restricted(_Base):  # type: ignore[misc]
         if kind is _Inert or kind is _Note:
             return kind()
         if not self._is_named(kind) or base not in (object, dict, list, tuple, int, float, str):
-            raise MalformedPickle(f"it makes a {str(kind)[:80]}")
+            raise MalformedPickle(f"it makes a {told(kind)}")
         return object.__new__(kind) if base is object else base.__new__(kind, self._container(base, (state,)))
 
     def _scalar(self, dtype: Any, raw: Any) -> Any:
@@ -250,7 +266,7 @@ class Restricted(_Base):  # type: ignore[misc]
         elif isinstance(made, (type, np.generic, np.dtype, *_PLAIN)):
             raise MalformedPickle(f"it gives a state to a {type(made).__name__}")
         elif callable(made) and not self._is_named(type(made)):  # a function, whose attributes are everybody's
-            raise MalformedPickle(f"it gives a state to {str(made)[:80]}")
+            raise MalformedPickle(f"it gives a state to {told(made)}")
         else:
             self.stack.append(state)
             super().load_build()

@@ -51,7 +51,7 @@ def load_into(
     models = model if isinstance(model, Mapping) else {"0": model}
     try:
         restore_model(_Restorable(checkpoint), section, models)  # type: ignore[arg-type]
-    except RuntimeError as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         text = str(error).removeprefix("reprokit: ")
         raise DataMismatchError(
             f"{checkpoint.package} does not fit: {text}.", hint="Nothing can be loaded in part."

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from reprokit.client import context, probe
+from reprokit.client import context
 from reprokit.client.connection import connect
 from reprokit.client.plain import from_json, strict_json
 from reprokit.client.tensors import MalformedError, StoredArray, as_array, parse
@@ -38,7 +38,8 @@ class Restored:
         self.converters: dict[str, Callable[[StoredArray], Any]] = {}
         self._sections: dict[str, dict[str, StoredArray]] = {}
         # each mapped file keeps a descriptor open; where they are few, the rest is read
-        self._maps_left = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._maps_left = descriptors // 4 if descriptors != resource.RLIM_INFINITY else 65_536
         self.raw_state = self._json("state.json")
         if not isinstance(self.raw_state, dict):
             raise MalformedError(f"{self.folder / 'state.json'} is not a mapping")
@@ -89,10 +90,6 @@ class Restored:
         if section not in self._sections:
             self._sections[section] = self._read(section)
         return self._sections[section]
-
-    def array(self, name: str, section: str = "model") -> Any:
-        """Return a copy of one tensor as a NumPy array; bfloat16 comes as float32."""
-        return as_array(self.section(section)[name]).copy()
 
     def _read(self, section: str) -> dict[str, StoredArray]:
         name = f"{section}.safetensors.index.json"
@@ -198,5 +195,4 @@ def resumed(framework: str | None = None) -> Restored | None:
             "cannot restore"
         )
     connect().send({"type": "resumed"})
-    probe.look("start")
     return Restored(told["folder"])

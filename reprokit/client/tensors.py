@@ -5,7 +5,9 @@ Source: https://github.com/huggingface/safetensors (format): 8 bytes length, JSO
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +28,7 @@ __all__ = [
     "is_native",
     "parse",
     "places_of",
+    "spell",
 ]
 
 # names as NumPy and the frameworks spell them; what is not here is refused by name
@@ -69,6 +72,35 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+
+
+def spell(
+    tensors: Mapping[str, tuple[str, Sequence[int], int]], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, dict[str, Place]]:
+    """Return the one header that reprokit writes for these tensors, and where they lie, in the order of their bytes.
+
+    Widest dtype first, then by name; padded to 8 bytes.
+
+    Args:
+        tensors: Name → dtype, shape and length in bytes.
+    """
+    ordered = sorted(tensors, key=lambda name: (-DTYPE_BYTES[tensors[name][0]], name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name in ordered:
+        dtype, shape, nbytes = tensors[name]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (position, position + nbytes)}
+        position += nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    places = {
+        name: Place(dtype, tuple(shape), start + row["data_offsets"][0], nbytes)
+        for name, row in header.items()
+        if name in tensors
+        for dtype, shape, nbytes in [tensors[name]]
+    }
+    return len(text).to_bytes(8, "little") + text, places
 
 
 def parse(data: memoryview) -> dict[str, StoredArray]:

@@ -119,14 +119,14 @@ class PackReader(Reader):
         return known.view
 
     def views(self, positions: Sequence[int], *, own: bool = False) -> list[memoryview]:
-        large = {position: self._manifest.entries[position] for position in positions if self._sizes[position] >= SMALL}
-        mapped = map_loose(self._store, list(large.values()), what=self._what, own=own)
-        found = dict(zip(large, mapped, strict=True))
-        return [
-            found[position] if position in found else memoryview(bytearray(data) if own else data)
-            for position in positions
-            for data in ([b""] if position in found else [self.read(position)])
-        ]
+        large = [position for position in positions if self._sizes[position] >= SMALL]
+        entries = [self._manifest.entries[position] for position in large]
+        found = dict(zip(large, map_loose(self._store, entries, what=self._what, own=own), strict=True))
+        for position in positions:
+            if position not in found:
+                data = self.read(position)
+                found[position] = memoryview(bytearray(data) if own else data)
+        return [found[position] for position in positions]
 
 
 class _Mapped:

@@ -167,6 +167,22 @@ def test_a_generator_inside_a_dataset_is_seen_to_run_ahead() -> None:
     assert not _new("python").runs_ahead
 
 
+def test_the_fingerprint_tells_batches_of_every_kind_apart() -> None:
+    text, ragged = tf.constant(["a", "b"]), tf.ragged.constant([[1], [2, 3]])
+    (window,) = tf.data.Dataset.range(2).window(2)
+    kinds = [
+        text,
+        tf.constant(["a", "c"]),
+        ragged,
+        ragged + 1,
+        {"x": ragged, "y": text},
+        tf.zeros([0, 2]),
+        (window, 1.0),
+    ]
+    assert len({fingerprint(tf.nest.map_structure(tf.identity, one)) for one in kinds[:-1]}) == len(kinds) - 1
+    assert fingerprint((window, tf.constant(1.0))) == fingerprint((tf.data.Dataset.range(9), tf.constant(1.0)))
+
+
 def test_other_things_than_datasets_are_refused() -> None:
     with pytest.raises(TypeError, match=r"dataset 'train' is a builtins.list, no tf.data.Dataset"):
         Reading("train", [1, 2])

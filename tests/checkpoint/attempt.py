@@ -6,6 +6,7 @@ ones, and by the exit status, that one ended the process.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import importlib
 import json
@@ -68,6 +69,21 @@ def _load_skops(path: Path) -> None:
     importlib.import_module("reprokit.checkpoint.estimators").load_skops(path.read_bytes())
 
 
+def _load_resumed(path: Path) -> None:
+    """Load a skops file as the callback of a resumed run does, spelled as it expects where that can be done."""
+    model, data = importlib.import_module("sklearn.linear_model").LogisticRegression(), path.read_bytes()
+    module = importlib.import_module("reprokit.callbacks.sklearn_skops")
+    with contextlib.suppress(Exception):
+        module.audit(data)
+        data = module._canonical(data).data
+    try:
+        module.load(data, like=model)
+    except RuntimeError as error:
+        if str(error).startswith("reprokit: "):
+            raise MalformedError(str(error)) from None
+        raise
+
+
 class _WithConfig(Checkpoint):
     """A checkpoint of one small model, with another architecture."""
 
@@ -106,6 +122,7 @@ _LOADERS: dict[str, Callable[[Path], None]] = {
     "pickle": _load_pickle,
     "pt": _load_pickle,
     "skops": _load_skops,
+    "resumed": _load_resumed,
     "keras": _load_keras,
     "checkpoint": _load_checkpoint,
 }

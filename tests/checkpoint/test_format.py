@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reprokit.checkpoint.format import Piece, SnapshotMessage, encode
+from reprokit.checkpoint.format import Piece, SnapshotMessage, encode, stored_tensors
+from reprokit.digest import hash_bytes
 from reprokit.errors import DataMismatchError
+from reprokit.manifest import Entry, Manifest
 
 
 def _message(tensors: dict[str, np.ndarray], **facts: object) -> tuple[SnapshotMessage, memoryview]:
@@ -66,3 +68,12 @@ def test_a_tensor_that_does_not_fit_its_memory_is_refused(change: dict[str, obje
     plain["tensors"][0].update(change)
     with pytest.raises(DataMismatchError, match="The snapshot's tensor 'w' is malformed"):
         encode(msgspec.convert(plain, SnapshotMessage), memory)
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    """JSON can say it in an escape; nothing can write it."""
+    row = {"name": "\ud800", "dtype": "F32", "shape": [], "offset": 0, "nbytes": 4, "digest": "0" * 64}
+    meta = {"reprokit": {"tensors": [row]}}
+    manifest = Manifest.make([Entry("model/x.safetensors", 4, hash_bytes(b"four"), meta)], message=None)
+    with pytest.raises(DataMismatchError, match=r"^The tensors of 'model/x\.safetensors' are malformed: "):
+        stored_tensors(manifest)

@@ -113,6 +113,14 @@ def _assembled(canary: str) -> Corpus:
     yield "shared-key", b"}(I1\n" + b"2\x86" * 200 + b"I1\nu."
     yield "shared-set", b"\x80\x04\x8f(I1\n" + b"2\x86" * 200 + b"\x90."
     yield "shared-frozen", b"\x80\x04(I1\n" + b"2\x86" * 200 + b"\x91."
+    shared = b"](I1\ne" + b"".join(b"p%d\n0(g%d\ng%d\nl" % (n, n, n) for n in range(60))
+    yield "shared-called", shared + b")R."
+    yield "shared-persid", shared + b"Q."
+    yield "shared-text", b"cbuiltins\nstr\n" + shared + b"\x85R."
+    yield "may-shared-build", shared + b"}b."
+    yield "shared-tuple-called", b"I1\n" + b"2\x86" * 200 + b")R."
+    yield "shared-tuple-persid", b"I1\n" + b"2\x86" * 200 + b"Q."
+    yield "punycode", b"cbuiltins\nbytes\n(X\x01\0\0\0xX\x08\0\0\0punycodetR."
     yield "equal-hashes", b"}(" + b"".join(b"L%dL\nN" % (n * (2**61 - 1)) for n in range(1, 300)) + b"u."
     copies = b"c__builtin__\ntuple\np1\n0" + b"(lp0\n" + b"(" + b"I1\n" * 5000 + b"e0"
     yield "copies", copies + b"(" + b"g1\n(g0\ntR" * 40_000 + b"t."
@@ -268,9 +276,8 @@ def pt_files(canary: str, scale: int) -> Corpus:
             except (pickle.PicklingError, TypeError):
                 continue
     for name, data in _assembled(canary):
-        if not name.startswith(("copies", "encoded-copies", "shared", "deep-key", "equal-hashes")):
-            harmless = name in ("protocol", "legacy-pt")  # PyTorch reads on, and finds None, or a number
-            yield "may-" * harmless + name, packed({"archive/data.pkl": data})
+        harmless = name == "legacy-pt"  # a number, inside a zip
+        yield "may-" * harmless + name, packed({"archive/data.pkl": data})
 
     def gadget(body: bytes) -> bytes:
         return packed({"archive/data.pkl": b"\x80\x02" + body})

@@ -122,6 +122,13 @@ def skops_files(canary: str, scale: int) -> Corpus:
         "pool",
         with_node(node("builtins", "dict", "DictNode", key_types=several("list"), content={"pool_size": plain(10**7)})),
     )
+    shared: Any = {**plain(1), "__id__": 500}
+    for number in range(501, 560):
+        cached = {"__class__": None, "__module__": None, "__loader__": "CachedNode", "__id__": number - 1}
+        shared = {**several("tuple", shared, cached), "__id__": number}
+    yield "shared-set", with_node(several("set", shared))
+    stub = {**plain(1), "__id__": 559}  # skops takes what has had the number before
+    yield "shared-set-by-number", with_node(several("list", shared, several("set", stub)))
     yield "loader", with_node(node("builtins", "dict", "NoSuchNode", content={}))
     yield "no-loader", with_node({"__class__": "x", "__module__": "y"})
     yield "no-node", with_node([1, 2])
