@@ -1,106 +1,107 @@
-"""Checkpoints from Keras 3's `model.fit`, on any backend."""
+"""Checkpoints from Keras 3's `model.fit`, and its resume, bit for bit, on the TensorFlow and the torch backend."""
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state  # the global seed generator has no public home
 
-from reprokit.client import connect, context, number
-from reprokit.client.policy import Policy
-from reprokit.client.rng import rng_state
-from reprokit.client.snapshot import Snapshot
+from reprokit.callbacks.keras_data import Batches
+from reprokit.callbacks.keras_fit import Fit, caller
+from reprokit.client import number
 
-__all__ = ["PackageCheckpoint"]
+__all__ = ["Batches", "PackageCheckpoint"]
 
 
 class PackageCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
-    """Saves model, optimiser and random state after each epoch; put it last among the callbacks.
+    """Saves model, optimiser, data position and random state as a package version, and resumes from one.
 
         model.fit(x, y, epochs=n, callbacks=[PackageCheckpoint(monitor="val_loss")])
+
+    It saves after all other callbacks, wherever it stands among them. Where a run is resumed, `fit` goes on where the
+    run left off.
 
     Args:
         monitor: The metric that `best` means outside a run; inside one, the recipe decides.
         package: Where to save outside a run; inside one, the recipe decides.
         initial: Save the state before the first epoch too.
+
+    Attributes:
+        state: The user's own: what is put here is saved with each checkpoint, and is here again when a run resumes.
     """
 
     def __init__(self, *, monitor: str | None = None, package: str | None = None, initial: bool = True) -> None:
         super().__init__()
         self.monitor = monitor
         self.package = package
-        self._initial = initial
+        self.initial = initial
+        self.state: dict[str, Any] = {}
+        self._fit: Fit | None = None
+
+    def set_model(self, model: Any) -> None:
+        """Take the first and the last place among the callbacks of this `fit`."""
+        super().set_model(model)
+        container = caller("self", keras.callbacks.CallbackList)
+        if container is None:
+            return
+        others = [one for one in container.callbacks if one is not self and not isinstance(one, _First)]
+        if any(isinstance(one, PackageCheckpoint) for one in others):
+            raise ValueError("reprokit: fit takes one PackageCheckpoint")
+        first = _First(self, container)
+        first.set_model(model)
+        container.callbacks = [first, *others, self]  # a new list: Keras is going through the old one
+
+    def begin(self, container: Any) -> None:
+        """Begin a `fit`, before the other callbacks do."""
+        iterator = caller("epoch_iterator", object)
+        if iterator is None or not hasattr(iterator, "_enumerate_iterator"):
+            raise RuntimeError(
+                f"reprokit: PackageCheckpoint finds no data in this fit of Keras {keras.__version__}; it needs "
+                "model.fit itself, of Keras 3.7 or newer"
+            )
+        self._fit = Fit(self, iterator, container)
+        self._fit.begin(int(self.params["epochs"]))
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's signature
-        until = context().get("until")
-        total = self.params.get("epochs")
-        self._last = None if total is None else int(total) - 1
-        if until is not None:
-            self._last = int(until) if self._last is None else min(self._last, int(until))
-        if self._last is not None:
-            connect().send({"type": "epochs", "total": self._last + 1})
-        if self._initial and self.model.built:
-            snapshot = self._snapshot(None)
-            snapshot.save(epoch=None, step=self._step(), metrics={}, kind="initial", package=self.package)
+        """If a resumed run has no epoch left to train, restore at once: there will be no other occasion."""
+        self.fit.restore_if_over(int(self.params["epochs"]))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        metrics = {name: number(name, value) for name, value in (logs or {}).items()}
-        if Policy().due_after_epoch(epoch, self._last):
-            self._snapshot(epoch).save(epoch=epoch, step=self._step(), metrics=metrics, package=self.package)
-        else:
-            connect().send({"type": "metrics", "step": self._step(), "values": metrics})
-        connect().send({"type": "epoch", "epoch": epoch})
-        if context().get("until") is not None and self._last is not None and epoch >= self._last:
-            self.model.stop_training = True
+        """Save, if the recipe's policy asks for it."""
+        self.fit.end_epoch(epoch, {name: number(name, value) for name, value in (logs or {}).items()})
 
-    def _step(self) -> int | None:
-        optimizer = getattr(self.model, "optimizer", None)
-        return None if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Wait until everything is stored."""
+        self.fit.end()
+        self._fit = None
 
-    def _snapshot(self, epoch: int | None) -> Snapshot:
-        snapshot = Snapshot(framework="keras")
-        trainable = {id(variable) for variable in self.model.trainable_variables}
-        weights = {id(variable) for variable in self.model.weights}
-        optimizer = getattr(self.model, "optimizer", None)
-        if optimizer is not None and not optimizer.built and self.model.trainable_variables:
-            optimizer.build(self.model.trainable_variables)
-        of_optimizer = {id(variable) for variable in optimizer.variables} if optimizer is not None else set()
-        names: dict[str, int] = {}
-        for variable in self.model.variables:
-            if id(variable) not in of_optimizer:
-                group = "trainable" if id(variable) in trainable else "frozen" if id(variable) in weights else "buffer"
-                _add(snapshot, "model", variable, group, names)
-        names = {}
-        for variable in optimizer.variables if optimizer is not None else ():
-            _add(snapshot, "optimizer", variable, "trainable", names)
-        snapshot.state["epoch"] = epoch
-        snapshot.state["step"] = self._step()
-        snapshot.state["rng"] = {**rng_state(), "keras": _seed_generator()}
-        if keras.config.backend() == "torch":
-            snapshot.state["rng"]["torch"] = sys.modules["torch"].get_rng_state().numpy()
-        snapshot.config = _architecture(self.model)
-        return snapshot
+    @property
+    def fit(self) -> Fit:
+        if self._fit is None:
+            raise RuntimeError("reprokit: PackageCheckpoint saves while model.fit runs")
+        return self._fit
 
 
-def _add(snapshot: Snapshot, section: str, variable: Any, group: str, names: dict[str, int]) -> None:
-    """Add a variable under its path; Keras does not promise that paths are unique, so repeats are numbered."""
-    count = names[variable.path] = names.get(variable.path, -1) + 1
-    name = variable.path if count == 0 else f"{variable.path}#{count}"
-    snapshot.add_array(section, name, keras.ops.convert_to_numpy(variable), group=group)
+class _First(keras.callbacks.Callback):  # type: ignore[misc]
+    """Comes before all other callbacks: what these do when an epoch begins, they do to the restored state."""
 
+    def __init__(self, owner: PackageCheckpoint, container: Any) -> None:
+        super().__init__()
+        self._owner = owner
+        self._container = container
 
-def _seed_generator() -> Any:
-    """Return the state of Keras's global seed generator, None if nothing has drawn from it."""
-    generator = global_state.get_global_attribute("global_seed_generator")
-    return None if generator is None else keras.ops.convert_to_numpy(generator.state)
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self._owner.begin(self._container)
 
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self._owner.fit.begin_epoch(epoch)
 
-def _architecture(model: Any) -> Any:
-    """Return the model's own description, None where its class has none."""
-    try:
-        return json.loads(model.to_json())
-    except (NotImplementedError, TypeError, ValueError):
-        return None
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self._owner.fit.batches_done(batch + 1)
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        if self._owner._fit is not None:
+            self._owner.fit.begin_validation()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self._owner.fit.logs |= set(logs or {})

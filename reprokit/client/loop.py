@@ -16,7 +16,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from reprokit.client import number
@@ -130,6 +130,9 @@ class Loop(ABC):
         """
         values = {name: number(name, value) for name, value in metrics.items()}
         self.state.update(state or {})
+        return self._save_if_due(values)
+
+    def _save_if_due(self, values: dict[str, float]) -> Saving | None:
         ends_epoch = self._epoch is not None and self._batch is None
         if ends_epoch and self._epoch is not None and not self._policy.due_after_epoch(self._epoch, self._last):
             self._tell({"type": "metrics", "step": self._steps, "values": values})
@@ -164,16 +167,20 @@ class Loop(ABC):
             if self._initial:
                 self._save({}, kind="initial")
             return 0
+        self._take_up(restored)
+        if restored.epoch is None:
+            return 0
+        self._resume_batch = restored.batch
+        return restored.epoch if restored.batch is not None else restored.epoch + 1
+
+    def _take_up(self, restored: Restored) -> None:
+        """Put back what a checkpoint holds, and count on from there."""
         self._restored = restored
         self._restore(restored)
         self.state.clear()
         self.state.update(self._user_of(restored.state("user", {})))
         self._steps = restored.step
         self._policy.resumed(restored.step)
-        if restored.epoch is None:
-            return 0
-        self._resume_batch = restored.batch
-        return restored.epoch if restored.batch is not None else restored.epoch + 1
 
     def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
         snapshot = self._new_snapshot()
@@ -230,8 +237,13 @@ class Loop(ABC):
             for number_, handler in before.items():
                 signal.signal(number_, handler)
 
-    def _note(self, number_: int, _frame: object) -> None:
-        if self._signal is not None:  # asked twice: at once. A forked worker lives on as well, its loop needs it
+    def _goes_on(self, _frame: FrameType | None) -> bool:
+        """True if the loop runs below this frame, and so will come to its next boundary."""
+        return True
+
+    def _note(self, number_: int, frame: FrameType | None) -> None:
+        # asked twice, or an abandoned loop: at once. A forked worker lives on, its loop needs it
+        if self._signal is not None or not self._goes_on(frame):
             signal.signal(number_, signal.SIG_DFL)
             signal.raise_signal(number_)
         self._signal = number_
