@@ -61,11 +61,13 @@ class Omission(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         caught: A finding names this part.
         diverged: The next checkpoint differed.
+        unchanged: It was not tried: the training so far has not touched this part.
     """
 
     part: str
-    caught: bool
-    diverged: bool
+    caught: bool = False
+    diverged: bool = False
+    unchanged: bool = False
     first_difference: str | None = None
     findings: list[Finding] = []
 
@@ -107,7 +109,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
         """0 healthy, 7 if something is lost, 8 if it could not be seen, or a part left out was not noticed."""
         if self.result in ("DIVERGED", "INCOMPLETE"):
             return 7
-        return 8 if self.result == "INCONCLUSIVE" or not all(one.caught for one in self.omitted) else 0
+        return 8 if self.result == "INCONCLUSIVE" or not all(one.caught or one.unchanged for one in self.omitted) else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -291,6 +291,9 @@ def _leave_out(bench: _Bench, here: _Trained, omit: tuple[str, ...], healthy: Di
             if ALL not in omit:
                 raise
             continue
+        if (before := here.look("initial")) is not None and _state_of(part, before) == _state_of(part, first):
+            found.append(Omission(part=part, unchanged=True))
+            continue
         continued = replace(bench.continued(here), checkpoint=manifest)
         there = bench.train(f"Restoring without {part}", saves=1, continues=continued)
         seen = _compare(bench, here, there)
@@ -305,6 +308,10 @@ def _leave_out(bench: _Bench, here: _Trained, omit: tuple[str, ...], healthy: Di
             )
         )
     return found
+
+
+def _state_of(part: str, look: Look) -> list[Any]:
+    return sorted(sorted(source["parts"][part].items()) for source in look["sources"] if part in source["parts"])
 
 
 def _place(entry: CheckpointEntry) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
 from tests.faults.audit import SCALE
 
 pytest.importorskip("torch", reason="the torch extra is not installed")
@@ -159,6 +159,17 @@ def test_what_the_user_must_look_at_is_a_note_and_no_alarm(torch_project: Projec
     assert "note         own variable train.py `total`: differs at the next checkpoint: " in text
     assert "not checked  Going on in the middle of an epoch" in text
     assert text.splitlines()[-1].strip().startswith("result       BITWISE")
+
+
+@_ALL
+def test_a_fit_of_keras_is_looked_into_and_what_it_has_not_touched_is_not_left_out(project: Project) -> None:
+    pytest.importorskip("keras", reason="the keras extra is not installed")
+    project.write("train.py", (ROOT / "recipes" / "digits_keras.py").read_text())
+    diagnosis = project.json("doctor", "recipe.yaml", "-p", "epochs=2", "--omit=step", "--omit=python-rng")
+    assert (diagnosis["result"], diagnosis["findings"]) == ("BITWISE", [])
+    step, rng = diagnosis["omitted"]
+    assert (step["part"], step["caught"], step["diverged"]) == ("optimiser step", True, True)
+    assert (rng["part"], rng["caught"], rng["unchanged"]) == ("Python RNG", False, True)
 
 
 @_ALL

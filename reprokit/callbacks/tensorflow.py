@@ -66,9 +66,7 @@ class PackageCheckpoint(Loop):
         self.datasets = {name: Reading(name, one) for name, one in _named(dataset).items()}
         self._generators = dict(generators or {})
         self._stateful = dict(stateful or {})
-        self._steps_are_batches = (
-            False  # counted here, so that a save in the body of the loop has its own batch counted
-        )
+        self._steps_are_batches = False  # counted here: a save in the body of the loop has its own batch counted
         self._begun: list[str] = []  # datasets that this epoch began to read
         self._reading = False
         self._uses_batches = False

@@ -78,6 +78,8 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
 
 
 def _omission(omission: Omission) -> str:
+    if omission.unchanged:
+        return f"{omission.part:<22} not tried: it is still as it was before training"
     if omission.caught:
         named = next(str(one) for one in omission.findings if one.part == omission.part)
         return f"{omission.part:<22} noticed: {named}" + ("" if omission.diverged else " (it changed no bits so far)")

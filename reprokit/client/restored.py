@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from reprokit.client import context
+from reprokit.client import context, probe
 from reprokit.client.connection import connect
 from reprokit.client.plain import from_json, strict_json
 from reprokit.client.tensors import MalformedError, StoredArray, as_array, parse
@@ -90,6 +90,10 @@ class Restored:
         if section not in self._sections:
             self._sections[section] = self._read(section)
         return self._sections[section]
+
+    def array(self, name: str, section: str = "model") -> Any:
+        """Return a copy of one tensor as a NumPy array; bfloat16 comes as float32."""
+        return as_array(self.section(section)[name]).copy()
 
     def _read(self, section: str) -> dict[str, StoredArray]:
         name = f"{section}.safetensors.index.json"
@@ -195,4 +199,5 @@ def resumed(framework: str | None = None) -> Restored | None:
             "cannot restore"
         )
     connect().send({"type": "resumed"})
+    probe.look("start")
     return Restored(told["folder"])
