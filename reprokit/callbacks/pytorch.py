@@ -17,7 +17,7 @@ from reprokit.client.restored import Restored
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.writer import Saving
 
-__all__ = ["PackageCheckpoint"]
+__all__ = ["PackageCheckpoint", "remake_workers", "samplers_of"]
 
 
 class PackageCheckpoint(Loop):
@@ -75,7 +75,7 @@ class PackageCheckpoint(Loop):
         self._stateful = {f"scheduler.{key}": one for key, one in torch_state.named(scheduler).items()}
         self._stateful |= {f"scaler.{key}": one for key, one in torch_state.named(scaler).items()}
         self._stateful |= {f"own.{key}": one for key, one in (stateful or {}).items()}
-        self._stateful |= {f"sampler.{key}": one for key, one in _samplers(self.loaders).items()}
+        self._stateful |= {f"sampler.{key}": one for key, one in samplers_of(self.loaders).items()}
         self._skip = skip
         if _ranks() > 1:
             self._policy.agree()
@@ -94,7 +94,7 @@ class PackageCheckpoint(Loop):
         """
         if self._epoch is None:
             raise RuntimeError("reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`")
-        _remake_workers(loader)
+        remake_workers(loader)
         done, restored = self._resume_batch or 0, None
         if self._resume_batch is not None and self._restored is not None:
             restored, self._resume_batch = self._restored, None
@@ -118,7 +118,7 @@ class PackageCheckpoint(Loop):
 
     def _before_epoch(self) -> None:
         for loader in self.loaders.values():
-            _remake_workers(loader)
+            remake_workers(loader)
 
     def _position(self) -> dict[str, Any] | None:
         return None if self._batch is None else {"batch": self._batch, "start": self._start}
@@ -174,15 +174,32 @@ class PackageCheckpoint(Loop):
         return dict(stored["ranks"][torch.distributed.get_rank()]) if _ranks() > 1 else stored
 
     def _random(self) -> dict[str, Any]:
+        return self._of_all(self._own_random())
+
+    def _own_random(self) -> dict[str, Any]:
         held = {name: torch_state.state_of_generator(one) for name, one in self._generators.items()}
-        own = {**torch_state.capture_rng(), "held": held}
+        return {**torch_state.capture_rng(), "held": held}
+
+    def _of_all(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Return what each process gave, where several train one model; each of them must call this."""
         return {"ranks": _gather(own)} if _ranks() > 1 else own
 
-    def _set_random(self, state: dict[str, Any]) -> None:
+    def _own_of(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return this process's part of what `_of_all` returned.
+
+        Raises:
+            RuntimeError: The checkpoint is of another number of processes.
+        """
         ranks = state.get("ranks", [state])
         if len(ranks) != _ranks():
             raise RuntimeError(f"reprokit: the checkpoint is of {len(ranks)} processes, here are {_ranks()}")
-        own = ranks[torch.distributed.get_rank() if _ranks() > 1 else 0]
+        own: dict[str, Any] = ranks[torch.distributed.get_rank() if _ranks() > 1 else 0]
+        return own
+
+    def _set_random(self, state: dict[str, Any]) -> None:
+        self._set_own_random(self._own_of(state))
+
+    def _set_own_random(self, own: dict[str, Any]) -> None:
         if own["held"].keys() != self._generators.keys():
             raise RuntimeError(
                 f"reprokit: the checkpoint has the generators {[*own['held']]}, here are {[*self._generators]}"
@@ -224,7 +241,7 @@ class PackageCheckpoint(Loop):
         self._backwards = int(bool(stored))
 
 
-def _remake_workers(loader: Any) -> None:
+def remake_workers(loader: Any) -> None:
     """Have the workers of a loader started anew: what persistent ones have drawn is nowhere to be read."""
     if getattr(loader, "persistent_workers", False) and getattr(loader, "_iterator", None) is not None:
         loader._iterator = None
@@ -269,7 +286,7 @@ def _gather(own: Any) -> list[Any]:
     return found
 
 
-def _samplers(loaders: dict[str, Any]) -> dict[str, Any]:
+def samplers_of(loaders: dict[str, Any]) -> dict[str, Any]:
     """Return the samplers, and loaders, that say what their state is."""
     found: dict[str, Any] = {}
     for key, loader in loaders.items():

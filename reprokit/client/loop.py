@@ -99,7 +99,7 @@ class Loop(ABC):
         last = self._last = self._policy.last_epoch(total)
         self._tell({"type": "epochs", "total": last + 1})
         first = self._begin()
-        with self._watching():
+        with self.watching():
             for epoch in range(first, last + 1):
                 self._epoch, self._batch = epoch, None
                 self._before_epoch()
@@ -220,7 +220,7 @@ class Loop(ABC):
         raise SystemExit(128 + self._signal)
 
     @contextlib.contextmanager
-    def _watching(self) -> Iterator[None]:
+    def watching(self) -> Iterator[None]:
         """While the loop runs: on SIGTERM go on to the next boundary, save and leave; save on an exception if asked."""
         wanted = "signal" in self._policy.on and threading.current_thread() is threading.main_thread()
         before = {}

@@ -30,6 +30,11 @@ class Policy:
         self._step = 0
         self._time = time.monotonic()
 
+    @property
+    def inside_epochs(self) -> bool:
+        """True if the recipe asks for checkpoints inside epochs, and not only at their ends."""
+        return bool(self._at) or self._unit != "epoch"
+
     def last_epoch(self, total: int) -> int:
         """Return the last epoch (from 0) to train, of `total`."""
         return total - 1 if self.until is None else min(total - 1, self.until)
