@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["keras", "pytorch", "sklearn", "tensorflow"]
+__all__ = ["keras", "lightning", "pytorch", "sklearn", "tensorflow", "transformers"]
 
 
 def __getattr__(name: str) -> ModuleType:
