@@ -18,7 +18,10 @@ pytestmark = pytest.mark.slow
 
 _SCALE = float(os.environ.get("REPROKIT_TEST_SCALE", "1"))
 _STEPS = "3 steps"
-_WORKERS = {"extras": True, "workers": 2, "accumulate": 2}
+_HF = ("transformers", "accelerate")
+_EXTRAS = {"extras": True}
+_WORKERS = {**_EXTRAS, "workers": 2, "accumulate": 2}
+_DDP = {**_EXTRAS, "devices": 2, "strategy": "ddp"}
 _TORCHRUN = ("python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 _TENSORFLOW, _TORCH = {"KERAS_BACKEND": "tensorflow"}, {"KERAS_BACKEND": "torch"}
@@ -38,14 +41,14 @@ CASES = [
     Case("torch-global", "torch_loop.py", 40, _STEPS, {"own_generator": False}, needs=("torch",)),
     Case("torch-ddp", "torch_ddp.py", 15, "2 steps", {"victim": 0}, needs=("torch",), command=_TORCHRUN),
     Case("torch-ddp-1", "torch_ddp.py", 15, "2 steps", {"victim": 1}, needs=("torch",), command=_TORCHRUN),
-    Case("lightning", "lightning_epochs.py", 36, _STEPS, {"extras": True}, needs=("lightning",)),
+    Case("lightning", "lightning_epochs.py", 36, _STEPS, _EXTRAS, needs=("lightning",)),
     Case("lightning-workers", "lightning_epochs.py", 36, "2 steps", _WORKERS, needs=("lightning",)),
     Case("lightning-epochs", "lightning_epochs.py", 36, needs=("lightning",)),
-    Case("transformers", "transformers_steps.py", 27, _STEPS, {"extras": True}, needs=("transformers", "accelerate")),
-    Case(
-        "transformers-workers", "transformers_steps.py", 27, "2 steps", _WORKERS, needs=("transformers", "accelerate")
-    ),
-    Case("transformers-epochs", "transformers_steps.py", 27, needs=("transformers", "accelerate")),
+    Case("lightning-ddp", "lightning_epochs.py", 20, "2 steps", _DDP, needs=("lightning",)),
+    Case("transformers", "transformers_steps.py", 27, _STEPS, _EXTRAS, needs=_HF),
+    Case("transformers-workers", "transformers_steps.py", 27, "2 steps", _WORKERS, needs=_HF),
+    Case("transformers-epochs", "transformers_steps.py", 27, needs=_HF),
+    Case("transformers-ddp", "transformers_steps.py", 15, "2 steps", _EXTRAS, needs=_HF, command=_TORCHRUN),
     Case("torch-epochs", "torch_loop.py", 40, "1 epoch", {"batches": False, "workers": 2}, needs=("torch",)),
     _keras("torch-arrays", _STEPS, _TORCH, data="arrays", mixed=True),
     _keras("torch-batches", _STEPS, _TORCH, data="batches", native=True),
