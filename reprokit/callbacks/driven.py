@@ -107,7 +107,8 @@ class DrivenLoop(pytorch.PackageCheckpoint):
             self._tell({"type": "epochs", "total": self._last + 1})
         if restored is not None:
             self.go_back(restored)
-            self._policy.resumed(restored.step)
+            if not restored.batch:  # else `come_back` follows, when the batches that were done were read again
+                self._policy.resumed(restored.step)
             return
         if self._unresumable is not None:
             warnings.warn(f"reprokit: this run cannot be resumed: {self._unresumable}", stacklevel=2)
@@ -130,6 +131,11 @@ class DrivenLoop(pytorch.PackageCheckpoint):
         self.state.update(self._user_of(restored.state("user", {})))
         self._epoch, self._steps = restored.epoch, restored.step
         self._saved_at = (self._epoch, restored.batch, self._steps)
+
+    def come_back(self, restored: Restored) -> None:
+        """Put everything back for the last time, after the batches that were done of the epoch."""
+        self.go_back(restored)
+        self._policy.resumed(restored.step)
 
     def after_batch(self, epoch: int, batch: int, step: int, metrics: dict[str, Any]) -> None:
         """Save if the policy asks for it; save and leave if a signal does.

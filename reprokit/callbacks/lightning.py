@@ -198,7 +198,7 @@ class _Fit:
             except StopIteration:
                 raise RuntimeError(f"reprokit: the loader has {done} batches, the run was at batch {batch}") from None
         if batch:
-            loop.go_back(restored)
+            loop.come_back(restored)
 
     def _batch_end(self, original: Callable[[], None], _: Any) -> None:
         original()

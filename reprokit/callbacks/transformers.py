@@ -213,7 +213,7 @@ class _Run:
             pass
         if batches.done < batch:
             raise RuntimeError(f"reprokit: the loader has {batches.done} batches, the run was at batch {batch}")
-        loop.go_back(restored)
+        loop.come_back(restored)
         return batches
 
     def _log_save_evaluate(self, original: Callable[..., Any], *given: Any, **options: Any) -> None:
