@@ -79,7 +79,7 @@ class Fit(Loop):
                 if isinstance(one, keras.callbacks.CSVLogger):
                     _continue_csv(one, self.model._initial_epoch or 0)
         self._data.watch(begin=self._begin_batches, arrived=self._arrived, done=self._between, ended=self._ended)
-        self.stack.enter_context(self._watching())
+        self.stack.enter_context(self.watching())
 
     def _check(self, restored: Restored) -> None:
         """Refuse what would not go on bit for bit."""
