@@ -49,7 +49,7 @@ def serve(channel: socket.socket, script: str) -> None:
             packages=len(environment.pip) + len(environment.conda),
             python=environment.python,
         ),
-        machine=machine_facts(dict(os.environ)),
+        machine=machine_facts(dict(os.environ), python=environment.python),
         started=now(),
         warnings=["Not started from a recipe: its code and data are not pinned, and it cannot be reproduced."],
         reprokit=__version__,

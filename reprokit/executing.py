@@ -41,7 +41,11 @@ __all__ = ["Continued", "Orders", "Prepared", "execute"]
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A lock and everything that must be in the registry to execute it."""
+    """A lock and everything that must be in the registry to execute it.
+
+    Attributes:
+        python: The interpreter of the locked environment.
+    """
 
     lock: RunLock
     entries: list[Entry]
@@ -49,6 +53,7 @@ class Prepared:
     name: str
     warnings: list[str] = field(default_factory=list)
     in_place: Path | None = None
+    python: Path = Path(sys.executable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +158,7 @@ def execute(
                 session = Session(registry=registry, journal=journal, saver=saver)
                 session.listen(scratch / "socket")
                 outcome = ScriptProcess(
-                    _command(lock), workspace / lock.recipe.code.workdir, variables, journal, echo
+                    _command(lock, prepared.python), workspace / lock.recipe.code.workdir, variables, journal, echo
                 ).run()
                 session.finish()
                 outcome, spoilt = _checked(outcome, session, trees)
@@ -206,7 +211,7 @@ def _record(
 ) -> Record:
     lock, continued = prepared.lock, orders.continues
     before = continued.record if continued else None
-    machine = machine_facts(variables)
+    machine = machine_facts(variables, python=lock.environment.python)
     return Record(
         run_id=run_id,
         name=prepared.name,
@@ -321,15 +326,20 @@ def _variables(
         context=context,
         report=journal.file("inputs.txt"),
         python_path=[boot, *(workspace / folder for folder in lock.code.python_path)],
-        readable=[workspace, config.cache / "trees", package],
+        readable=[workspace, config.cache / "trees", package, *_libraries(prepared.python)],
     )
-    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
+    variables["PATH"] = os.pathsep.join([str(prepared.python.parent), variables.get("PATH", os.defpath)])
     return variables
 
 
-def _command(lock: RunLock) -> list[str]:
+def _libraries(python: Path) -> list[Path]:
+    """Return where an environment made for this run has its packages; this process's own are allowed anyhow."""
+    return [] if python == Path(sys.executable) else [python.parent.parent / "lib"]
+
+
+def _command(lock: RunLock, python: Path) -> list[str]:
     code = lock.recipe.code
-    command = [sys.executable, code.entrypoint] if code.entrypoint is not None else list(code.command or [])
+    command = [str(python), code.entrypoint] if code.entrypoint is not None else list(code.command or [])
     if code.entrypoint is not None and code.workdir != ".":
         command[1] = os.path.relpath(code.entrypoint, code.workdir)
     if lock.execution.params == "flags":

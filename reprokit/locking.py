@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +11,18 @@ import msgspec
 
 from reprokit.data import pin_data
 from reprokit.environment.capture import capture_environment, check_requirements
+from reprokit.environment.realise import realise
+from reprokit.environment.wheelhouse import Vault
 from reprokit.errors import EnvironmentMismatchError, NotFoundError, RecipeError, RefusedError, UsageError
 from reprokit.lock import CodeIdentity, DataPin, EnvironmentLock, PackageChange, RecipeLock, RunLock
 from reprokit.paths import durable_write, os_errors
 from reprokit.plain_yaml import load_yaml
+from reprokit.progress import SILENT, Progress
 from reprokit.recipe import Environment, Recipe, from_plain
 from reprokit.registry import Registry
 from reprokit.runs import RunStore
 
-__all__ = ["LockChanges", "check_environment", "lock_recipe", "lock_run", "parse", "read_recipe", "recipe_lock_path"]
+__all__ = ["LockChanges", "interpreter_for", "lock_recipe", "lock_run", "parse", "read_recipe", "recipe_lock_path"]
 
 _MAX_RECIPE = 1024 * 1024
 
@@ -111,20 +115,26 @@ def _changes(before: RecipeLock | None, after: RecipeLock) -> LockChanges:
 
 
 def recipe_lock_for(
-    path: Path, recipe: Recipe, *, registry: Registry, root: Path, cache: Path | None, exact: bool
-) -> RecipeLock:
-    """Return the lock beside a recipe, checked against the world, or a fresh one where there is none.
+    path: Path,
+    recipe: Recipe,
+    *,
+    registry: Registry,
+    root: Path,
+    cache: Path,
+    exact: bool,
+    progress: Progress = SILENT,
+) -> tuple[RecipeLock, Path]:
+    """Return the lock beside a recipe, or a fresh one where there is none, and the interpreter to run it with.
 
     Args:
-        exact: Refuse an environment that differs from the locked one; otherwise the one found is pinned instead.
+        exact: Make the locked environment where this one differs; otherwise the one found is pinned instead.
     Raises:
         RefusedError: The recipe's data or environment changed since it was locked.
-        EnvironmentMismatchError: Naming the packages that differ.
+        EnvironmentMismatchError: The locked environment is not this one, and cannot be made.
     """
-    file = recipe_lock_path(path)
+    file, here = recipe_lock_path(path), Path(sys.executable)
     if not file.exists():
-        return make_recipe_lock(recipe, registry=registry, root=root, cache=cache)
-    environment = _environment_here(recipe, root=root, cache=cache)
+        return make_recipe_lock(recipe, registry=registry, root=root, cache=cache), here
     lock = RecipeLock.decode(file.read_bytes(), what=str(file))
     if lock.declares != RecipeLock.declaration(recipe):
         raise RefusedError(
@@ -132,22 +142,36 @@ def recipe_lock_for(
             hint=f"Run `reprokit lock {path}`, and commit the lock.",
         )
     if exact:
-        check_environment(lock.environment, environment, what=str(file))
-        return lock
-    return msgspec.structs.replace(lock, environment=environment)
+        return lock, interpreter_for(lock.environment, cache=cache, what=str(file), progress=progress)
+    return msgspec.structs.replace(lock, environment=_environment_here(recipe, root=root, cache=cache)), here
 
 
-def check_environment(locked: EnvironmentLock, found: EnvironmentLock, *, what: str) -> None:
-    """Raise EnvironmentMismatchError, naming the packages, unless two environments are the same."""
-    changes = locked.changes_to(found)
+def interpreter_for(
+    locked: EnvironmentLock, *, cache: Path, what: str, vault: Vault | None = None, progress: Progress = SILENT
+) -> Path:
+    """Return the interpreter of a locked environment: this process's own if that is it, else one that is made.
+
+    Args:
+        what: Whose environment it is, for errors.
+    Raises:
+        EnvironmentMismatchError: It cannot be made; the packages in which this one differs are named too.
+    """
+    changes = locked.changes_to(capture_environment(cache))
     if not changes:
-        return
-    shown = "".join(f"\n  {change}" for change in changes[:20])
-    more = f"\n  … and {len(changes) - 20} more" if len(changes) > 20 else ""
-    raise EnvironmentMismatchError(
-        f"The environment here differs from {what} in {len(changes)} package(s):{shown}{more}",
-        hint="Make it the same, or accept this one: --env current for a run, --with env=current for a reproduction.",
-    )
+        return Path(sys.executable)
+    try:
+        python = realise(locked, cache=cache, vault=vault, progress=progress)
+    except EnvironmentMismatchError as error:
+        shown = "".join(f"\n  {change}" for change in changes[:20])
+        more = f"\n  … and {len(changes) - 20} more" if len(changes) > 20 else ""
+        raise EnvironmentMismatchError(
+            f"The environment here differs from {what} in {len(changes)} package(s):{shown}{more}\n"
+            f"It cannot be made: {error.message}",
+            hint=f"{error.hint or ''} Or accept this one: --env current for a run, --with env=current for a "
+            "reproduction.".strip(),
+        ) from None
+    progress.note(f"The environment of {what} differs from this one in {len(changes)} package(s); it was made anew.")
+    return python
 
 
 def lock_run(recipe: Recipe, code: CodeIdentity, pins: RecipeLock) -> RunLock:

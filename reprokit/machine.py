@@ -22,18 +22,19 @@ NUMERIC_VARIABLES = re.compile(
 _ISA = re.compile(r"^(sse|ssse|avx|fma|f16c|bmi|amx|neon|asimd|sve)")
 
 
-def machine_facts(variables: dict[str, str]) -> dict[str, Any]:
+def machine_facts(variables: dict[str, str], *, python: str) -> dict[str, Any]:
     """Return what is known without importing a framework; the script's process adds what its frameworks report.
 
     Args:
         variables: The child's whole environment; only allowlisted names are kept.
+        python: The version that the script runs with.
     """
     cpu, flags = _cpu()
     return {
         "os": platform.system(),
         "kernel": platform.release(),
         "libc": " ".join(platform.libc_ver()),
-        "python": platform.python_version(),
+        "python": python,
         "hostname": platform.node(),
         "memory_bytes": psutil.virtual_memory().total,
         "cores": os.cpu_count(),

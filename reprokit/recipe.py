@@ -46,12 +46,17 @@ class Code(_Strict, frozen=True, kw_only=True):
 
 
 class Environment(_Strict, frozen=True, kw_only=True):
-    """What the run is executed in, instead of the word `current`."""
+    """What the run is executed in, instead of the word `current`.
+
+    `vault` says which packages are stored beside the record, so that it can be rebuilt without an index: those that no
+    index serves, all, or none.
+    """
 
     conda: str | None = None
     pip: str | None = None
     lock: str | None = None
     container: str | None = None
+    vault: Literal["unserved", "all", "none"] = "unserved"
 
 
 class DataInput(_Strict, frozen=True, kw_only=True):
@@ -281,8 +286,10 @@ def _check_code(code: Code) -> None:
 
 def _check_environment(environment: Environment) -> None:
     given = [key for key in ("conda", "pip", "lock", "container") if getattr(environment, key) is not None]
-    if len(given) != 1:
-        raise RecipeError("environment: write 'current', or exactly one of conda, pip, lock and container.")
+    if len(given) > 1:
+        raise RecipeError("environment: write 'current', or at most one of conda, pip, lock and container.")
+    if not given:
+        return
     if given[0] != "pip":
         raise RecipeError(
             f"environment.{given[0]} is not built by this release.",

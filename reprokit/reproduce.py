@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from reprokit.compare import Side, compare
 from reprokit.config import Config
 from reprokit.data import output_name, part_of, pin_input
 from reprokit.environment.capture import capture_environment
+from reprokit.environment.vault import FOLDER as VAULT
+from reprokit.environment.vault import open_vault
 from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.executing import Orders, Prepared, execute
-from reprokit.lock import DataPin, EnvironmentLock, RunLock
-from reprokit.locking import check_environment
+from reprokit.lock import DataPin, RunLock
+from reprokit.locking import interpreter_for
 from reprokit.manifest import Manifest, ManifestDiff
 from reprokit.package import Package
 from reprokit.plain_yaml import load_yaml
@@ -114,7 +117,7 @@ def reproduce(
         overrides: What to change; every one is listed in the verdict and forbids BITWISE.
     Raises:
         NotFoundError: No such run.
-        EnvironmentMismatchError: This environment is not the locked one; the packages are named.
+        EnvironmentMismatchError: This environment is not the locked one, and that one cannot be made; both are named.
         DataMismatchError: Something in the registry is corrupt.
     """
     chosen = overrides or Overrides()
@@ -131,10 +134,15 @@ def reproduce(
             f"Run {original.record.run_id} has no lock: it was not started from a recipe, so it cannot be repeated.",
             hint="Declare it in a recipe: `reprokit init SCRIPT`.",
         )
-    found = capture_environment(config.cache)
-    if not chosen.environment:
-        check_environment(lock.environment, found, what=f"that of run {original.record.run_id}")
-    prepared = _prepare(original, lock, chosen, found, registry=store)
+    locked, python = lock, Path(sys.executable)
+    if chosen.environment:
+        locked = msgspec.structs.replace(lock, environment=capture_environment(config.cache))
+    else:
+        python = interpreter_for(
+            lock.environment, cache=config.cache, what=f"that of run {original.record.run_id}",
+            vault=open_vault(original.manifest, store), progress=progress,
+        )  # fmt: skip
+    prepared = replace(_prepare(original, locked, chosen, registry=store), python=python)
     relaxed = list(chosen.relaxed)
 
     def conclude(record: Record, manifest: Manifest) -> Record:
@@ -169,9 +177,7 @@ def _saved_by_clock(original: StoredRun, lock: RunLock) -> list[tuple[int, int]]
     return [(c.epoch, c.batch) for c in saved if c.epoch is not None and c.batch is not None]
 
 
-def _prepare(
-    original: StoredRun, lock: RunLock, chosen: Overrides, found: EnvironmentLock, *, registry: Registry
-) -> Prepared:
+def _prepare(original: StoredRun, lock: RunLock, chosen: Overrides, *, registry: Registry) -> Prepared:
     """Apply overrides to a lock; without any, the lock stays what it was, hash and all."""
     entries = [*original.manifest.below("code")]
     code = original.record.code or CodeFacts(tree=lock.code.tree)
@@ -182,8 +188,6 @@ def _prepare(
             code = capture.facts
             identity = msgspec.structs.replace(capture.identity, python_path=lock.code.python_path)
         lock = msgspec.structs.replace(lock, code=identity)
-    if chosen.environment:
-        lock = msgspec.structs.replace(lock, environment=found)
     plain = to_plain(lock.recipe)
     if chosen.params:
         unknown = [name for name, _ in chosen.params if name not in lock.params]
@@ -200,6 +204,7 @@ def _prepare(
     if chosen.execution:
         lock = msgspec.structs.replace(lock, execution=recipe.execution)
     lock = msgspec.structs.replace(lock, recipe=recipe, data=_repin(lock.data, chosen.data, registry))
+    entries += original.manifest.below(VAULT) if not chosen.environment else []
     if "recipe.yaml" in original.manifest:
         entries.append(original.manifest["recipe.yaml"])
     return Prepared(lock=lock, entries=entries, code=code, name=original.record.name)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reprokit.config import Config
-from reprokit.environment.capture import capture_environment
+from reprokit.environment.vault import FOLDER as VAULT
+from reprokit.environment.vault import open_vault
 from reprokit.errors import RefusedError
 from reprokit.executing import Continued, Orders, Prepared, execute
-from reprokit.locking import check_environment
+from reprokit.locking import interpreter_for
 from reprokit.manifest import Entry
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
@@ -40,7 +41,7 @@ def resume(
         run: Which run, and if not from the last one, from which of its checkpoints: `RUN@epoch=3`.
     Raises:
         RefusedError: The run finished, still runs, was not started from a recipe, or repeats another one.
-        EnvironmentMismatchError: The environment here is not the locked one.
+        EnvironmentMismatchError: The environment here is not the locked one, and that one cannot be made.
         NotFoundError: No such run or checkpoint, or its version was dropped.
     """
     config = Config.load(registry=registry)
@@ -51,7 +52,10 @@ def resume(
     found = runs.load(ref.run)
     _check(found)
     lock = runs.lock(found)
-    check_environment(lock.environment, capture_environment(config.cache), what=f"that of run {found.record.run_id}")
+    python = interpreter_for(
+        lock.environment, cache=config.cache, what=f"that of run {found.record.run_id}",
+        vault=open_vault(found.manifest, store), progress=progress,
+    )  # fmt: skip
     best = lock.recipe.checkpoints.best
     chosen = found.record.select(ref.selector, best=best) if ref.selector else last_checkpoint(found.record)
     left = config.home / "runs" / found.record.run_id / "workspace"
@@ -61,7 +65,7 @@ def resume(
         outputs = {name: file.read_bytes() for name, file in files.items() if file.stat().st_size <= _MAX_OUTPUT}
         continued = replace(continued, outputs=outputs)
     progress.note(f"Run {found.record.run_id} goes on from {continued.where}.")
-    prepared = prepared_again(found, runs)
+    prepared = replace(prepared_again(found, runs), python=python)
     orders = Orders(continues=continued)
     return execute(
         prepared, orders, config=config, registry=store, progress=progress, observer=observer, echo=echo
@@ -97,7 +101,7 @@ def last_checkpoint(record: Record) -> CheckpointEntry | None:
 
 def prepared_again(run: StoredRun, runs: RunStore) -> Prepared:
     """Return a recorded run as it was prepared: the same lock, the same code."""
-    kept: list[Entry] = [*run.manifest.below("code")]
+    kept: list[Entry] = [*run.manifest.below("code"), *run.manifest.below(VAULT)]
     kept += [run.manifest[key] for key in _KEPT if key in run.manifest]
     lock = runs.lock(run)
     code = run.record.code or CodeFacts(tree=lock.code.tree)

@@ -15,16 +15,20 @@ from reprokit import recipe as recipes
 from reprokit.code import Repository, code_entries
 from reprokit.config import Config
 from reprokit.environment.capture import importable_folders
+from reprokit.environment.interpreter import Interpreter
+from reprokit.environment.vault import store_vault
 from reprokit.errors import NotFoundError, RecipeError
 from reprokit.executing import Prepared, execute
+from reprokit.lock import RecipeLock
 from reprokit.locking import lock_run, read_recipe, recipe_lock_for, recipe_lock_path
 from reprokit.manifest import Entry
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
-from reprokit.recipe import Recipe
+from reprokit.recipe import Environment, Recipe
 from reprokit.record import Record
 from reprokit.recording import recover
 from reprokit.registry import Registry, open_registry
+from reprokit.registry.base import Sink
 from reprokit.runs import RunStore
 from reprokit.saving import Observer
 
@@ -118,9 +122,10 @@ def prepare(
     with repository.capture(allow_dirty=allow_dirty or in_place, ignore=(ignore,)) as capture:
         check_entrypoint(recipe, {blob.path for blob in capture.blobs}, repository.root)
         with progress.task("Capturing the environment", None):
-            pins = recipe_lock_for(
-                path, recipe, registry=registry, root=repository.root, cache=config.cache, exact=exact
-            )
+            pins, python = recipe_lock_for(
+                path, recipe, registry=registry, root=repository.root, cache=config.cache, exact=exact,
+                progress=progress,
+            )  # fmt: skip
         code = msgspec.structs.replace(capture.identity, python_path=importable_folders(repository.root))
         lock = lock_run(recipe, code, pins)
         entries: list[Entry] = []
@@ -132,6 +137,8 @@ def prepare(
                     if data:
                         digest, size = sink.put_bytes(data)
                         entries.append(Entry(key, size, digest))
+                vaulted, unpacked = _vaulted(recipe, pins, python, sink, config=config, progress=progress)
+                entries, warnings = [*entries, *vaulted], [*warnings, *unpacked]
         facts = capture.facts
     if sys.prefix == sys.base_prefix and not recipe_lock_path(path).exists():
         warnings.append(f"This is not a virtual environment: {sys.prefix} is shared with other work.")
@@ -143,7 +150,18 @@ def prepare(
         name=name or recipe.name,
         warnings=warnings,
         in_place=repository.root if in_place else None,
+        python=python,
     )
+
+
+def _vaulted(
+    recipe: Recipe, pins: RecipeLock, python: Path, sink: Sink, *, config: Config, progress: Progress
+) -> tuple[list[Entry], list[str]]:
+    which = recipe.environment.vault if isinstance(recipe.environment, Environment) else "unserved"
+    if which == "none":
+        return [], []
+    interpreter = None if python == Path(sys.executable) else Interpreter.at(python)
+    return store_vault(pins.environment, which, sink, cache=config.cache, interpreter=interpreter, progress=progress)
 
 
 def ignored_python_path(root: Path) -> list[str]:

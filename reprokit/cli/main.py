@@ -41,6 +41,7 @@ _COMMANDS = {
     "mount": ("mounting", "mount", "Serve a package version as a read-only file system."),
     "unmount": ("mounting", "unmount", "End a mount, also one whose process was killed."),
     "checkpoint": ("checkpoints", "checkpoint", "Fetch checkpoints."),
+    "env": ("environments", "env", "Make environments from locks."),
 }
 
 

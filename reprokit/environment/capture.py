@@ -9,11 +9,9 @@ import csv
 import hashlib
 import json
 import os
-import platform
 import re
 import site
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -23,35 +21,37 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from reprokit.canonical import canonical, sha256_of
+from reprokit.environment.interpreter import Interpreter
 from reprokit.errors import EnvironmentMismatchError, RecipeError
 from reprokit.lock import CondaPackage, EnvironmentLock, PipPackage
 from reprokit.paths import durable_write
 
-__all__ = ["capture_environment", "check_requirements", "importable_folders", "record_digest"]
+__all__ = ["capture_environment", "check_requirements", "importable_folders", "is_identity", "record_digest"]
 
 OURS = "reprokit-runs"  # recorded as the tool that ran, never part of the environment
-_NOTES = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
+_NOTES = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"}
 
 
-def capture_environment(cache: Path | None = None) -> EnvironmentLock:
-    """Return the identity of the environment that this interpreter runs in.
+def capture_environment(cache: Path | None = None, *, interpreter: Interpreter | None = None) -> EnvironmentLock:
+    """Return the identity of the environment that an interpreter, by default this one, runs in.
 
     Args:
         cache: Folder in which digests of RECORD files are remembered by stat; None remembers nothing.
     """
+    chosen = interpreter or Interpreter.here()
     memory = _Memory(cache / "environment.json" if cache else None)
     pip: dict[str, PipPackage] = {}
-    for distribution in _installed():
+    for distribution in distributions(path=list(chosen.places)):
         name = canonicalize_name(distribution.metadata["Name"] or "")
         if not name or name == OURS or name in pip or _editable_folder(distribution) is not None:
             continue
         pip[name] = _pip_package(name, distribution, memory)
     memory.save()
-    conda = list(_conda(Path(sys.prefix) / "conda-meta"))
+    conda = list(_conda(chosen.prefix / "conda-meta"))
     return EnvironmentLock(
-        python=platform.python_version(),
-        implementation=platform.python_implementation(),
-        platform=f"{platform.system().lower()}-{platform.machine()}",
+        python=chosen.version,
+        implementation=chosen.implementation,
+        platform=chosen.platform,
         conda=sorted(conda, key=lambda package: package.name),
         pip=[pip[name] for name in sorted(pip)],
     )
@@ -106,16 +106,6 @@ def check_requirements(text: str, *, environment: EnvironmentLock, what: str) ->
         )
 
 
-def _installed() -> Iterator[Distribution]:
-    """Yield what a plain `python script.py` of this interpreter could import, first on the path first."""
-    standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-    places = [place for place in sys.path if place and place not in standard and Path(place).is_dir()]
-    wanted = {*site.getsitepackages(), site.getusersitepackages()}
-    own = {entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
-    script = sys.path[0] if sys.path else ""
-    return iter(distributions(path=[p for p in places if p in wanted or (p not in own and p != script)]))
-
-
 def _editable_folder(distribution: Distribution) -> Path | None:
     text = distribution.read_text("direct_url.json")
     if not text:
@@ -148,17 +138,17 @@ def _pip_package(name: str, distribution: Distribution, memory: _Memory) -> PipP
 def record_digest(lines: Iterable[str]) -> str:
     """Return SHA-256 over the rows of a RECORD that do not depend on where it was installed, sorted.
 
-    Left out: scripts (their shebang names the prefix), .pyc files, RECORD, INSTALLER, REQUESTED, direct_url.json.
+    Left out: scripts (their shebang names the prefix), .pyc files, RECORD itself, and what installers note.
     """
-    rows = []
-    for row in csv.reader(lines):
-        if len(row) < 3 or row[0].startswith("../") or row[0].endswith(".pyc"):
-            continue
-        if row[0].rpartition("/")[2] in _NOTES and ".dist-info/" in row[0]:
-            continue
-        rows.append("\0".join(row[:3]))
+    rows = ["\0".join(row[:3]) for row in csv.reader(lines) if len(row) >= 3 and is_identity(row[0])]
     joined = "\n".join(sorted(rows)).encode("utf-8", "surrogateescape")
     return hashlib.sha256(joined).hexdigest()
+
+
+def is_identity(path: str) -> bool:
+    """True for a row of RECORD that does not depend on where, when and by what it was installed."""
+    noted = path.rpartition("/")[2] in _NOTES and ".dist-info/" in path
+    return not path.startswith("../") and not path.endswith(".pyc") and not noted
 
 
 def _conda(folder: Path) -> Iterator[CondaPackage]:

@@ -293,7 +293,10 @@ def test_killed_and_resumed_ends_with_the_bits_of_a_run_left_alone(case: Case, t
     if any(importlib.util.find_spec(module) is None for module in case.needs):
         pytest.skip("Keras is not installed: install reprokit's extra for it")
     trial = Trial(case, tmp_path)
-    assert not any(batch == 10 for _, _, batch in trial.whole), "after the last batch, the epoch's end is saved alone"
+    if not case.params.get("inside"):  # where the script itself saves within its epochs
+        assert not any(batch == 10 for _, _, batch in trial.whole), (
+            "after the last batch, the epoch's end is saved alone"
+        )
     draw = random.Random(case.name)
     for number in range(max(1, round(_SCALE))):
         how = trial.killed(draw)

@@ -1,0 +1,42 @@
+"""env build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from reprokit.cli.face import Face, common
+from reprokit.environment.realise import realise
+from reprokit.environment.vault import open_vault
+from reprokit.lock import RecipeLock
+from reprokit.paths import os_errors
+from reprokit.runs import RunStore
+
+__all__ = ["env"]
+
+
+@click.group()
+def env() -> None:
+    """Make environments from locks."""
+
+
+@env.command("build")
+@click.argument("ref", metavar="RUN|LOCK")
+@common
+def build(face: Face, ref: str) -> None:
+    """Make the environment of a run, or of a recipe's lock file, and print its interpreter.
+
+    It lies in the cache, under its hash, and is made only once. Packages come from the run's vault, from the cache, or
+    from where pip looks; each is checked against the lock before it is installed. Exit code 5 if it cannot be made.
+    """
+    vault = None
+    if Path(ref).is_file():
+        with os_errors(f"Reading {ref}"):
+            locked = RecipeLock.decode(Path(ref).read_bytes(), what=ref).environment
+    else:
+        store = face.registry()
+        run = RunStore(store).load(ref)
+        locked, vault = RunStore(store).lock(run).environment, open_vault(run.manifest, store)
+    python = realise(locked, cache=face.config.cache, vault=vault, progress=face)
+    face.result({"python": str(python), "hash": locked.hash, "packages": len(locked.pip)}, str(python))

@@ -1,0 +1,189 @@
+"""The wheels of a locked environment, gathered and checked: from a vault, from the cache, or from an index."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from reprokit.environment.interpreter import Interpreter
+from reprokit.environment.wheels import read_wheel
+from reprokit.errors import DataMismatchError, EnvironmentMismatchError
+from reprokit.lock import PipPackage
+from reprokit.paths import os_errors
+from reprokit.progress import SILENT, Progress
+
+__all__ = ["Vault", "check_wheel", "gather", "held", "keep", "read_name"]
+
+Vault = Mapping[str, Callable[[Path], Path]]
+"""Package name → what writes its wheel into a folder, and returns the file."""
+
+_ASK_ALONE = (
+    "Where no index serves a file any more, only a vault can rebuild: `environment: {vault: all}` in the recipe."
+)
+
+
+def gather(
+    packages: Iterable[PipPackage],
+    *,
+    interpreter: Interpreter,
+    cache: Path,
+    vault: Vault | None = None,
+    offline: bool = False,
+    progress: Progress = SILENT,
+) -> list[Path]:
+    """Return one checked wheel for each package, in the cache.
+
+    Args:
+        interpreter: For which they must be; its version and platform choose among an index's files.
+        offline: Ask no index.
+    Raises:
+        EnvironmentMismatchError: A package has no wheel, or none that is the locked one; it is named.
+    """
+    store = cache / "wheels"
+    found: dict[str, Path] = {}
+    missing: list[PipPackage] = []
+    with os_errors(f"Writing the wheels in {store}"):
+        for package in packages:
+            if package.record is None:
+                raise EnvironmentMismatchError(
+                    f"{package.name} {package.version} was installed without a RECORD of its files, so nobody can "
+                    "tell a copy of it.",
+                    hint="Install it with `pip install` where the run is made.",
+                )
+            wheel = held(store, package)
+            if wheel is None and vault and package.name in vault:
+                wheel = _from_vault(store, package, vault[package.name])
+            if wheel is None:
+                missing.append(package)
+            else:
+                found[package.name] = wheel
+        if missing and offline:
+            raise EnvironmentMismatchError(
+                f"No copy here of {', '.join(f'{one.name} {one.version}' for one in missing)}, and no index is asked.",
+                hint=_ASK_ALONE,
+            )
+        if missing:
+            with progress.task("Fetching packages", len(missing)) as advance:
+                for package, path in _from_index(store, missing, interpreter):
+                    found[package.name] = path
+                    advance(1)
+    return [found[name] for name in sorted(found)]
+
+
+def held(store: Path, package: PipPackage) -> Path | None:
+    """Return a wheel that was checked before; a folder is named by what was checked."""
+    folder = store / str(package.record)
+    files = list(folder.glob("*.whl")) if folder.is_dir() else []
+    return files[0] if len(files) == 1 else None
+
+
+def keep(store: Path, package: PipPackage, wheel: Path) -> Path:
+    """Check a wheel and move it into the cache; return where it lies."""
+    check_wheel(wheel, package)
+    folder = store / str(package.record)
+    temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=store))
+    try:
+        shutil.move(wheel, temporary / wheel.name)
+        if not folder.exists():
+            temporary.rename(folder)
+    except FileExistsError:
+        pass
+    except OSError:
+        if not folder.is_dir():  # another process was first
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    kept = held(store, package)
+    if kept is None:
+        raise EnvironmentMismatchError(f"{folder} does not hold one wheel.", hint=f"Delete {folder}: it is a cache.")
+    return kept
+
+
+def _from_vault(store: Path, package: PipPackage, write: Callable[[Path], Path]) -> Path:
+    store.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tmp-", dir=store) as name:
+        return keep(store, package, write(Path(name)))
+
+
+def check_wheel(wheel: Path, package: PipPackage) -> None:
+    """Raise unless a file is the locked package's wheel.
+
+    Raises:
+        EnvironmentMismatchError: It is another one, or no whole wheel.
+    """
+    try:
+        identity = read_wheel(wheel)
+    except DataMismatchError as error:
+        raise EnvironmentMismatchError(
+            f"{package.name} {package.version}: {error.message}", hint="It was not installed."
+        ) from None
+    if identity == package:
+        return
+    if (identity.name, identity.version) != (package.name, package.version):
+        what = f"is {identity.name} {identity.version}"
+    elif identity.tags != package.tags:
+        what = f"is built for {', '.join(identity.tags)}, and the locked one for {', '.join(package.tags)}"
+    else:
+        what = "has other files than the locked one"
+    raise EnvironmentMismatchError(
+        f"{package.name} {package.version}: {wheel.name} {what}.", hint=f"It was not installed. {_ASK_ALONE}"
+    )
+
+
+def _from_index(store: Path, packages: list[PipPackage], interpreter: Interpreter) -> Iterable[tuple[PipPackage, Path]]:
+    """Yield checked wheels that pip finds where it is configured to look: indexes, extra indexes, find-links."""
+    store.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tmp-", dir=store) as name:
+        scratch = Path(name)
+        wanted = scratch / "requirements.txt"
+        wanted.write_text("".join(f"{package.name}=={package.version}\n" for package in packages))
+        into = scratch / "wheels"
+        command = [*_pip(interpreter, scratch), "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        done = subprocess.run(
+            [*command, "--no-input", "--dest", into, "--requirement", wanted],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        )
+        if done.returncode:
+            lost = re.search(r"No matching distribution found for (\S+)", done.stderr)
+            why = f"no index serves a wheel of {lost[1].replace('==', ' ')}" if lost else _last_error(done.stderr)
+            raise EnvironmentMismatchError(f"The environment cannot be rebuilt: {why}.", hint=_ASK_ALONE)
+        files = {read_name(file): file for file in sorted(into.iterdir())}
+        for package in packages:
+            if package.name not in files:
+                raise EnvironmentMismatchError(f"pip fetched no wheel of {package.name} {package.version}.")
+            yield package, keep(store, package, files[package.name])
+
+
+def read_name(wheel: Path) -> str:
+    """Return a package's normalised name from its wheel's file name."""
+    return re.sub(r"[-_.]+", "-", wheel.name.split("-")[0]).lower()
+
+
+def _last_error(text: str) -> str:
+    errors = [line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR: ")]
+    return re.sub(r"//[^/@\s]+@", "//", errors[-1] if errors else "pip failed").rstrip(".")  # no passwords
+
+
+def _pip(interpreter: Interpreter, scratch: Path) -> list[str]:
+    """Return the command of a pip that chooses for an interpreter: ours, else one in an environment of its own."""
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip", "--python", str(interpreter.python)]
+    done = subprocess.run(
+        [interpreter.python, "-m", "venv", scratch / "pip"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise EnvironmentMismatchError(
+            f"There is no pip beside reprokit, and {interpreter.python} cannot make one.",
+            hint=f"`{sys.executable} -m ensurepip`, or install pip beside reprokit.",
+        )
+    return [str(scratch / "pip" / "bin" / "python"), "-m", "pip"]

@@ -1,0 +1,85 @@
+"""Wheels and environments for tests, made without a network: from what is installed here, and by hand."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import distribution, requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from reprokit.environment.wheels import repack
+
+
+def wheel(folder: Path, name: str, version: str, files: dict[str, str], **more: bytes) -> Path:
+    """Write a wheel by hand; `more` are members as they are, that its RECORD does not name."""
+    info = f"{name}-{version}.dist-info"
+    members = {
+        **{path: text.encode() for path, text in files.items()},
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    rows = [f"{path},{digest(body)},{len(body)}" for path, body in members.items()]
+    members[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,", ""]).encode()
+    target = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(target, "w") as archive:
+        for path, body in {**members, **more}.items():
+            archive.writestr(path, body)
+    return target
+
+
+def digest(body: bytes) -> str:
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(body).digest()).rstrip(b"=").decode()
+
+
+def needed_by_reprokit() -> list[str]:
+    """Return the packages that reprokit needs in order to start, its own needs' needs among them."""
+    found: dict[str, None] = {}
+    pending = [
+        "click",
+        "rich",
+        "msgspec",
+        "PyYAML",
+        "GitPython",
+        "platformdirs",
+        "numpy",
+        "psutil",
+        "packaging",
+        "pathspec",
+    ]
+    while pending:
+        name = canonicalize_name(pending.pop())
+        if name in found:
+            continue
+        found[name] = None
+        for text in requires(name) or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                pending.append(requirement.name)
+    return sorted(found)
+
+
+def repacked(folder: Path, names: list[str]) -> list[Path]:
+    """Pack installed packages into wheels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    infos = [Path(str(distribution(name)._path)) for name in names]  # type: ignore[attr-defined]
+    return [repack(info, prefix=Path(sys.prefix), into=folder) for info in infos]
+
+
+def venv(folder: Path, wheels: list[Path]) -> Path:
+    """Make a virtual environment with these wheels, by pip, and return its interpreter."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    if wheels:
+        install(python, *wheels)
+    return python
+
+
+def install(python: Path, *wheels: Path) -> None:
+    command = [sys.executable, "-m", "pip", "--python", str(python), "--isolated", "install", "--quiet"]
+    subprocess.run([*command, "--no-deps", "--no-index", "--force-reinstall", *map(str, wheels)], check=True)

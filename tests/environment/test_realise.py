@@ -1,0 +1,154 @@
+"""An environment is rebuilt from its lock, exactly, or the very package that stands in the way is named."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from reprokit.environment.capture import capture_environment
+from reprokit.environment.interpreter import Interpreter, find_interpreter
+from reprokit.environment.realise import realise
+from reprokit.errors import EnvironmentMismatchError
+from tests.conftest import Project
+from tests.environment.making import needed_by_reprokit, repacked, venv, wheel
+
+DEMO = {"demo.py": "rate = 0.1\n", "demo-1.0.dist-info/entry_points.txt": "[console_scripts]\ndemo = demo:main\n"}
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    """A folder of wheels, which pip is told to look into."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    wheel(folder, "demo", "1.0", DEMO)
+    wheel(folder, "other", "2.0", {"other.py": "x = 1\n"})
+    return folder
+
+
+@pytest.fixture
+def interpreter(tmp_path: Path, index: Path) -> Interpreter:
+    return Interpreter.at(venv(tmp_path / "original", list(index.iterdir())))
+
+
+def only(monkeypatch: pytest.MonkeyPatch, **options: str) -> None:
+    """Have pip look here and nowhere else."""
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    for name, value in options.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+
+
+@pytest.fixture
+def served(index: Path) -> Iterator[str]:
+    """The folder as an index over HTTP."""
+    for file in list(index.iterdir()):
+        page = index / "simple" / file.name.split("-")[0]
+        page.mkdir(parents=True)
+        (page / "index.html").write_text(f'<a href="/{file.name}">{file.name}</a>')
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(index))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/simple/"
+        server.shutdown()
+
+
+def test_it_is_made_from_an_index_once_and_found_again(
+    interpreter: Interpreter, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, NO_INDEX="1", FIND_LINKS=str(index))
+    lock = capture_environment(interpreter=interpreter)
+    shutil.rmtree(interpreter.prefix)
+    cache = tmp_path / "cache"
+    python = realise(lock, cache=cache)
+    assert capture_environment(interpreter=Interpreter.at(python)) == lock
+    assert (python.parent / "demo").read_text().startswith(f"#!{python}\n")
+    before = (python.parent.parent / "pyvenv.cfg").stat().st_mtime_ns
+    shutil.rmtree(index)
+    assert realise(lock, cache=cache, offline=True) == python
+    assert (python.parent.parent / "pyvenv.cfg").stat().st_mtime_ns == before
+
+
+def test_one_that_somebody_changed_is_made_again(
+    interpreter: Interpreter, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, NO_INDEX="1", FIND_LINKS=str(index))
+    lock = capture_environment(interpreter=interpreter)
+    python = realise(lock, cache=tmp_path / "cache")
+    shutil.rmtree(Path(Interpreter.at(python).places[0]) / "other-2.0.dist-info")
+    assert capture_environment(interpreter=Interpreter.at(realise(lock, cache=tmp_path / "cache"))) == lock
+
+
+@pytest.mark.parametrize("scheme", ["file", "http"])
+def test_an_archive_that_is_not_the_locked_one_is_refused_by_name(
+    scheme: str, interpreter: Interpreter, index: Path, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if scheme == "file":
+        only(monkeypatch, NO_INDEX="1", FIND_LINKS=str(index))
+    else:
+        only(monkeypatch, INDEX_URL=served)
+    lock = capture_environment(interpreter=interpreter)
+    realise(lock, cache=tmp_path / "good")
+    wheel(index, "demo", "1.0", {**DEMO, "demo.py": "rate = 0.2\n"})  # whole, and another
+    with pytest.raises(EnvironmentMismatchError, match=r"demo 1\.0: .* has other files than the locked one"):
+        realise(lock, cache=tmp_path / "other")
+    file = index / "demo-1.0-py3-none-any.whl"
+    file.write_bytes(file.read_bytes().replace(b"rate = 0.2", b"rate = 0.3"))
+    with pytest.raises(EnvironmentMismatchError, match=r"demo 1\.0: The wheel demo"):
+        realise(lock, cache=tmp_path / "damaged")
+    file.unlink()
+    with pytest.raises(EnvironmentMismatchError, match=r"no index serves a wheel of demo 1\.0|Could not install"):
+        realise(lock, cache=tmp_path / "gone")
+    assert not [path for path in (tmp_path / "gone" / "environments").iterdir() if path.is_dir()]
+
+
+def test_no_other_version_of_python_stands_in_for_the_locked_one() -> None:
+    here = Interpreter.here()
+    found = find_interpreter(version=here.version, implementation=here.implementation, system=here.platform)
+    assert found.version == here.version
+    with pytest.raises(EnvironmentMismatchError, match=r"CPython 3\.99\.0 for linux-x86_64 is not on this machine"):
+        find_interpreter(version="3.99.0", implementation="CPython", system="linux-x86_64")
+
+
+@pytest.mark.slow
+def test_a_run_reproduces_after_its_environment_and_every_index_are_gone(tmp_path: Path) -> None:
+    wheels = repacked(tmp_path / "wheels", needed_by_reprokit())
+    project = Project(tmp_path)
+    original = venv(tmp_path / "venv", [*wheels, wheel(tmp_path, "demo", "1.0", DEMO)])
+    script = (project.root / "train.py").read_text()
+    project.write("train.py", script.replace("import reprokit\n", "import reprokit, demo, sys; print(sys.prefix)\n"))
+    recipe = (project.root / "recipe.yaml").read_text()
+    project.write("recipe.yaml", f"{recipe}environment: {{vault: all}}\n")
+    project.commit()
+    project.build()
+    project.python = str(original)
+    first = project.json("run", "recipe.yaml")
+    shutil.rmtree(tmp_path / "venv")
+
+    project.python = sys.executable
+    environment = project.environment("elsewhere") | {"REPROKIT_OFFLINE": "1"}
+    took = []
+    for _ in range(2):
+        start = time.monotonic()
+        done = subprocess.run(
+            project.command("reproduce", first["run_id"]),
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        took.append(time.monotonic() - start)
+        assert done.returncode == 0, done.stderr
+        assert "BITWISE: every state digest" in done.stdout
+        assert str(tmp_path / "elsewhere-cache" / "environments") in done.stdout + done.stderr
+    assert took[1] < took[0]  # it was made once
