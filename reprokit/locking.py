@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from reprokit.data import pin_data
-from reprokit.environment.capture import capture_environment, check_requirements
+from reprokit.environment.capture import Captured, capture, check_requirements
 from reprokit.environment.realise import realise
 from reprokit.environment.wheelhouse import Vault
 from reprokit.errors import EnvironmentMismatchError, NotFoundError, RecipeError, RefusedError, UsageError
@@ -22,7 +22,7 @@ from reprokit.recipe import Environment, Recipe, from_plain
 from reprokit.registry import Registry
 from reprokit.runs import RunStore
 
-__all__ = ["LockChanges", "interpreter_for", "lock_recipe", "lock_run", "parse", "read_recipe", "recipe_lock_path"]
+__all__ = ["LockChanges", "Ready", "lock_recipe", "lock_run", "parse", "read_recipe", "ready_for", "recipe_lock_path"]
 
 _MAX_RECIPE = 1024 * 1024
 
@@ -73,29 +73,40 @@ def recipe_lock_path(recipe: Path) -> Path:
     return recipe.with_name(f"{recipe.stem}.lock.json")
 
 
-def make_recipe_lock(recipe: Recipe, *, registry: Registry, root: Path, cache: Path | None) -> RecipeLock:
-    """Pin environment and data as they are now."""
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A locked environment that can be run in.
+
+    Attributes:
+        changed: Files of packages that were edited since they were installed, by package.
+    """
+
+    python: Path
+    changed: dict[str, list[str]]
+
+
+def _pinned(recipe: Recipe, environment: EnvironmentLock, *, registry: Registry) -> RecipeLock:
     return RecipeLock(
         declares=RecipeLock.declaration(recipe),
-        environment=_environment_here(recipe, root=root, cache=cache),
+        environment=environment,
         data=pin_data(recipe, registry=registry, runs=RunStore(registry)),
     )
 
 
-def _environment_here(recipe: Recipe, *, root: Path, cache: Path | None) -> EnvironmentLock:
-    environment = capture_environment(cache)
+def _environment_here(recipe: Recipe, *, root: Path, cache: Path | None) -> Captured:
+    captured = capture(cache)
     if isinstance(recipe.environment, Environment) and recipe.environment.pip is not None:
         file = root / recipe.environment.pip
         with os_errors(f"Reading {file}"):
             text = file.read_text(encoding="utf-8")
-        check_requirements(text, environment=environment, what=recipe.environment.pip)
-    return environment
+        check_requirements(text, environment=captured.lock, what=recipe.environment.pip)
+    return captured
 
 
 def lock_recipe(path: Path, *, registry: Registry, root: Path, cache: Path | None) -> tuple[RecipeLock, LockChanges]:
     """Pin a recipe anew, write the lock beside it, and say what moved since the last one."""
     recipe = read_recipe(path)
-    lock = make_recipe_lock(recipe, registry=registry, root=root, cache=cache)
+    lock = _pinned(recipe, _environment_here(recipe, root=root, cache=cache).lock, registry=registry)
     file = recipe_lock_path(path)
     before = RecipeLock.decode(file.read_bytes(), what=str(file)) if file.exists() else None
     with os_errors(f"Writing {file}"):
@@ -123,8 +134,8 @@ def recipe_lock_for(
     cache: Path,
     exact: bool,
     progress: Progress = SILENT,
-) -> tuple[RecipeLock, Path]:
-    """Return the lock beside a recipe, or a fresh one where there is none, and the interpreter to run it with.
+) -> tuple[RecipeLock, Ready]:
+    """Return the lock beside a recipe, or a fresh one where there is none, and the environment to run it in.
 
     Args:
         exact: Make the locked environment where this one differs; otherwise the one found is pinned instead.
@@ -134,7 +145,8 @@ def recipe_lock_for(
     """
     file, here = recipe_lock_path(path), Path(sys.executable)
     if not file.exists():
-        return make_recipe_lock(recipe, registry=registry, root=root, cache=cache), here
+        found = _environment_here(recipe, root=root, cache=cache)
+        return _pinned(recipe, found.lock, registry=registry), Ready(here, found.changed)
     lock = RecipeLock.decode(file.read_bytes(), what=str(file))
     if lock.declares != RecipeLock.declaration(recipe):
         raise RefusedError(
@@ -142,23 +154,25 @@ def recipe_lock_for(
             hint=f"Run `reprokit lock {path}`, and commit the lock.",
         )
     if exact:
-        return lock, interpreter_for(lock.environment, cache=cache, what=str(file), progress=progress)
-    return msgspec.structs.replace(lock, environment=_environment_here(recipe, root=root, cache=cache)), here
+        return lock, ready_for(lock.environment, cache=cache, what=str(file), progress=progress)
+    found = _environment_here(recipe, root=root, cache=cache)
+    return msgspec.structs.replace(lock, environment=found.lock), Ready(here, found.changed)
 
 
-def interpreter_for(
+def ready_for(
     locked: EnvironmentLock, *, cache: Path, what: str, vault: Vault | None = None, progress: Progress = SILENT
-) -> Path:
-    """Return the interpreter of a locked environment: this process's own if that is it, else one that is made.
+) -> Ready:
+    """Return a locked environment to run in: this process's own if that is it, else one that is made.
 
     Args:
         what: Whose environment it is, for errors.
     Raises:
         EnvironmentMismatchError: It cannot be made; the packages in which this one differs are named too.
     """
-    changes = locked.changes_to(capture_environment(cache))
+    here = capture(cache)
+    changes = locked.changes_to(here.lock)
     if not changes:
-        return Path(sys.executable)
+        return Ready(Path(sys.executable), here.changed)
     try:
         python = realise(locked, cache=cache, vault=vault, progress=progress)
     except EnvironmentMismatchError as error:
@@ -171,7 +185,7 @@ def interpreter_for(
             "reproduction.".strip(),
         ) from None
     progress.note(f"The environment of {what} differs from this one in {len(changes)} package(s); it was made anew.")
-    return python
+    return Ready(python, {})
 
 
 def lock_run(recipe: Recipe, code: CodeIdentity, pins: RecipeLock) -> RunLock:

@@ -21,7 +21,7 @@ from reprokit.environment.vault import open_vault
 from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.executing import Orders, Prepared, execute
 from reprokit.lock import DataPin, RunLock
-from reprokit.locking import interpreter_for
+from reprokit.locking import ready_for
 from reprokit.manifest import Manifest, ManifestDiff
 from reprokit.package import Package
 from reprokit.plain_yaml import load_yaml
@@ -138,10 +138,10 @@ def reproduce(
     if chosen.environment:
         locked = msgspec.structs.replace(lock, environment=capture_environment(config.cache))
     else:
-        python = interpreter_for(
+        python = ready_for(
             lock.environment, cache=config.cache, what=f"that of run {original.record.run_id}",
             vault=open_vault(original.manifest, store), progress=progress,
-        )  # fmt: skip
+        ).python  # fmt: skip
     prepared = replace(_prepare(original, locked, chosen, registry=store), python=python)
     relaxed = list(chosen.relaxed)
 

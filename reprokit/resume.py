@@ -9,7 +9,7 @@ from reprokit.environment.vault import FOLDER as VAULT
 from reprokit.environment.vault import open_vault
 from reprokit.errors import RefusedError
 from reprokit.executing import Continued, Orders, Prepared, execute
-from reprokit.locking import interpreter_for
+from reprokit.locking import ready_for
 from reprokit.manifest import Entry
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
@@ -52,10 +52,10 @@ def resume(
     found = runs.load(ref.run)
     _check(found)
     lock = runs.lock(found)
-    python = interpreter_for(
+    python = ready_for(
         lock.environment, cache=config.cache, what=f"that of run {found.record.run_id}",
         vault=open_vault(found.manifest, store), progress=progress,
-    )  # fmt: skip
+    ).python  # fmt: skip
     best = lock.recipe.checkpoints.best
     chosen = found.record.select(ref.selector, best=best) if ref.selector else last_checkpoint(found.record)
     left = config.home / "runs" / found.record.run_id / "workspace"

@@ -20,7 +20,7 @@ from reprokit.environment.vault import store_vault
 from reprokit.errors import NotFoundError, RecipeError
 from reprokit.executing import Prepared, execute
 from reprokit.lock import RecipeLock
-from reprokit.locking import lock_run, read_recipe, recipe_lock_for, recipe_lock_path
+from reprokit.locking import Ready, lock_run, read_recipe, recipe_lock_for, recipe_lock_path
 from reprokit.manifest import Entry
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
@@ -122,7 +122,7 @@ def prepare(
     with repository.capture(allow_dirty=allow_dirty or in_place, ignore=(ignore,)) as capture:
         check_entrypoint(recipe, {blob.path for blob in capture.blobs}, repository.root)
         with progress.task("Capturing the environment", None):
-            pins, python = recipe_lock_for(
+            pins, ready = recipe_lock_for(
                 path, recipe, registry=registry, root=repository.root, cache=config.cache, exact=exact,
                 progress=progress,
             )  # fmt: skip
@@ -137,7 +137,7 @@ def prepare(
                     if data:
                         digest, size = sink.put_bytes(data)
                         entries.append(Entry(key, size, digest))
-                vaulted, unpacked = _vaulted(recipe, pins, python, sink, config=config, progress=progress)
+                vaulted, unpacked = _vaulted(recipe, pins, ready, sink, config=config, progress=progress)
                 entries, warnings = [*entries, *vaulted], [*warnings, *unpacked]
         facts = capture.facts
     if sys.prefix == sys.base_prefix and not recipe_lock_path(path).exists():
@@ -150,18 +150,27 @@ def prepare(
         name=name or recipe.name,
         warnings=warnings,
         in_place=repository.root if in_place else None,
-        python=python,
+        python=ready.python,
     )
 
 
 def _vaulted(
-    recipe: Recipe, pins: RecipeLock, python: Path, sink: Sink, *, config: Config, progress: Progress
+    recipe: Recipe, pins: RecipeLock, ready: Ready, sink: Sink, *, config: Config, progress: Progress
 ) -> tuple[list[Entry], list[str]]:
+    """Store the packages that the recipe wants kept; return their entries, and what is to be said of packages."""
     which = recipe.environment.vault if isinstance(recipe.environment, Environment) else "unserved"
+    warnings = [
+        f"{name} was changed since it was installed: {', '.join(files[:3])}"
+        + (f" and {len(files) - 3} more files" if len(files) > 3 else "")
+        for name, files in sorted(ready.changed.items())
+    ]
     if which == "none":
-        return [], []
-    interpreter = None if python == Path(sys.executable) else Interpreter.at(python)
-    return store_vault(pins.environment, which, sink, cache=config.cache, interpreter=interpreter, progress=progress)
+        return [], warnings
+    interpreter = Interpreter.here() if ready.python == Path(sys.executable) else Interpreter.at(ready.python)
+    entries, lost = store_vault(
+        pins.environment, which, ready.changed, sink, interpreter=interpreter, cache=config.cache, progress=progress
+    )
+    return entries, [*warnings, *lost]
 
 
 def ignored_python_path(root: Path) -> list[str]:

@@ -1,60 +1,89 @@
 """Capture the running interpreter's environment: conda-meta where there is one, and every installed distribution.
 
-Nothing is imported from the packages; their metadata is read, and remembered by stat.
+Nothing is imported from the packages; their metadata is read, and what was changed since is seen by stat.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 import os
 import re
 import site
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from reprokit.canonical import canonical, sha256_of
+from reprokit.environment.installed import actual_rows, record_digest, rows_of
 from reprokit.environment.interpreter import Interpreter
+from reprokit.environment.memory import Memory
 from reprokit.errors import EnvironmentMismatchError, RecipeError
 from reprokit.lock import CondaPackage, EnvironmentLock, PipPackage
-from reprokit.paths import durable_write
 
-__all__ = ["capture_environment", "check_requirements", "importable_folders", "is_identity", "record_digest"]
+__all__ = ["Captured", "capture", "capture_environment", "check_requirements", "importable_folders", "packages_of"]
 
 OURS = "reprokit-runs"  # recorded as the tool that ran, never part of the environment
-_NOTES = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"}
+
+
+@dataclass(frozen=True)
+class Captured:
+    """An environment as it is.
+
+    Attributes:
+        changed: Files that were edited, or are missing, since they were installed, by package.
+    """
+
+    lock: EnvironmentLock
+    changed: dict[str, list[str]]
 
 
 def capture_environment(cache: Path | None = None, *, interpreter: Interpreter | None = None) -> EnvironmentLock:
-    """Return the identity of the environment that an interpreter, by default this one, runs in.
+    """Return the identity of the environment that an interpreter, by default this one, runs in; see `capture`."""
+    return capture(cache, interpreter=interpreter).lock
+
+
+def capture(cache: Path | None = None, *, interpreter: Interpreter | None = None) -> Captured:
+    """Look at what is installed where an interpreter, by default this one, imports from.
 
     Args:
-        cache: Folder in which digests of RECORD files are remembered by stat; None remembers nothing.
+        cache: Folder in which what was read is remembered by stat; None remembers nothing.
     """
     chosen = interpreter or Interpreter.here()
-    memory = _Memory(cache / "environment.json" if cache else None)
+    memory = Memory(cache / "environment.json" if cache else None)
     pip: dict[str, PipPackage] = {}
-    for distribution in distributions(path=list(chosen.places)):
-        name = canonicalize_name(distribution.metadata["Name"] or "")
-        if not name or name == OURS or name in pip or _editable_folder(distribution) is not None:
-            continue
-        pip[name] = _pip_package(name, distribution, memory)
+    changed: dict[str, list[str]] = {}
+    for name, distribution in packages_of(chosen):
+        pip[name], files = _pip_package(name, distribution, memory)
+        if files:
+            changed[name] = files
     memory.save()
     conda = list(_conda(chosen.prefix / "conda-meta"))
-    return EnvironmentLock(
+    lock = EnvironmentLock(
         python=chosen.version,
         implementation=chosen.implementation,
         platform=chosen.platform,
         conda=sorted(conda, key=lambda package: package.name),
         pip=[pip[name] for name in sorted(pip)],
     )
+    return Captured(lock, changed)
+
+
+def packages_of(interpreter: Interpreter) -> Iterator[tuple[str, Distribution]]:
+    """Yield packages by normalised name, as they would be imported: without reprokit and without editable ones."""
+    seen = {OURS}
+    for distribution in distributions(path=list(interpreter.places)):
+        folder = getattr(distribution, "_path", None)
+        stem, dash, _ = Path(folder).name.partition("-") if folder is not None else ("", "", "")
+        if not dash or not str(folder).endswith(".dist-info"):
+            stem = distribution.metadata["Name"] or ""
+        name = canonicalize_name(stem)
+        if name and name not in seen and _editable_folder(distribution) is None:
+            seen.add(name)
+            yield name, distribution
 
 
 def importable_folders(root: Path) -> list[str]:
@@ -120,35 +149,23 @@ def _editable_folder(distribution: Distribution) -> Path | None:
     return None
 
 
-def _pip_package(name: str, distribution: Distribution, memory: _Memory) -> PipPackage:
+def _pip_package(name: str, distribution: Distribution, memory: Memory) -> tuple[PipPackage, list[str]]:
+    """Return a package's identity as it is now, and which of its files are not those that were installed."""
     folder = getattr(distribution, "_path", None)
     record = Path(folder) / "RECORD" if folder is not None else None
     if record is None or not record.is_file():
-        return PipPackage(name=name, version=distribution.version)
-    known = memory.get(record)
+        return PipPackage(name=name, version=distribution.version), []
+    seen = record.stat()
+    told = rows_of(record.read_text(encoding="utf-8", errors="surrogateescape"))
+    rows, changed = actual_rows(record, told, memory)
+    known = memory.get(str(record), seen)
     if known is None:
         wheel = distribution.read_text("WHEEL") or ""
         tags = sorted(line.partition(":")[2].strip() for line in wheel.splitlines() if line.startswith("Tag:"))
-        digest = record_digest(record.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
-        known = {"version": distribution.version, "tags": tags, "record": digest}
-        memory.put(record, known)
-    return PipPackage(name=name, version=known["version"], tags=known["tags"], record=known["record"])
-
-
-def record_digest(lines: Iterable[str]) -> str:
-    """Return SHA-256 over the rows of a RECORD that do not depend on where it was installed, sorted.
-
-    Left out: scripts (their shebang names the prefix), .pyc files, RECORD itself, and what installers note.
-    """
-    rows = ["\0".join(row[:3]) for row in csv.reader(lines) if len(row) >= 3 and is_identity(row[0])]
-    joined = "\n".join(sorted(rows)).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(joined).hexdigest()
-
-
-def is_identity(path: str) -> bool:
-    """True for a row of RECORD that does not depend on where, when and by what it was installed."""
-    noted = path.rpartition("/")[2] in _NOTES and ".dist-info/" in path
-    return not path.startswith("../") and not path.endswith(".pyc") and not noted
+        known = {"version": distribution.version, "tags": tags, "record": record_digest(told)}
+        memory.put(str(record), seen, known)
+    digest = record_digest(rows) if changed else known["record"]
+    return PipPackage(name=name, version=known["version"], tags=known["tags"], record=digest), changed
 
 
 def _conda(folder: Path) -> Iterator[CondaPackage]:
@@ -168,40 +185,3 @@ def _conda(folder: Path) -> Iterator[CondaPackage]:
             raise EnvironmentMismatchError(
                 f"{file} cannot be read as a conda record: {error}.", hint="Repair the environment, or make a new one."
             ) from None
-
-
-class _Memory:
-    """Digests of RECORD files, by stat. Any trouble with it means doing without."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        self._dirty = False
-        self._rows: dict[str, Any] = {}
-        if file is not None:
-            try:
-                stored = json.loads(file.read_bytes())
-                if stored["check"] == sha256_of(stored["rows"]):
-                    self._rows = stored["rows"]
-            except (OSError, ValueError, KeyError, TypeError):
-                pass
-
-    @staticmethod
-    def _stat(path: Path) -> list[int]:
-        seen = path.stat()
-        return [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
-
-    def get(self, path: Path) -> Any:
-        row = self._rows.get(str(path))
-        return row["facts"] if row is not None and row["stat"] == self._stat(path) else None
-
-    def put(self, path: Path, facts: dict[str, Any]) -> None:
-        self._rows[str(path)] = {"stat": self._stat(path), "facts": facts}
-        self._dirty = True
-
-    def save(self) -> None:
-        if self._file is None or not self._dirty:
-            return
-        try:
-            durable_write(self._file, canonical({"check": sha256_of(self._rows), "rows": self._rows}), sync=False)
-        except OSError:
-            pass

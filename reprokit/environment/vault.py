@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from importlib.metadata import Distribution, distributions
+from collections.abc import Callable, Mapping
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Literal
 
-from packaging.utils import canonicalize_name
-
+from reprokit.environment.capture import packages_of
 from reprokit.environment.interpreter import Interpreter
 from reprokit.environment.wheelhouse import Vault, held, keep, read_name
 from reprokit.environment.wheels import repack
@@ -44,32 +43,35 @@ def open_vault(manifest: Manifest, registry: Registry) -> Vault:
 def store_vault(
     lock: EnvironmentLock,
     which: Literal["unserved", "all"],
+    changed: Mapping[str, list[str]],
     sink: Sink,
     *,
+    interpreter: Interpreter,
     cache: Path,
-    interpreter: Interpreter | None = None,
     progress: Progress = SILENT,
 ) -> tuple[list[Entry], list[str]]:
-    """Store wheels of installed packages, and return the entries, and a warning for each that cannot be.
+    """Store wheels of installed packages; return the entries, and warnings of what is not as it should be.
 
     Args:
-        which: `unserved` takes those that were not installed from an index: local wheels, folders and repositories.
-        interpreter: Whose environment `lock` is; by default this process's.
+        which: `unserved` takes those that were not installed from an index: local wheels, folders and repositories, and
+            those that were edited since.
+        changed: The files that were edited, by package.
+        interpreter: Whose environment `lock` is.
     Raises:
         EnvironmentMismatchError: Of `all`, one cannot be packed; it is named.
     """
-    chosen = interpreter or Interpreter.here()
     wanted = {package.name: package for package in lock.pip}
-    entries, warnings = [], []
-    todo = [(wanted[name], one) for name, one in _installed(chosen) if name in wanted]
+    entries = []
+    warnings = []
+    todo = [(wanted[name], one) for name, one in packages_of(interpreter) if name in wanted]
     if which == "unserved":
-        todo = [(package, one) for package, one in todo if _is_unserved(one)]
+        todo = [(package, one) for package, one in todo if package.name in changed or _is_unserved(one)]
     if not todo:
         return [], []
     with progress.task("Storing packages", len(todo)) as advance:
         for package, distribution in todo:
             try:
-                wheel = _wheel(package, distribution, chosen, cache / "wheels")
+                wheel = _wheel(package, distribution, interpreter, cache / "wheels")
             except EnvironmentMismatchError as error:
                 if which == "all":
                     raise
@@ -80,15 +82,6 @@ def store_vault(
             entries.append(Entry(f"{FOLDER}/{wheel.name}", size, digest))
             advance(1)
     return entries, warnings
-
-
-def _installed(interpreter: Interpreter) -> Iterator[tuple[str, Distribution]]:
-    seen: set[str] = set()
-    for distribution in distributions(path=list(interpreter.places)):
-        name = canonicalize_name(distribution.metadata["Name"] or "")
-        if name not in seen:
-            seen.add(name)
-            yield name, distribution
 
 
 def _is_unserved(distribution: Distribution) -> bool:

@@ -19,7 +19,7 @@ from reprokit.lock import PipPackage
 from reprokit.paths import os_errors
 from reprokit.progress import SILENT, Progress
 
-__all__ = ["Vault", "check_wheel", "gather", "held", "keep", "read_name"]
+__all__ = ["Vault", "check_wheel", "gather", "held", "keep", "pip_for", "read_name", "what_pip_said"]
 
 Vault = Mapping[str, Callable[[Path], Path]]
 """Package name → what writes its wheel into a folder, and returns the file."""
@@ -145,7 +145,7 @@ def _from_index(store: Path, packages: list[PipPackage], interpreter: Interprete
         wanted = scratch / "requirements.txt"
         wanted.write_text("".join(f"{package.name}=={package.version}\n" for package in packages))
         into = scratch / "wheels"
-        command = [*_pip(interpreter, scratch), "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        command = [*pip_for(interpreter, scratch), "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         done = subprocess.run(
             [*command, "--no-input", "--dest", into, "--requirement", wanted],
             capture_output=True,
@@ -155,7 +155,7 @@ def _from_index(store: Path, packages: list[PipPackage], interpreter: Interprete
         )
         if done.returncode:
             lost = re.search(r"No matching distribution found for (\S+)", done.stderr)
-            why = f"no index serves a wheel of {lost[1].replace('==', ' ')}" if lost else _last_error(done.stderr)
+            why = f"no index serves a wheel of {lost[1].replace('==', ' ')}" if lost else what_pip_said(done.stderr)
             raise EnvironmentMismatchError(f"The environment cannot be rebuilt: {why}.", hint=_ASK_ALONE)
         files = {read_name(file): file for file in sorted(into.iterdir())}
         for package in packages:
@@ -169,12 +169,13 @@ def read_name(wheel: Path) -> str:
     return re.sub(r"[-_.]+", "-", wheel.name.split("-")[0]).lower()
 
 
-def _last_error(text: str) -> str:
+def what_pip_said(text: str) -> str:
+    """Return pip's last error, without passwords."""
     errors = [line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR: ")]
-    return re.sub(r"//[^/@\s]+@", "//", errors[-1] if errors else "pip failed").rstrip(".")  # no passwords
+    return re.sub(r"//[^/@\s]+@", "//", errors[-1] if errors else "pip failed").rstrip(".")
 
 
-def _pip(interpreter: Interpreter, scratch: Path) -> list[str]:
+def pip_for(interpreter: Interpreter, scratch: Path) -> list[str]:
     """Return the command of a pip that chooses for an interpreter: ours, else one in an environment of its own."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip", "--python", str(interpreter.python)]

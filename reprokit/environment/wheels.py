@@ -7,32 +7,27 @@ Source: https://packaging.python.org/en/latest/specifications/binary-distributio
 
 from __future__ import annotations
 
-import base64
 import configparser
 import csv
-import hashlib
 import io
 import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from reprokit.environment.capture import is_identity, record_digest
+from reprokit.environment.installed import Row, is_identity, record_digest, rows_of, spell
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError
 from reprokit.lock import PipPackage
 
-__all__ = ["altered_files", "read_wheel", "repack"]
+__all__ = ["read_wheel", "repack"]
 
 _MAX_RECORD = 64 * 1024 * 1024
 _MAX_MEMBERS = 200_000
 _UNHASHED = ("RECORD", "RECORD.jws", "RECORD.p7s")
-_ALGORITHMS = ("sha256", "sha384", "sha512")
 _TIME = (1980, 1, 1, 0, 0, 0)
-_CHUNK = 1024 * 1024
 
 
 def read_wheel(path: Path) -> PipPackage:
@@ -62,15 +57,15 @@ def _read(archive: zipfile.ZipFile, what: str) -> PipPackage:
     if len(infos) != 1:
         raise DataMismatchError(f"{what} has {len(infos)} RECORD files.")
     folder = infos.pop()
-    rows = _rows(_small(archive, f"{folder}/RECORD", what))
+    rows = rows_of(_small(archive, f"{folder}/RECORD", what))
     _check_files(archive, members, rows, folder, what)
     metadata = _headers(_small(archive, f"{folder}/METADATA", what))
     tags = sorted(value for key, value in _headers(_small(archive, f"{folder}/WHEEL", what)) if key == "tag")
     told = dict(reversed(metadata))
     data = folder.removesuffix(".dist-info") + ".data"
-    installed = [(_installed_at(path, data), *rest) for path, *rest in rows]
+    installed = [(_installed_at(path, data), digest, size) for path, digest, size in rows]
     return PipPackage(
-        name=canonicalize_name(told["name"]), version=told["version"], tags=tags, record=_digest_of(installed)
+        name=canonicalize_name(told["name"]), version=told["version"], tags=tags, record=record_digest(installed)
     )
 
 
@@ -83,10 +78,6 @@ def _small(archive: zipfile.ZipFile, name: str, what: str) -> str:
     if archive.getinfo(name).file_size > _MAX_RECORD:
         raise DataMismatchError(f"{what} has a {name.split('/')[-1]} of more than {_MAX_RECORD:,} bytes.")
     return archive.read(name).decode("utf-8")
-
-
-def _rows(text: str) -> list[tuple[str, str, str]]:
-    return [(row[0], row[1], row[2]) for row in csv.reader(io.StringIO(text)) if row]
 
 
 def _headers(text: str) -> list[tuple[str, str]]:
@@ -102,7 +93,7 @@ def _headers(text: str) -> list[tuple[str, str]]:
 def _check_files(
     archive: zipfile.ZipFile,
     members: dict[str, zipfile.ZipInfo],
-    rows: list[tuple[str, str, str]],
+    rows: list[Row],
     info: str,
     what: str,
 ) -> None:
@@ -115,24 +106,9 @@ def _check_files(
         if name in unhashed:
             continue
         digest, size = told[name]
-        with archive.open(member) as handle:
-            if (size and member.file_size != int(size)) or _hash(handle, digest, limit=member.file_size) != digest:
+        with archive.open(member) as handle:  # which ends where the archive says that the file does
+            if (size and member.file_size != int(size)) or spell(handle, digest) != digest:
                 raise DataMismatchError(f"{what}: {name} is not what its RECORD says.")
-
-
-def _hash(handle: Any, like: str, *, limit: int) -> str | None:
-    """Return the hash of a file as RECORD spells it, by the algorithm that `like` names; None if that is a weak one."""
-    algorithm = like.partition("=")[0]
-    if algorithm not in _ALGORITHMS:
-        return None
-    hasher = hashlib.new(algorithm)
-    left = limit
-    while block := handle.read(_CHUNK):
-        left -= len(block)
-        if left < 0:
-            return None
-        hasher.update(block)
-    return f"{algorithm}={base64.urlsafe_b64encode(hasher.digest()).rstrip(b'=').decode()}"
 
 
 def _installed_at(path: str, data: str) -> str:
@@ -141,12 +117,6 @@ def _installed_at(path: str, data: str) -> str:
         return path
     kind, _, rest = path.removeprefix(f"{data}/").partition("/")
     return rest if kind in ("purelib", "platlib") else f"../{rest}"
-
-
-def _digest_of(rows: list[tuple[str, ...]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return record_digest(text.getvalue().splitlines())
 
 
 @dataclass(frozen=True)
@@ -158,72 +128,55 @@ class _Installed:
     prefix: Path
 
     @property
-    def rows(self) -> list[tuple[str, str, str]]:
-        return _rows((self.info / "RECORD").read_text(encoding="utf-8"))
+    def rows(self) -> list[Row]:
+        return rows_of((self.info / "RECORD").read_text(encoding="utf-8"))
 
     def path(self, row: str) -> Path:
         return self.site / row
 
 
-def altered_files(info: Path) -> Iterator[str]:
-    """Yield the files of an installed package that are missing or not what its RECORD says.
-
-    Args:
-        info: Its `.dist-info` folder.
-    """
-    found = _Installed(info.parent, info, info.parent)
-    for path, digest, size in found.rows:
-        if not digest or not is_identity(path):
-            continue
-        try:
-            with found.path(path).open("rb") as handle:
-                length = found.path(path).stat().st_size
-                same = (not size or length == int(size)) and _hash(handle, digest, limit=length) == digest
-        except OSError:
-            same = False
-        if not same:
-            yield path
-
-
 def repack(info: Path, *, prefix: Path, into: Path) -> Path:
-    """Pack an installed package into a wheel of the same identity, and return the file.
+    """Pack an installed package, as it is now, into a wheel of the same identity, and return the file.
 
     Args:
         info: Its `.dist-info` folder.
         prefix: Of the environment that it is in.
         into: Folder for the wheel.
     Raises:
-        EnvironmentMismatchError: Files were changed since they were installed; they are named.
+        EnvironmentMismatchError: Its metadata is missing or malformed.
     """
-    if changed := list(altered_files(info)):
+    try:
+        return _repack(info, prefix, into)
+    except (FileNotFoundError, ValueError, csv.Error, configparser.Error) as error:
+        told = f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else str(error)[:200]
         raise EnvironmentMismatchError(
-            f"{info.name.removesuffix('.dist-info')} was changed since it was installed: {', '.join(changed[:5])}"
-            + (f" and {len(changed) - 5} more." if len(changed) > 5 else "."),
-            hint="Install it again, or install your changes as a package of their own.",
-        )
+            f"{info.name.removesuffix('.dist-info')} cannot be packed: {told}.", hint="Install it again."
+        ) from None
+
+
+def _repack(info: Path, prefix: Path, into: Path) -> Path:
     found = _Installed(info.parent, info, prefix)
     stem = info.name.removesuffix(".dist-info")
     members = dict(_members(found, f"{stem}.data"))
-    rows = {path: (digest, size) for path, digest, size in found.rows if digest}
+    told = {path: (digest, size) for path, digest, size in found.rows}
     target = into / f"{stem}-{_tag(info)}.whl"
-    lines: list[tuple[str, str, str]] = []
+    lines: list[Row] = []
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in sorted(members):
             body = members[name].read_bytes()
             script = name.startswith(f"{stem}.data/scripts/")
             if script:
                 body = re.sub(rb"\A#!.*python[^\r\n]*", b"#!python", body)
-            digest, size = rows.get(name) or (_sha256(body), str(len(body)))
+            digest, size = told.get(name, ("", ""))
+            actual = spell(io.BytesIO(body), digest) or spell(io.BytesIO(body), "sha256=") or ""
+            if actual != digest:
+                digest, size = actual, str(len(body))
             lines.append((name, digest, size))
             _write(archive, name, body, executable=script)
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([*lines, (f"{info.name}/RECORD", "", "")])
         _write(archive, f"{info.name}/RECORD", text.getvalue().encode())
     return target
-
-
-def _sha256(body: bytes) -> str:
-    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(body).digest()).rstrip(b"=").decode()
 
 
 def _write(archive: zipfile.ZipFile, name: str, body: bytes, *, executable: bool = False) -> None:
@@ -241,7 +194,8 @@ def _members(found: _Installed, data: str) -> Iterator[tuple[str, Path]]:
         if not digest or row.endswith(".pyc"):
             continue
         if is_identity(row):
-            yield row, found.path(row)
+            if found.path(row).is_file():
+                yield row, found.path(row)
         elif row.startswith("../"):
             file = (found.site / row).resolve()
             if not file.is_relative_to(root) or not file.is_file():

@@ -10,6 +10,7 @@ import zipfile
 from importlib.metadata import distribution, requires
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -83,3 +84,12 @@ def venv(folder: Path, wheels: list[Path]) -> Path:
 def install(python: Path, *wheels: Path) -> None:
     command = [sys.executable, "-m", "pip", "--python", str(python), "--isolated", "install", "--quiet"]
     subprocess.run([*command, "--no-deps", "--no-index", "--force-reinstall", *map(str, wheels)], check=True)
+
+
+def only(monkeypatch: pytest.MonkeyPatch, **options: str) -> None:
+    """Have pip look here and nowhere else."""
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    for name, value in options.items():
+        monkeypatch.setenv(f"PIP_{name}", value)

@@ -19,7 +19,7 @@ from reprokit.environment.interpreter import Interpreter, find_interpreter
 from reprokit.environment.realise import realise
 from reprokit.errors import EnvironmentMismatchError
 from tests.conftest import Project
-from tests.environment.making import needed_by_reprokit, repacked, venv, wheel
+from tests.environment.making import needed_by_reprokit, only, repacked, venv, wheel
 
 DEMO = {"demo.py": "rate = 0.1\n", "demo-1.0.dist-info/entry_points.txt": "[console_scripts]\ndemo = demo:main\n"}
 
@@ -37,15 +37,6 @@ def index(tmp_path: Path) -> Path:
 @pytest.fixture
 def interpreter(tmp_path: Path, index: Path) -> Interpreter:
     return Interpreter.at(venv(tmp_path / "original", list(index.iterdir())))
-
-
-def only(monkeypatch: pytest.MonkeyPatch, **options: str) -> None:
-    """Have pip look here and nowhere else."""
-    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    for name, value in options.items():
-        monkeypatch.setenv(f"PIP_{name}", value)
 
 
 @pytest.fixture

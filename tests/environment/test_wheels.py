@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from reprokit.environment.capture import capture_environment
+from reprokit.environment.capture import capture, capture_environment
 from reprokit.environment.interpreter import Interpreter
-from reprokit.environment.wheels import altered_files, read_wheel, repack
+from reprokit.environment.wheels import read_wheel, repack
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError
 from tests.environment.making import digest, install, needed_by_reprokit, repacked, venv, wheel
 
@@ -46,17 +47,39 @@ def test_scripts_and_data_survive_a_round_of_installing_and_packing(tmp_path: Pa
     assert (other.parent / "share" / "demo" / "notes.txt").read_text() == "notes\n"
 
 
-def test_a_file_that_was_changed_since_it_was_installed_is_named(tmp_path: Path) -> None:
+def test_a_package_that_was_edited_is_another_one_and_packs_as_it_is_now(tmp_path: Path) -> None:
+    interpreter = Interpreter.at(venv(tmp_path / "one", [wheel(tmp_path, "demo", "1.0", FILES)]))
+    cache = tmp_path / "cache"
+    before = capture(cache, interpreter=interpreter)
+    site = Path(interpreter.places[0])
+    (site / "demo.py").write_text("def main(): print('ours')\n")
+    (site / "demo_more.py").unlink()
+    after = capture(cache, interpreter=interpreter)
+    assert (before.changed, after.changed) == ({}, {"demo": ["demo.py", "demo_more.py"]})
+    (change,) = before.lock.changes_to(after.lock)
+    assert str(change) == "demo 1.0: same version, other files"
+    packed = repack(site / "demo-1.0.dist-info", prefix=interpreter.prefix, into=cache)
+    assert [read_wheel(packed)] == after.lock.pip
+    (site / "demo.py").write_text(FILES["demo.py"])
+    (site / "demo_more.py").write_text("x = 1\n")
+    assert capture(cache, interpreter=interpreter) == before
+
+
+def test_a_package_without_its_metadata_cannot_be_packed_and_is_named(tmp_path: Path) -> None:
     interpreter = Interpreter.at(venv(tmp_path / "one", [wheel(tmp_path, "demo", "1.0", FILES)]))
     info = Path(interpreter.places[0]) / "demo-1.0.dist-info"
-    assert list(altered_files(info)) == []
-    (info.parent / "demo.py").write_text("def main(): print('patched')\n")
-    (info.parent / "demo_more.py").unlink()
-    assert list(altered_files(info)) == ["demo.py", "demo_more.py"]
-    with pytest.raises(
-        EnvironmentMismatchError, match=r"demo-1.0 was changed since it was installed: demo\.py, demo_more"
-    ):
+    (info / "WHEEL").unlink()
+    with pytest.raises(EnvironmentMismatchError, match=r"demo-1\.0 cannot be packed: .*WHEEL is missing"):
         repack(info, prefix=interpreter.prefix, into=tmp_path)
+
+
+def test_a_file_that_was_edited_in_place_with_its_old_size_and_time_is_seen(tmp_path: Path) -> None:
+    interpreter = Interpreter.at(venv(tmp_path / "one", [wheel(tmp_path, "demo", "1.0", FILES)]))
+    file = Path(interpreter.places[0]) / "demo.py"
+    seen = file.stat()
+    file.write_text(FILES["demo.py"].replace("demo", "omed"))
+    os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert capture(tmp_path / "cache", interpreter=interpreter).changed == {"demo": ["demo.py"]}
 
 
 @pytest.mark.parametrize(
