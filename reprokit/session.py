@@ -138,6 +138,7 @@ class Session:
             return self._artifact(Path(str(message["path"])), str(message["name"]))
         if kind == "resumed":
             self.collected.resumed = True
+            self.collected.numeric = dict(message.get("numeric", {})) or self.collected.numeric
             return {}
         if kind == "told":
             with self._lock:

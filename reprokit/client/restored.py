@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from reprokit.client import context, probe
 from reprokit.client.connection import connect
+from reprokit.client.numeric import numeric_facts
 from reprokit.client.plain import from_json, strict_json
 from reprokit.client.tensors import MalformedError, StoredArray, as_array, parse
 
@@ -198,6 +199,6 @@ def resumed(framework: str | None = None) -> Restored | None:
             f"reprokit: this run goes on from a checkpoint of {told['framework']}, which the callback for {framework} "
             "cannot restore"
         )
-    connect().send({"type": "resumed"})
+    connect().send({"type": "resumed", "numeric": numeric_facts()})
     probe.look("start")
     return Restored(told["folder"])
