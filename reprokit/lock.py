@@ -6,7 +6,7 @@ parameters and the execution, and is kept in the run's record; its hash names th
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -35,14 +35,21 @@ class _Artefact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     pass
 
 
+# Locks come from registries, and these words go into requirement files, commands and paths.
+_Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?\Z", max_length=200)]
+_Version = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9.!+_~-]*\Z", max_length=200)]
+_Word = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.+-]+\Z", max_length=200)]
+_Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+
+
 class CondaPackage(_Artefact, frozen=True, kw_only=True):
     """One record of conda-meta."""
 
-    name: str
-    version: str
-    build: str
-    subdir: str
-    sha256: str | None = None
+    name: _Name
+    version: _Version
+    build: _Word
+    subdir: _Word
+    sha256: _Sha256 | None = None
 
 
 class PipPackage(_Artefact, frozen=True, kw_only=True):
@@ -54,10 +61,10 @@ class PipPackage(_Artefact, frozen=True, kw_only=True):
         record: SHA-256 over the sorted RECORD rows without scripts, .pyc and installer notes; None without RECORD.
     """
 
-    name: str
-    version: str
-    tags: list[str] = []
-    record: str | None = None
+    name: _Name
+    version: _Version
+    tags: list[_Word] = []
+    record: _Sha256 | None = None
 
 
 class PackageChange(_Artefact, frozen=True, kw_only=True):
@@ -78,9 +85,9 @@ class EnvironmentLock(_Artefact, frozen=True, kw_only=True):
     """An environment's identity. Where its archives can be fetched is recorded elsewhere and never hashed."""
 
     format: Literal[1] = 1
-    python: str
-    implementation: str
-    platform: str
+    python: _Version
+    implementation: _Word
+    platform: _Word
     conda: list[CondaPackage] = []
     pip: list[PipPackage] = []
 

@@ -95,12 +95,17 @@ def _pinned(recipe: Recipe, environment: EnvironmentLock, *, registry: Registry)
 
 def _environment_here(recipe: Recipe, *, root: Path, cache: Path | None) -> Captured:
     captured = capture(cache)
+    _check_declared(recipe, captured.lock, root)
+    return captured
+
+
+def _check_declared(recipe: Recipe, environment: EnvironmentLock, root: Path) -> None:
+    """Raise unless an environment is what the recipe's requirements file asks for, if it names one."""
     if isinstance(recipe.environment, Environment) and recipe.environment.pip is not None:
         file = root / recipe.environment.pip
         with os_errors(f"Reading {file}"):
             text = file.read_text(encoding="utf-8")
-        check_requirements(text, environment=captured.lock, what=recipe.environment.pip)
-    return captured
+        check_requirements(text, environment=environment, what=recipe.environment.pip)
 
 
 def lock_recipe(path: Path, *, registry: Registry, root: Path, cache: Path | None) -> tuple[RecipeLock, LockChanges]:
@@ -154,6 +159,7 @@ def recipe_lock_for(
             hint=f"Run `reprokit lock {path}`, and commit the lock.",
         )
     if exact:
+        _check_declared(recipe, lock.environment, root)  # the file may have changed since
         return lock, ready_for(lock.environment, cache=cache, what=str(file), progress=progress)
     found = _environment_here(recipe, root=root, cache=cache)
     return msgspec.structs.replace(lock, environment=found.lock), Ready(here, found.changed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +17,7 @@ from reprokit.client import number
 from reprokit.client.restored import Restored, resumed
 from reprokit.client.writer import Saving
 
-__all__ = ["DrivenLoop", "next_training", "random_state", "regroups", "to_resume"]
+__all__ = ["DrivenLoop", "next_training", "random_state", "regroups", "set_attributes", "to_resume"]
 
 _TRAININGS = itertools.count()
 
@@ -65,6 +66,17 @@ def regroups(model: Any) -> str | None:
         "more than two processes add up gradients in another order in the first step of DDP than later; with "
         "find_unused_parameters=True they do not"
     )
+
+
+def set_attributes(thing: Any, stored: dict[str, Any], names: Collection[str]) -> None:
+    """Set attributes to what a checkpoint has of them.
+
+    Raises:
+        RuntimeError: It has others; whoever wrote it decides values, and not which attributes there are.
+    """
+    if others := sorted(stored.keys() - set(names)):
+        raise RuntimeError(f"reprokit: the checkpoint sets {', '.join(others[:5])} of {type(thing).__name__}")
+    vars(thing).update(stored)
 
 
 class DrivenLoop(pytorch.PackageCheckpoint):

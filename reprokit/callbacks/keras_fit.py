@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import warnings
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -290,7 +291,7 @@ def caller(name: str, kind: type) -> Any:
 def _continue_csv(logger: Any, epoch: int) -> None:
     """Have a CSVLogger go on with the file of the run so far, up to the epoch that comes next."""
     logger.append = True
-    with contextlib.suppress(FileNotFoundError), open(logger.filename, "r+", newline="") as file:  # noqa: PTH123
+    with contextlib.suppress(FileNotFoundError), Path(logger.filename).open("r+", newline="") as file:
         lines = file.readlines()
         first = [line.split(logger.sep)[0] for line in lines]
         file.seek(0)

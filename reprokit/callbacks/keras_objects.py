@@ -76,8 +76,9 @@ def restore_callbacks(callbacks: Iterable[Any], state: Mapping[str, Any]) -> Non
         if _says_itself(callback):
             callback.load_state_dict(state[key])
         else:
-            for name, value in state[key].items():
-                setattr(callback, name, value)
+            names = ("epoch", "history") if isinstance(callback, keras.callbacks.History) else _names(callback)
+            for name in names:
+                setattr(callback, name, state[key][name])
 
 
 def _places(callbacks: Iterable[Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -180,8 +179,8 @@ def set_local(trainer: Any, state: dict[str, Any]) -> None:
     if here.keys() != state["metrics"].keys():
         raise RuntimeError(f"reprokit: the checkpoint has the metrics {[*state['metrics']]}, here are {[*here]}")
     for name, metric in here.items():
-        for key, value in state["metrics"][name]["states"].items():
-            setattr(metric, key, _at(value, metric.device))
+        for key in metric._defaults:
+            setattr(metric, key, _at(state["metrics"][name]["states"][key], metric.device))
         metric._update_count, metric._computed = state["metrics"][name]["updates"], None
     results = trainer.fit_loop.epoch_loop._results
     results.clear()
@@ -201,7 +200,7 @@ def _remade(trainer: Any, module: Any, told: dict[str, Any], device: torch.devic
         if told["size"] is not None:
             one.cumulated_batch_size = _at(told["size"], device)
     else:
-        one.value = operator.attrgetter(meta.metric_attribute or "")(module)
+        one.value = dict(module.named_modules())[meta.metric_attribute or ""]
     one._forward_cache = _at(told["last"], device)
     one.has_reset, one._update_count = told["reset"], told["updates"]
     return one

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import has_length
 
-from reprokit.callbacks.driven import DrivenLoop, next_training, regroups, to_resume
+from reprokit.callbacks.driven import DrivenLoop, next_training, regroups, set_attributes, to_resume
 from reprokit.callbacks.pytorch import remake_workers, samplers_of
 from reprokit.client.restored import Restored
 from reprokit.client.snapshot import Snapshot
@@ -307,8 +307,10 @@ class _Loop(DrivenLoop):
     def _restore(self, restored: Restored) -> None:
         super()._restore(restored)
         trainer, state = self._trainer, restored.state(FRAMEWORK)
-        vars(trainer.state).update(state["state"])
-        vars(trainer.control).update(state["control"])
+        set_attributes(
+            trainer.state, state["state"], {field.name for field in dataclasses.fields(trainer.state)} - {*_ELSEWHERE}
+        )
+        set_attributes(trainer.control, state["control"], vars(trainer.control).keys())
         if restored.batch is None:
             trainer.control.should_epoch_stop = False  # an epoch that was stopped is over
         callbacks = _exportable(trainer)
@@ -317,10 +319,10 @@ class _Loop(DrivenLoop):
                 f"reprokit: the checkpoint has the callbacks {[*state['callbacks']]}, here are {[*callbacks]}"
             )
         for name, one in callbacks.items():
-            vars(one).update(state["callbacks"][name])
+            set_attributes(one, state["callbacks"][name], one.state()["attributes"].keys())
         for sampler, seed in zip(_seedable(self.loaders_now()["train"]), state["samplers"], strict=True):
             sampler.initial_seed = seed
-        vars(trainer).update(state["counters"])
+        set_attributes(trainer, state["counters"], _COUNTERS)
         own = self._own_of(state["local"])
         trainer._tr_loss, trainer.current_flos = own["loss"].to(trainer.args.device), own["flos"]
 

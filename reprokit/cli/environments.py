@@ -34,18 +34,23 @@ def build(face: Face, ref: str) -> None:
     It lies in the cache, under its hash, and is made only once. Packages come from the run's vault, from the cache, or
     from where pip looks; each is checked against the lock before it is installed. Exit code 5 if it cannot be made.
     """
-    locked, vault = _locked(face, ref)
+    locked, vault, _ = _locked(face, ref)
     python = realise(locked, cache=face.config.cache, vault=vault, progress=face)
     face.result({"python": str(python), "hash": locked.hash, "packages": len(locked.pip)}, str(python))
 
 
-def _locked(face: Face, ref: str) -> tuple[EnvironmentLock, Vault | None]:
+def _locked(face: Face, ref: str) -> tuple[EnvironmentLock, Vault | None, str]:
+    """Return an environment, where its archives are kept, and the name of what it was locked for."""
     if Path(ref).is_file():
         with os_errors(f"Reading {ref}"):
-            return RecipeLock.decode(Path(ref).read_bytes(), what=ref).environment, None
+            return (
+                RecipeLock.decode(Path(ref).read_bytes(), what=ref).environment,
+                None,
+                Path(ref).name.partition(".")[0],
+            )
     store = face.registry()
     run = RunStore(store).load(ref)
-    return RunStore(store).lock(run).environment, open_vault(run.manifest, store)
+    return RunStore(store).lock(run).environment, open_vault(run.manifest, store), run.record.name
 
 
 @click.command()
@@ -65,16 +70,16 @@ def export(face: Face, ref: str, form: str, output: Path | None) -> None:
     Addresses and hashes are asked of the indexes that pip is configured to use. Packages that none of them serves are
     named in the file, and on stderr.
     """
-    locked, _ = _locked(face, ref)
+    locked, _, name = _locked(face, ref)
     lost: dict[str, str] = {}
     if form == "environment.yml":
-        text = as_environment_yml(locked, name=Path(ref).name.partition(".")[0])
+        text = as_environment_yml(locked, name=name)
     else:
         base = find_interpreter(version=locked.python, implementation=locked.implementation, system=locked.platform)
         archives, lost = find_archives(locked, interpreter=base, cache=face.config.cache, progress=face)
         text = (as_pylock if form == "pylock" else as_requirements)(locked, archives, lost)
-        for name, why in lost.items():
-            face.note(f"{name} is not in it: {why}.")
+        for package, why in lost.items():
+            face.note(f"{package} is not in it: {why}.")
     if output is not None:
         with os_errors(f"Writing {output}"):
             output.write_text(text, encoding="utf-8")

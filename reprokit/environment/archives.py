@@ -70,7 +70,7 @@ def find_archives(
     found = {}
     for row in rows:
         archive = _archive(row)
-        if archive is None:
+        if archive is None or archive.name not in wanted:
             continue
         if _tags_of(archive.file) != set(wanted[archive.name].tags):
             lost[archive.name] = f"the index has {archive.file}, which is not the wheel that was installed"

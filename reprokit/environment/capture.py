@@ -81,7 +81,8 @@ def packages_of(interpreter: Interpreter) -> Iterator[tuple[str, Distribution]]:
         if not dash or not str(folder).endswith(".dist-info"):
             stem = distribution.metadata["Name"] or ""
         name = canonicalize_name(stem)
-        if name and name not in seen and _editable_folder(distribution) is None:
+        # pip leaves `~name` behind where it could not remove a package, and does not see it again
+        if stem[:1].isalnum() and name not in seen and _editable_folder(distribution) is None:
             seen.add(name)
             yield name, distribution
 

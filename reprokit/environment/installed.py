@@ -76,7 +76,7 @@ def actual_rows(record: Path, rows: list[Row], memory: Memory) -> tuple[list[Row
                 changed.append(path)
                 continue
             touched = max(seen.st_mtime_ns, seen.st_ctime_ns) >= written
-            if (touched or (size and seen.st_size != int(size))) and (
+            if (touched or (size and size != str(seen.st_size))) and (
                 actual := _hash(file, digest, seen, memory)
             ) != digest:
                 changed.append(path)

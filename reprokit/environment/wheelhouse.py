@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from reprokit.environment.interpreter import Interpreter
-from reprokit.environment.wheels import read_wheel
+from reprokit.environment.wheels import read_wheel, wheel_name
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError
 from reprokit.lock import PipPackage
 from reprokit.paths import os_errors
@@ -78,10 +78,9 @@ def gather(
 
 
 def held(store: Path, package: PipPackage) -> Path | None:
-    """Return a wheel that was checked before; a folder is named by what was checked."""
-    folder = store / str(package.record)
-    files = list(folder.glob("*.whl")) if folder.is_dir() else []
-    return files[0] if len(files) == 1 else None
+    """Return a wheel that was checked before; its folder is named by what was checked."""
+    file = store / str(package.record) / wheel_name(package)
+    return file if file.is_file() else None
 
 
 def keep(store: Path, package: PipPackage, wheel: Path) -> Path:
@@ -90,7 +89,7 @@ def keep(store: Path, package: PipPackage, wheel: Path) -> Path:
     folder = store / str(package.record)
     temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=store))
     try:
-        shutil.move(wheel, temporary / wheel.name)
+        shutil.move(wheel, temporary / wheel_name(package))  # whatever name it came with
         if not folder.exists():
             temporary.rename(folder)
     except FileExistsError:
@@ -102,7 +101,7 @@ def keep(store: Path, package: PipPackage, wheel: Path) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
     kept = held(store, package)
     if kept is None:
-        raise EnvironmentMismatchError(f"{folder} does not hold one wheel.", hint=f"Delete {folder}: it is a cache.")
+        raise EnvironmentMismatchError(f"{folder} has lost its wheel.", hint=f"Delete {folder}: it is a cache.")
     return kept
 
 

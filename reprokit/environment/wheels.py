@@ -22,7 +22,7 @@ from reprokit.environment.installed import Row, is_identity, record_digest, rows
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError
 from reprokit.lock import PipPackage
 
-__all__ = ["read_wheel", "repack"]
+__all__ = ["read_wheel", "repack", "wheel_name"]
 
 _MAX_RECORD = 64 * 1024 * 1024
 _MAX_MEMBERS = 200_000
@@ -159,7 +159,12 @@ def _repack(info: Path, prefix: Path, into: Path) -> Path:
     stem = info.name.removesuffix(".dist-info")
     members = dict(_members(found, f"{stem}.data"))
     told = {path: (digest, size) for path, digest, size in found.rows}
-    target = into / f"{stem}-{_tag(info)}.whl"
+    metadata = dict(reversed(_headers((info / "METADATA").read_text("utf-8"))))
+    tags = sorted(value for key, value in _headers((info / "WHEEL").read_text("utf-8")) if key == "tag")
+    package = PipPackage(
+        name=canonicalize_name(metadata.get("name", "")), version=metadata.get("version", ""), tags=tags
+    )
+    target = into / wheel_name(package)
     lines: list[Row] = []
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in sorted(members):
@@ -220,11 +225,11 @@ def _entry_points(info: Path) -> set[str]:
     return names
 
 
-def _tag(info: Path) -> str:
-    """Return the tag of a wheel's file name, as `py2.py3-none-any`."""
-    tags = [value.split("-") for key, value in _headers((info / "WHEEL").read_text("utf-8")) if key == "tag"]
+def wheel_name(package: PipPackage) -> str:
+    """Return the file name of a package's wheel, as `demo-1.0-py2.py3-none-any.whl`."""
     parts: list[dict[str, None]] = [{}, {}, {}]
-    for tag in tags:
-        for part, values in zip(tag, parts, strict=True):
+    for tag in package.tags:
+        for part, values in zip(tag.split("-"), parts, strict=False):
             values[part] = None
-    return "-".join(".".join(values) for values in parts)
+    tag = "-".join(".".join(values) for values in parts)
+    return f"{package.name.replace('-', '_')}-{package.version.replace('-', '_')}-{tag}.whl"

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from reprokit.environment.capture import capture_environment
@@ -112,6 +113,28 @@ def test_no_other_version_of_python_stands_in_for_the_locked_one() -> None:
     assert found.version == here.version
     with pytest.raises(EnvironmentMismatchError, match=r"CPython 3\.99\.0 for linux-x86_64 is not on this machine"):
         find_interpreter(version="3.99.0", implementation="CPython", system="linux-x86_64")
+
+
+def test_a_vault_that_lies_about_names_gives_the_locked_package_or_none(
+    interpreter: Interpreter, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, NO_INDEX="1")
+    lock = capture_environment(interpreter=interpreter)
+    files = {"demo": index / "demo-1.0-py3-none-any.whl", "other": index / "other-2.0-py3-none-any.whl"}
+
+    def named(file: Path, name: str) -> Callable[[Path], Path]:
+        return lambda folder: Path(shutil.copy(file, folder / name))
+
+    swapped = {"demo": named(files["other"], "demo-1.0-py3-none-any.whl"), "other": named(files["demo"], "o.whl")}
+    with pytest.raises(EnvironmentMismatchError, match=r"demo 1\.0: demo-1.* is other 2\.0"):
+        realise(lock, cache=tmp_path / "cache", vault=swapped, offline=True)
+    misnamed = {"demo": named(files["demo"], "x.txt"), "other": named(files["other"], "other-9-cp27-none-any.whl")}
+    python = realise(lock, cache=tmp_path / "cache", vault=misnamed, offline=True)
+    assert capture_environment(interpreter=Interpreter.at(python)) == lock
+    (demo, other) = lock.pip
+    borrowed = msgspec.structs.replace(lock, pip=[msgspec.structs.replace(demo, record=other.record), other])
+    with pytest.raises(EnvironmentMismatchError, match=r"No copy here of demo 1\.0"):
+        realise(borrowed, cache=tmp_path / "cache", offline=True)
 
 
 @pytest.mark.slow
