@@ -6,6 +6,7 @@ parameters and the execution, and is kept in the run's record; its hash names th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from reprokit.recipe import Execution, Recipe
 from reprokit.untrusted import load_json
 
 __all__ = [
+    "Archive",
     "CodeIdentity",
     "CondaPackage",
     "DataPin",
@@ -42,14 +44,24 @@ _Word = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.+-]+\Z", max_length=
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
+_File = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.+!~-]*\Z", max_length=400)]
+_Url = Annotated[str, msgspec.Meta(pattern=r"\A(https?|file)://[!-~]+\Z", max_length=4000)]
+
+
 class CondaPackage(_Artefact, frozen=True, kw_only=True):
-    """One record of conda-meta."""
+    """One record of conda-meta.
+
+    Attributes:
+        sha256: Of its archive; None where the channel gave none.
+        edited: Hash of the files that are not those that were installed; None if all are.
+    """
 
     name: _Name
     version: _Version
     build: _Word
     subdir: _Word
     sha256: _Sha256 | None = None
+    edited: _Sha256 | None = None
 
 
 class PipPackage(_Artefact, frozen=True, kw_only=True):
@@ -65,6 +77,22 @@ class PipPackage(_Artefact, frozen=True, kw_only=True):
     version: _Version
     tags: list[_Word] = []
     record: _Sha256 | None = None
+
+
+class Archive(_Artefact, frozen=True, kw_only=True):
+    """Where a package's archive was found: a fact, never part of an identity.
+
+    Attributes:
+        url: Without credentials, tokens, query and fragment.
+        sha256: Of the archive, in hex.
+    """
+
+    kind: Literal["conda", "pip"]
+    name: _Name
+    version: _Version
+    file: _File
+    url: _Url
+    sha256: _Sha256
 
 
 class PackageChange(_Artefact, frozen=True, kw_only=True):
@@ -94,6 +122,11 @@ class EnvironmentLock(_Artefact, frozen=True, kw_only=True):
     @property
     def hash(self) -> str:
         return sha256_of(msgspec.to_builtins(self))
+
+    @property
+    def size(self) -> int:
+        """How many packages it has."""
+        return len(self.conda) + len(self.pip)
 
     def changes_to(self, found: EnvironmentLock) -> list[PackageChange]:
         """Return every package that differs between this locked environment and the one found."""
@@ -160,17 +193,37 @@ class CodeIdentity(_Artefact, frozen=True, kw_only=True):
     python_path: list[str] = []
 
 
+class Declares(_Artefact, frozen=True, kw_only=True):
+    """Hashes of what a recipe declares; others than a lock's mean that it is out of date.
+
+    Attributes:
+        environment: Of its section and the files that it names; None where it takes the environment that is there.
+        data: Of its section.
+    """
+
+    environment: _Sha256 | None
+    data: _Sha256
+
+    @classmethod
+    def of(cls, recipe: Recipe, files: Mapping[str, str]) -> Declares:
+        """Return what a recipe declares; `files` are the hashes of those that its environment names."""
+        plain = recipes.to_plain(recipe)
+        environment = sha256_of({"environment": plain["environment"], "files": dict(files)}) if files else None
+        return cls(environment=environment, data=sha256_of(plain.get("data")))
+
+
 class RecipeLock(_Artefact, frozen=True, kw_only=True):
     """What `reprokit lock` writes beside the recipe.
 
     Attributes:
-        declares: Hash of the recipe's environment and data sections; unequal means the lock is out of date.
+        archives: Where the environment's packages were found.
     """
 
     format: Literal[1] = 1
-    declares: str
+    declares: Declares
     environment: EnvironmentLock
     data: list[DataPin]
+    archives: list[Archive] = []
 
     def encode(self) -> bytes:
         return _indented(msgspec.to_builtins(self))
@@ -178,11 +231,6 @@ class RecipeLock(_Artefact, frozen=True, kw_only=True):
     @classmethod
     def decode(cls, data: bytes, *, what: str) -> RecipeLock:
         return _decode(data, cls, what=what)
-
-    @staticmethod
-    def declaration(recipe: Recipe) -> str:
-        plain = recipes.to_plain(recipe)
-        return sha256_of({"environment": plain.get("environment"), "data": plain.get("data")})
 
 
 class RunLock(_Artefact, frozen=True, kw_only=True):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from reprokit.data import pin_data
-from reprokit.environment.capture import Captured, capture, check_requirements
+from reprokit.environment.capture import capture
+from reprokit.environment.declared import declared_files
 from reprokit.environment.realise import realise
+from reprokit.environment.solving import solve
 from reprokit.environment.wheelhouse import Vault
 from reprokit.errors import EnvironmentMismatchError, NotFoundError, RecipeError, RefusedError, UsageError
-from reprokit.lock import CodeIdentity, DataPin, EnvironmentLock, PackageChange, RecipeLock, RunLock
+from reprokit.lock import Archive, CodeIdentity, DataPin, Declares, EnvironmentLock, PackageChange, RecipeLock, RunLock
 from reprokit.paths import durable_write, os_errors
 from reprokit.plain_yaml import load_yaml
 from reprokit.progress import SILENT, Progress
@@ -79,44 +82,69 @@ class Ready:
 
     Attributes:
         changed: Files of packages that were edited since they were installed, by package.
+        archives: Where its packages were found.
     """
 
     python: Path
     changed: dict[str, list[str]]
+    archives: Sequence[Archive]
 
 
-def _pinned(recipe: Recipe, environment: EnvironmentLock, *, registry: Registry) -> RecipeLock:
-    return RecipeLock(
-        declares=RecipeLock.declaration(recipe),
-        environment=environment,
-        data=pin_data(recipe, registry=registry, runs=RunStore(registry)),
-    )
+def lock_recipe(
+    path: Path, *, registry: Registry, root: Path, cache: Path, upgrade: bool = False, progress: Progress = SILENT
+) -> tuple[RecipeLock, LockChanges]:
+    """Pin a recipe, write the lock beside it, and say what moved since the last one.
 
-
-def _environment_here(recipe: Recipe, *, root: Path, cache: Path | None) -> Captured:
-    captured = capture(cache)
-    _check_declared(recipe, captured.lock, root)
-    return captured
-
-
-def _check_declared(recipe: Recipe, environment: EnvironmentLock, root: Path) -> None:
-    """Raise unless an environment is what the recipe's requirements file asks for, if it names one."""
-    if isinstance(recipe.environment, Environment) and recipe.environment.pip is not None:
-        file = root / recipe.environment.pip
-        with os_errors(f"Reading {file}"):
-            text = file.read_text(encoding="utf-8")
-        check_requirements(text, environment=environment, what=recipe.environment.pip)
-
-
-def lock_recipe(path: Path, *, registry: Registry, root: Path, cache: Path | None) -> tuple[RecipeLock, LockChanges]:
-    """Pin a recipe anew, write the lock beside it, and say what moved since the last one."""
+    Args:
+        upgrade: Solve a declared environment anew also where the files that declare it are unchanged.
+    """
     recipe = read_recipe(path)
-    lock = _pinned(recipe, _environment_here(recipe, root=root, cache=cache).lock, registry=registry)
     file = recipe_lock_path(path)
     before = RecipeLock.decode(file.read_bytes(), what=str(file)) if file.exists() else None
+    declares = _declares(recipe, root)
+    unchanged = (
+        before is not None and declares.environment is not None and before.declares.environment == declares.environment
+    )
+    if before is not None and unchanged and not upgrade:
+        environment, archives = before.environment, before.archives
+    else:
+        environment, archives, _ = _environment(recipe, root=root, cache=cache, progress=progress)
+    lock = _pinned(recipe, declares, environment, archives, registry=registry)
     with os_errors(f"Writing {file}"):
         durable_write(file, lock.encode())
     return lock, _changes(before, lock)
+
+
+def _declares(recipe: Recipe, root: Path) -> Declares:
+    files = declared_files(recipe.environment, root) if isinstance(recipe.environment, Environment) else {}
+    return Declares.of(recipe, files)
+
+
+def _environment(
+    recipe: Recipe, *, root: Path, cache: Path, progress: Progress
+) -> tuple[EnvironmentLock, list[Archive], Ready | None]:
+    """Return the environment that a recipe declares, solved now, or the one here, which can be run in as it is."""
+    if isinstance(recipe.environment, Environment) and recipe.environment.is_declared:
+        solved = solve(recipe.environment, root=root, cache=cache, progress=progress)
+        return solved.lock, solved.archives, None
+    here = capture(cache)
+    return here.lock, here.archives, Ready(Path(sys.executable), here.changed, here.archives)
+
+
+def _pinned(
+    recipe: Recipe,
+    declares: Declares,
+    environment: EnvironmentLock,
+    archives: list[Archive],
+    *,
+    registry: Registry,
+) -> RecipeLock:
+    return RecipeLock(
+        declares=declares,
+        environment=environment,
+        data=pin_data(recipe, registry=registry, runs=RunStore(registry)),
+        archives=archives,
+    )
 
 
 def _changes(before: RecipeLock | None, after: RecipeLock) -> LockChanges:
@@ -148,21 +176,33 @@ def recipe_lock_for(
         RefusedError: The recipe's data or environment changed since it was locked.
         EnvironmentMismatchError: The locked environment is not this one, and cannot be made.
     """
-    file, here = recipe_lock_path(path), Path(sys.executable)
+    file = recipe_lock_path(path)
     if not file.exists():
-        found = _environment_here(recipe, root=root, cache=cache)
-        return _pinned(recipe, found.lock, registry=registry), Ready(here, found.changed)
-    lock = RecipeLock.decode(file.read_bytes(), what=str(file))
-    if lock.declares != RecipeLock.declaration(recipe):
-        raise RefusedError(
-            f"{file} is out of date: the recipe's data or environment changed since it was locked.",
-            hint=f"Run `reprokit lock {path}`, and commit the lock.",
+        lock = None
+    else:
+        lock = RecipeLock.decode(file.read_bytes(), what=str(file))
+        if lock.declares != _declares(recipe, root):
+            raise RefusedError(
+                f"{file} is out of date: the recipe's data or environment changed since it was locked.",
+                hint=f"Run `reprokit lock {path}`, and commit the lock.",
+            )
+    if not exact:
+        here = capture(cache)
+        found = Ready(Path(sys.executable), here.changed, here.archives)
+        if lock is None:
+            return _pinned(recipe, _declares(recipe, root), here.lock, here.archives, registry=registry), found
+        return msgspec.structs.replace(lock, environment=here.lock, archives=here.archives), found
+    ready = None
+    if lock is None:
+        environment, archives, ready = _environment(recipe, root=root, cache=cache, progress=progress)
+        if ready is None:
+            progress.note(f"The environment was solved anew; `reprokit lock {path}` keeps what was chosen.")
+        lock = _pinned(recipe, _declares(recipe, root), environment, archives, registry=registry)
+    if ready is None:
+        ready = ready_for(
+            lock.environment, cache=cache, what=str(file), vault=Vault(archives=lock.archives), progress=progress
         )
-    if exact:
-        _check_declared(recipe, lock.environment, root)  # the file may have changed since
-        return lock, ready_for(lock.environment, cache=cache, what=str(file), progress=progress)
-    found = _environment_here(recipe, root=root, cache=cache)
-    return msgspec.structs.replace(lock, environment=found.lock), Ready(here, found.changed)
+    return lock, ready
 
 
 def ready_for(
@@ -178,20 +218,20 @@ def ready_for(
     here = capture(cache)
     changes = locked.changes_to(here.lock)
     if not changes:
-        return Ready(Path(sys.executable), here.changed)
+        return Ready(Path(sys.executable), here.changed, (vault.archives if vault else ()) or here.archives)
     try:
         python = realise(locked, cache=cache, vault=vault, progress=progress)
     except EnvironmentMismatchError as error:
-        shown = "".join(f"\n  {change}" for change in changes[:20])
-        more = f"\n  … and {len(changes) - 20} more" if len(changes) > 20 else ""
+        shown = "".join(f"\n  {change}" for change in changes[:10])
+        more = f"\n  … and {len(changes) - 10} more" if len(changes) > 10 else ""
         raise EnvironmentMismatchError(
-            f"The environment here differs from {what} in {len(changes)} package(s):{shown}{more}\n"
-            f"It cannot be made: {error.message}",
-            hint=f"{error.hint or ''} Or accept this one: --env current for a run, --with env=current for a "
+            f"The environment of {what} cannot be made: {error.message}\n"
+            f"The one here differs in {len(changes)} package(s):{shown}{more}",
+            hint=f"{error.hint or ''} Or accept the one here: --env current for a run, --with env=current for a "
             "reproduction.".strip(),
         ) from None
     progress.note(f"The environment of {what} differs from this one in {len(changes)} package(s); it was made anew.")
-    return Ready(python, {})
+    return Ready(python, {}, vault.archives if vault else ())
 
 
 def lock_run(recipe: Recipe, code: CodeIdentity, pins: RecipeLock) -> RunLock:

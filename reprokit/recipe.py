@@ -46,8 +46,10 @@ class Code(_Strict, frozen=True, kw_only=True):
 
 
 class Environment(_Strict, frozen=True, kw_only=True):
-    """What the run is executed in, instead of the word `current`.
+    """What the run is executed in, instead of the word `current`: at most one of conda, pip, lock and container.
 
+    `conda` is an `environment.yml`, `pip` a requirements file or a `pyproject.toml` (with `extras`), `lock` a
+    `pylock.toml` (with `extras`).
     `vault` says which packages are stored beside the record, so that it can be rebuilt without an index: those that no
     index serves, all, or none.
     """
@@ -56,7 +58,13 @@ class Environment(_Strict, frozen=True, kw_only=True):
     pip: str | None = None
     lock: str | None = None
     container: str | None = None
+    extras: list[str] = []
     vault: Literal["unserved", "all", "none"] = "unserved"
+
+    @property
+    def is_declared(self) -> bool:
+        """True if it names what to solve, and not only what to keep."""
+        return bool(self.conda or self.pip or self.lock)
 
 
 class DataInput(_Strict, frozen=True, kw_only=True):
@@ -288,14 +296,15 @@ def _check_environment(environment: Environment) -> None:
     given = [key for key in ("conda", "pip", "lock", "container") if getattr(environment, key) is not None]
     if len(given) > 1:
         raise RecipeError("environment: write 'current', or at most one of conda, pip, lock and container.")
-    if not given:
-        return
-    if given[0] != "pip":
+    if environment.container is not None:
         raise RecipeError(
-            f"environment.{given[0]} is not built by this release.",
-            hint="Activate that environment and write `environment: current`: it is captured and checked.",
+            "environment.container is not run by this release.",
+            hint="Run reprokit inside the container, with `environment: current`.",
         )
-    check_relative(str(environment.pip), what="environment.pip")
+    for key in given:
+        check_relative(getattr(environment, key), what=f"environment.{key}")
+    if environment.extras and not (environment.lock or str(environment.pip).endswith(".toml")):
+        raise RecipeError("environment.extras: only a pyproject.toml or a pylock.toml has extras.")
 
 
 def _check_execution(execution: Execution) -> None:

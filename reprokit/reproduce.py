@@ -16,8 +16,7 @@ from reprokit.compare import Side, compare
 from reprokit.config import Config
 from reprokit.data import output_name, part_of, pin_input
 from reprokit.environment.capture import capture_environment
-from reprokit.environment.vault import FOLDER as VAULT
-from reprokit.environment.vault import open_vault
+from reprokit.environment.vault import kept_entries, open_vault
 from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.executing import Orders, Prepared, execute
 from reprokit.lock import DataPin, RunLock
@@ -204,7 +203,7 @@ def _prepare(original: StoredRun, lock: RunLock, chosen: Overrides, *, registry:
     if chosen.execution:
         lock = msgspec.structs.replace(lock, execution=recipe.execution)
     lock = msgspec.structs.replace(lock, recipe=recipe, data=_repin(lock.data, chosen.data, registry))
-    entries += original.manifest.below(VAULT) if not chosen.environment else []
+    entries += kept_entries(original.manifest) if not chosen.environment else []
     if "recipe.yaml" in original.manifest:
         entries.append(original.manifest["recipe.yaml"])
     return Prepared(lock=lock, entries=entries, code=code, name=original.record.name)

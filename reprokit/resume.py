@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reprokit.config import Config
-from reprokit.environment.vault import FOLDER as VAULT
-from reprokit.environment.vault import open_vault
+from reprokit.environment.vault import kept_entries, open_vault
 from reprokit.errors import RefusedError
 from reprokit.executing import Continued, Orders, Prepared, execute
 from reprokit.locking import ready_for
@@ -101,7 +100,7 @@ def last_checkpoint(record: Record) -> CheckpointEntry | None:
 
 def prepared_again(run: StoredRun, runs: RunStore) -> Prepared:
     """Return a recorded run as it was prepared: the same lock, the same code."""
-    kept: list[Entry] = [*run.manifest.below("code"), *run.manifest.below(VAULT)]
+    kept: list[Entry] = [*run.manifest.below("code"), *kept_entries(run.manifest)]
     kept += [run.manifest[key] for key in _KEPT if key in run.manifest]
     lock = runs.lock(run)
     code = run.record.code or CodeFacts(tree=lock.code.tree)

@@ -16,7 +16,7 @@ from reprokit.code import Repository, code_entries
 from reprokit.config import Config
 from reprokit.environment.capture import importable_folders
 from reprokit.environment.interpreter import Interpreter
-from reprokit.environment.vault import store_vault
+from reprokit.environment.vault import store_archives, store_vault
 from reprokit.errors import NotFoundError, RecipeError
 from reprokit.executing import Prepared, execute
 from reprokit.lock import RecipeLock
@@ -137,6 +137,7 @@ def prepare(
                     if data:
                         digest, size = sink.put_bytes(data)
                         entries.append(Entry(key, size, digest))
+                entries += store_archives(ready.archives, sink)
                 vaulted, unpacked = _vaulted(recipe, pins, ready, sink, config=config, progress=progress)
                 entries, warnings = [*entries, *vaulted], [*warnings, *unpacked]
         facts = capture.facts

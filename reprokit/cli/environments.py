@@ -33,18 +33,15 @@ def build(face: Face, ref: str) -> None:
     """
     locked, vault, _ = locked_environment(face, ref)
     python = realise(locked, cache=face.config.cache, vault=vault, progress=face)
-    face.result({"python": str(python), "hash": locked.hash, "packages": len(locked.pip)}, str(python))
+    face.result({"python": str(python), "hash": locked.hash, "packages": locked.size}, str(python))
 
 
-def locked_environment(face: Face, ref: str) -> tuple[EnvironmentLock, Vault | None, str]:
-    """Return an environment, where its archives are kept, and the name of what it was locked for."""
+def locked_environment(face: Face, ref: str) -> tuple[EnvironmentLock, Vault, str]:
+    """Return an environment, where its archives are, and the name of what it was locked for."""
     if Path(ref).is_file():
         with os_errors(f"Reading {ref}"):
-            return (
-                RecipeLock.decode(Path(ref).read_bytes(), what=ref).environment,
-                None,
-                Path(ref).name.partition(".")[0],
-            )
+            lock = RecipeLock.decode(Path(ref).read_bytes(), what=ref)
+        return lock.environment, Vault(archives=lock.archives), Path(ref).name.partition(".")[0]
     store = face.registry()
     run = RunStore(store).load(ref)
     return RunStore(store).lock(run).environment, open_vault(run.manifest, store), run.record.name

@@ -60,12 +60,19 @@ def init(face: Face, script: str | None) -> None:
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--upgrade", is_flag=True, help="Solve a declared environment anew, though its files are unchanged.")
 @common
-def lock(face: Face, recipe: Path) -> None:
-    """Pin RECIPE's environment and data in a lock beside it."""
+def lock(face: Face, recipe: Path, upgrade: bool) -> None:
+    """Pin RECIPE's environment and data in a lock beside it, and say what moved.
+
+    `environment: current` takes what is installed. A declared environment is solved: an environment.yml by conda's
+    solver, a requirements file or pyproject.toml by pip, from what channels and indexes offer now.
+    """
     root = Repository(recipe.absolute().parent).root
-    made, changes = lock_recipe(recipe, registry=face.registry(), root=root, cache=face.config.cache)
-    lines = [f"  environment  {made.environment.hash[:8]}  {len(made.environment.pip)} packages"]
+    made, changes = lock_recipe(
+        recipe, registry=face.registry(), root=root, cache=face.config.cache, upgrade=upgrade, progress=face
+    )
+    lines = [f"  environment  {made.environment.hash[:8]}  {made.environment.size} packages"]
     lines += [f"    {change}" for change in changes.environment]
     moved = {name: before for name, before, _ in changes.data}
     for pin in made.data:

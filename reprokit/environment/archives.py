@@ -9,37 +9,23 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote
 
+import msgspec
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from reprokit.environment.interpreter import Interpreter
+from reprokit.environment.locators import clean_url
 from reprokit.environment.wheelhouse import pip_for, what_pip_said
 from reprokit.errors import EnvironmentMismatchError
-from reprokit.lock import EnvironmentLock, PipPackage
+from reprokit.lock import Archive, EnvironmentLock, PipPackage
 from reprokit.paths import os_errors
 from reprokit.progress import SILENT, Progress
 
-__all__ = ["Archive", "find_archives"]
+__all__ = ["find_archives", "resolve"]
 
-_MISSING = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)==")
-
-
-class Archive(NamedTuple):
-    """One package's wheel, as an index offers it now.
-
-    Attributes:
-        url: Without credentials, query and fragment.
-        sha256: Of the archive, in hex, as the index states it, or as pip found it in a folder.
-    """
-
-    name: str
-    version: str
-    file: str
-    url: str
-    sha256: str
+_MISSING = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)")
 
 
 def find_archives(
@@ -82,50 +68,102 @@ def find_archives(
     return [found[name] for name in sorted(found)], dict(sorted(lost.items()))
 
 
+def resolve(file: Path, *, interpreter: Interpreter, scratch: Path, beside: bool) -> list[Archive]:
+    """Return the wheels that pip chooses for a requirements file, with everything that they need.
+
+    Args:
+        beside: Take what is installed with the interpreter as given, as pip does in a conda environment.
+    Raises:
+        EnvironmentMismatchError: A package is not served, two contradict each other, or one has no wheel.
+    """
+    options = ["--requirement", str(file), *([] if beside else ["--ignore-installed"])]
+    done, rows = _ask(pip_for(interpreter, scratch), options, scratch)
+    if done.returncode:
+        raise EnvironmentMismatchError(
+            f"{file.name} cannot be solved: {_explained(done.stderr)}",
+            hint="Only wheels are used: of what is served as source alone, build a wheel and have pip find it "
+            "(`pip wheel`, find-links)."
+            if _MISSING.search(done.stderr)
+            else None,
+        )
+    found = []
+    for row in rows:
+        archive = _archive(row)
+        if archive is None or not archive.file.endswith(".whl"):
+            told = row.get("metadata", {}).get("name") if isinstance(row, dict) else None
+            raise EnvironmentMismatchError(
+                f"{file.name} asks for {told or 'a package'} from a place that serves no wheel of it.",
+                hint="Build a wheel of it and have pip find it (`pip wheel`, find-links).",
+            )
+        found.append(archive)
+    return found
+
+
+def _explained(text: str) -> str:
+    """Return why pip's resolver gave up: its whole explanation, without the advice after it."""
+    lines = [line.rstrip() for line in text.splitlines()]
+    start = next((at for at, line in enumerate(lines) if line.startswith("ERROR: Cannot install")), None)
+    if start is None:
+        return f"{what_pip_said(text)}."
+    told = [
+        line.removeprefix("ERROR: ") for line in lines[start:] if not line.startswith("ERROR: ResolutionImpossible")
+    ]
+    end = next((at for at, line in enumerate(told) if line.startswith(("To fix this", "Additionally"))), len(told))
+    return "\n".join(line for line in told[:end] if line)
+
+
 def _report(command: Sequence[str], packages: list[PipPackage], folder: Path) -> tuple[list[object], str | None]:
-    """Return what pip would install, or the package that it does not find."""
+    """Return what pip would install of exact versions, or the package that it does not find."""
     if not packages:
         return [], None
-    requirements, report = folder / "requirements.txt", folder / "report.json"
+    requirements = folder / "requirements.txt"
     requirements.write_text("".join(f"{package.name}=={package.version}\n" for package in packages))
-    options = ["--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:", "--quiet", "--no-input"]
+    done, rows = _ask(command, ["--ignore-installed", "--no-deps", "--requirement", str(requirements)], folder)
+    if done.returncode:
+        if (missing := _MISSING.search(done.stderr)) is not None:
+            return [], canonicalize_name(missing[1])
+        raise EnvironmentMismatchError(f"The index could not be asked: {what_pip_said(done.stderr)}.")
+    return rows, None
+
+
+def _ask(
+    command: Sequence[str], options: Sequence[str], folder: Path
+) -> tuple[subprocess.CompletedProcess[str], list[object]]:
+    """Ask pip what it would install; return how it ended, and its report's rows."""
+    report = folder / "report.json"
+    fixed = ["--dry-run", "--only-binary", ":all:", "--quiet", "--no-input", "--report", str(report)]
     done = subprocess.run(
-        [*command, "install", *options, "--report", str(report), "--requirement", str(requirements)],
+        [*command, "install", *fixed, *options],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
     )
     if done.returncode:
-        if (missing := _MISSING.search(done.stderr)) is not None:
-            return [], canonicalize_name(missing[1])
-        raise EnvironmentMismatchError(f"The index could not be asked: {what_pip_said(done.stderr)}.")
+        return done, []
     try:
-        return list(json.loads(report.read_bytes())["install"]), None
-    except (ValueError, KeyError, TypeError) as error:
+        return done, list(json.loads(report.read_bytes())["install"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise EnvironmentMismatchError(f"pip's report cannot be read: {error}.", hint="pip 22.2 or newer.") from None
 
 
 def _archive(row: object) -> Archive | None:
     try:
         told, metadata = row["download_info"], row["metadata"]  # type: ignore[index]
-        url, sha256 = str(told["url"]), str(told["archive_info"]["hashes"]["sha256"])
-        name, version = canonicalize_name(metadata["name"]), str(metadata["version"])
-    except (KeyError, TypeError):
+        url, sha256 = clean_url(str(told["url"])), str(told["archive_info"]["hashes"]["sha256"])
+        if url is None:
+            return None
+        archive = Archive(
+            kind="pip",
+            name=canonicalize_name(metadata["name"]),
+            version=str(metadata["version"]),
+            file=unquote(url.rpartition("/")[2]),
+            url=url,
+            sha256=sha256,
+        )
+        return msgspec.convert(msgspec.to_builtins(archive), Archive)
+    except (KeyError, TypeError, msgspec.ValidationError):
         return None
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return Archive(
-        name,
-        version,
-        _unquoted(parts.path.rpartition("/")[2]),
-        urlunsplit((parts.scheme, host, parts.path, "", "")),
-        sha256,
-    )
-
-
-def _unquoted(name: str) -> str:
-    return re.sub(r"%2[bB]", "+", name)
 
 
 def _tags_of(file: str) -> set[str]:

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import site
-import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from reprokit.environment.condameta import conda_installed
 from reprokit.environment.installed import actual_rows, record_digest, rows_of
 from reprokit.environment.interpreter import Interpreter
 from reprokit.environment.memory import Memory
-from reprokit.errors import EnvironmentMismatchError, RecipeError
-from reprokit.lock import CondaPackage, EnvironmentLock, PipPackage
+from reprokit.lock import Archive, EnvironmentLock, PipPackage
 
-__all__ = ["Captured", "capture", "capture_environment", "check_requirements", "importable_folders", "packages_of"]
+__all__ = ["Captured", "capture", "capture_environment", "importable_folders", "packages_of"]
 
 OURS = "reprokit-runs"  # recorded as the tool that ran, never part of the environment
 
@@ -35,10 +32,12 @@ class Captured:
 
     Attributes:
         changed: Files that were edited, or are missing, since they were installed, by package.
+        archives: Where conda packages came from; pip does not note it.
     """
 
     lock: EnvironmentLock
     changed: dict[str, list[str]]
+    archives: list[Archive]
 
 
 def capture_environment(cache: Path | None = None, *, interpreter: Interpreter | None = None) -> EnvironmentLock:
@@ -54,26 +53,31 @@ def capture(cache: Path | None = None, *, interpreter: Interpreter | None = None
     """
     chosen = interpreter or Interpreter.here()
     memory = Memory(cache / "environment.json" if cache else None)
+    conda = conda_installed(chosen.prefix, memory)
     pip: dict[str, PipPackage] = {}
-    changed: dict[str, list[str]] = {}
-    for name, distribution in packages_of(chosen):
+    changed = {one.package.name: one.changed for one in conda if one.changed}
+    owned = {str(chosen.prefix / folder) for one in conda for folder in one.metadata}
+    for name, distribution in packages_of(chosen, owned):
         pip[name], files = _pip_package(name, distribution, memory)
         if files:
             changed[name] = files
     memory.save()
-    conda = list(_conda(chosen.prefix / "conda-meta"))
     lock = EnvironmentLock(
         python=chosen.version,
         implementation=chosen.implementation,
         platform=chosen.platform,
-        conda=sorted(conda, key=lambda package: package.name),
+        conda=[one.package for one in conda],
         pip=[pip[name] for name in sorted(pip)],
     )
-    return Captured(lock, changed)
+    return Captured(lock, changed, [one.archive for one in conda if one.archive is not None])
 
 
-def packages_of(interpreter: Interpreter) -> Iterator[tuple[str, Distribution]]:
-    """Yield packages by normalised name, as they would be imported: without reprokit and without editable ones."""
+def packages_of(interpreter: Interpreter, owned: Container[str] = ()) -> Iterator[tuple[str, Distribution]]:
+    """Yield packages by normalised name, as they would be imported: without reprokit and without editable ones.
+
+    Args:
+        owned: Metadata folders of packages that conda brought.
+    """
     seen = {OURS}
     for distribution in distributions(path=list(interpreter.places)):
         folder = getattr(distribution, "_path", None)
@@ -84,7 +88,8 @@ def packages_of(interpreter: Interpreter) -> Iterator[tuple[str, Distribution]]:
         # pip leaves `~name` behind where it could not remove a package, and does not see it again
         if stem[:1].isalnum() and name not in seen and _editable_folder(distribution) is None:
             seen.add(name)
-            yield name, distribution
+            if str(folder) not in owned:
+                yield name, distribution
 
 
 def importable_folders(root: Path) -> list[str]:
@@ -105,35 +110,6 @@ def importable_folders(root: Path) -> list[str]:
         if folder.is_dir() and folder.is_relative_to(real_root) and folder != ours:
             found[folder.relative_to(real_root).as_posix()] = None
     return list(found)
-
-
-def check_requirements(text: str, *, environment: EnvironmentLock, what: str) -> None:
-    """Check that an environment satisfies a requirements file.
-
-    Raises:
-        EnvironmentMismatchError: Naming every requirement that is not met.
-        RecipeError: A line that is no requirement; options other than comments are not read.
-    """
-    installed = {package.name: package.version for package in environment.pip}
-    unmet = []
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = re.sub(r"(^|\s)#.*", "", raw).strip().rstrip("\\").strip()
-        if not line or line.startswith("--hash"):
-            continue
-        try:
-            requirement = Requirement(line.partition(" --hash")[0])
-        except InvalidRequirement as error:
-            raise RecipeError(f"{what}, line {number}: {line!r} is not a requirement that is read: {error}.") from None
-        if requirement.marker is not None and not requirement.marker.evaluate():
-            continue
-        version = installed.get(canonicalize_name(requirement.name))
-        if version is None or not requirement.specifier.contains(version, prereleases=True):
-            unmet.append(f"\n  {requirement} (found: {version or 'not installed'})")
-    if unmet:
-        raise EnvironmentMismatchError(
-            f"{len(unmet)} requirement(s) of {what} are not met by {sys.executable}:{''.join(unmet)}",
-            hint=f"Install them: `{sys.executable} -m pip install -r {what}`.",
-        )
 
 
 def _editable_folder(distribution: Distribution) -> Path | None:
@@ -167,22 +143,3 @@ def _pip_package(name: str, distribution: Distribution, memory: Memory) -> tuple
         memory.put(str(record), seen, known)
     digest = record_digest(rows) if changed else known["record"]
     return PipPackage(name=name, version=known["version"], tags=known["tags"], record=digest), changed
-
-
-def _conda(folder: Path) -> Iterator[CondaPackage]:
-    if not folder.is_dir():
-        return
-    for file in folder.glob("*.json"):
-        try:
-            value = json.loads(file.read_bytes())
-            yield CondaPackage(
-                name=str(value["name"]),
-                version=str(value["version"]),
-                build=str(value["build"]),
-                subdir=str(value["subdir"]),
-                sha256=value.get("sha256"),
-            )
-        except (ValueError, KeyError, OSError) as error:
-            raise EnvironmentMismatchError(
-                f"{file} cannot be read as a conda record: {error}.", hint="Repair the environment, or make a new one."
-            ) from None

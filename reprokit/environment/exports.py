@@ -6,12 +6,15 @@ Sources: PEP 751 (pylock.toml); pip's requirements format; what `conda env expor
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from reprokit.environment.archives import Archive
-from reprokit.lock import EnvironmentLock
+from reprokit.lock import Archive, EnvironmentLock
 
-__all__ = ["as_environment_yml", "as_pylock", "as_requirements"]
+__all__ = ["as_environment_yml", "as_explicit", "as_pylock", "as_requirements"]
+
+_SHORT = re.compile(r"\Ahttps://conda\.anaconda\.org/(?=[\w-]+\Z)")
 
 
 def as_requirements(lock: EnvironmentLock, archives: Sequence[Archive], lost: Mapping[str, str]) -> str:
@@ -35,16 +38,39 @@ def as_pylock(lock: EnvironmentLock, archives: Sequence[Archive], lost: Mapping[
     return "\n".join(lines) + "\n"
 
 
-def as_environment_yml(lock: EnvironmentLock, *, name: str) -> str:
+def as_environment_yml(lock: EnvironmentLock, archives: Sequence[Archive], *, name: str) -> str:
     """Return an `environment.yml`: exact conda builds, and what pip installed, as `conda env export` writes it."""
     conda = [f"{one.name}={one.version}={one.build}" for one in lock.conda] or [f"python={lock.python}", "pip"]
-    lines = [f"name: {_quoted(name)}", "channels:", "  - conda-forge", "dependencies:"]
-    lines += [f"  - {one}" for one in conda]
-    owned = {one.name.replace("_", "-") for one in lock.conda}
-    pip = [f"{one.name}=={one.version}" for one in lock.pip if one.name not in owned]
+    lines = [f"name: {_quoted(name)}", "channels:"]
+    lines += [f"  - {one}" for one in _channels(lock, archives) or ["conda-forge"]]
+    lines += ["dependencies:", *(f"  - {one}" for one in conda)]
+    pip = [f"{one.name}=={one.version}" for one in lock.pip]
     if pip:
         lines += ["  - pip:", *(f"      - {one}" for one in pip)]
     return "\n".join(lines) + "\n"
+
+
+def as_explicit(lock: EnvironmentLock, archives: Sequence[Archive]) -> tuple[str, dict[str, str]]:
+    """Return the list that `conda create --file` installs as it is, and why packages are not in it, by name."""
+    known = {one.name: one for one in archives if one.kind == "conda"}
+    subdir = next((one.subdir for one in lock.conda if one.subdir != "noarch"), "noarch")
+    lines = [_title(lock, "# "), "# conda create --name NAME --file THIS_FILE", f"# platform: {subdir}"]
+    lost = {one.name: "nobody noted where it came from" for one in lock.conda if one.name not in known}
+    lost |= {one.name: "pip installed it; see --as requirements" for one in lock.pip}
+    lines += [f"# not here: {name}: {why}" for name, why in lost.items()]
+    lines += ["@EXPLICIT", *(f"{one.url}#sha256:{one.sha256}" for one in known.values())]
+    return "\n".join(lines) + "\n", lost
+
+
+def _channels(lock: EnvironmentLock, archives: Sequence[Archive]) -> list[str]:
+    """Return the channels of the conda packages, those of most packages first."""
+    subdirs = {one.name: one.subdir for one in lock.conda}
+    found = Counter(
+        one.url.removesuffix(f"/{subdirs[one.name]}/{one.file}")
+        for one in archives
+        if one.kind == "conda" and one.name in subdirs
+    )
+    return [_SHORT.sub("", url) for url, _ in found.most_common()]
 
 
 def _title(lock: EnvironmentLock, mark: str) -> str:

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
+from types import ModuleType
 
 from reprokit.environment.capture import capture_environment
+from reprokit.environment.channel import gather_conda
 from reprokit.environment.interpreter import Interpreter, find_interpreter
-from reprokit.environment.venv import build_venv
+from reprokit.environment.venv import install_wheels, make_venv, name_the_final_place
 from reprokit.environment.wheelhouse import Vault, gather
 from reprokit.errors import EnvironmentMismatchError
 from reprokit.lock import EnvironmentLock
 from reprokit.paths import os_errors
 from reprokit.progress import SILENT, Progress
 
-__all__ = ["realise"]
+__all__ = ["conda_engine", "realise"]
+
+
+def conda_engine(what: str) -> ModuleType:
+    """Return `environment.conda`; py-rattler is loaded only where an environment has conda packages.
+
+    Raises:
+        EnvironmentMismatchError: py-rattler is not installed.
+    """
+    try:
+        return importlib.import_module("reprokit.environment.conda")
+    except ModuleNotFoundError as error:
+        if error.name != "rattler":
+            raise
+        raise EnvironmentMismatchError(
+            f"{what} has conda packages, and py-rattler is not installed beside reprokit.",
+            hint="pip install 'reprokit-runs[conda]'",
+        ) from None
 
 
 def realise(
@@ -30,17 +51,12 @@ def realise(
     """Return the interpreter of an environment that is exactly the locked one, made if it is not in the cache.
 
     Args:
-        vault: Archives that the registry has; asked before any index.
+        vault: Archives that the registry has, asked before any index, and where others were found.
         offline: Ask no index; by default as REPROKIT_OFFLINE says.
     Raises:
         EnvironmentMismatchError: It cannot be made here: the very package, or the version of Python, is named.
     """
     offline = bool(os.environ.get("REPROKIT_OFFLINE")) if offline is None else offline
-    if lock.conda:
-        raise EnvironmentMismatchError(
-            f"This environment has {len(lock.conda)} conda packages, which this release does not rebuild.",
-            hint="Make it with conda and activate it, or accept this one: --env current, --with env=current.",
-        )
     target = cache / "environments" / lock.hash[:16]  # what lies there is compared whole; scripts name it in a line
     with os_errors(f"Making the environment {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,13 +64,68 @@ def realise(
             fcntl.flock(handle, fcntl.LOCK_EX)  # of two that want the same one, one makes it and the other waits
             if not _is_whole(target, lock, cache):
                 shutil.rmtree(target, ignore_errors=True)
-                base = find_interpreter(version=lock.python, implementation=lock.implementation, system=lock.platform)
-                wheels = gather(
-                    lock.pip, interpreter=base, cache=cache, vault=vault, offline=offline, progress=progress
-                )
-                with progress.task("Making the environment", None):
-                    build_venv(lock, wheels, base=base, target=target)
+                building = Path(tempfile.mkdtemp(prefix="tmp-", dir=target.parent))
+                try:
+                    base = _foundation(
+                        lock, building, target, cache=cache, vault=vault or Vault(), offline=offline, progress=progress,
+                    )  # fmt: skip
+                    wheels = gather(
+                        lock.pip, interpreter=base, cache=cache, vault=vault, offline=offline, progress=progress
+                    )
+                    with progress.task("Making the environment", None):
+                        _fill(lock, wheels, building, target, base=base)
+                    building.rename(target)
+                finally:
+                    shutil.rmtree(building, ignore_errors=True)
     return target / "bin" / "python"
+
+
+def _foundation(
+    lock: EnvironmentLock,
+    building: Path,
+    target: Path,
+    *,
+    cache: Path,
+    vault: Vault,
+    offline: bool,
+    progress: Progress,
+) -> Interpreter:
+    """Return the interpreter that wheels are chosen for: this machine's, or that of the conda packages, installed."""
+    if not lock.conda:
+        return find_interpreter(version=lock.python, implementation=lock.implementation, system=lock.platform)
+    _check_platform(lock)
+    engine = conda_engine("This environment")
+    files = gather_conda(
+        lock.conda, archives=vault.archives, cache=cache, download=engine.download, vault=vault.conda,
+        offline=offline, progress=progress,
+    )  # fmt: skip
+    with progress.task("Installing conda packages", None):
+        engine.install_conda(lock.conda, files, archives=vault.archives, prefix=building, final=target)
+    return Interpreter.at(building / "bin" / "python")
+
+
+def _check_platform(lock: EnvironmentLock) -> None:
+    here = Interpreter.here().platform
+    if lock.platform != here:
+        raise EnvironmentMismatchError(
+            f"The environment is for {lock.platform}, and this machine is {here}.",
+            hint="Reproduce on such a machine, or accept the environment here: --with env=current.",
+        )
+
+
+def _fill(lock: EnvironmentLock, wheels: list[Path], building: Path, target: Path, *, base: Interpreter) -> None:
+    if not lock.conda:
+        make_venv(base, building)
+    if wheels:
+        install_wheels(lock, wheels, building)
+    name_the_final_place(building, target)
+    made = Interpreter.at(building / "bin" / "python")
+    changes = lock.changes_to(capture_environment(interpreter=made))
+    if changes:
+        raise EnvironmentMismatchError(
+            f"The environment came out otherwise than its lock: {', '.join(map(str, changes[:10]))}.",
+            hint="This is an error of reprokit's or of the installer's; please report it.",
+        )
 
 
 def _is_whole(target: Path, lock: EnvironmentLock, cache: Path) -> bool:

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
+from reprokit.canonical import canonical
 from reprokit.environment.capture import packages_of
+from reprokit.environment.channel import gather_conda
+from reprokit.environment.condameta import CondaInstalled, conda_installed
 from reprokit.environment.interpreter import Interpreter
+from reprokit.environment.memory import Memory
+from reprokit.environment.realise import conda_engine
 from reprokit.environment.wheelhouse import Vault, held, keep, read_name
 from reprokit.environment.wheels import repack
-from reprokit.errors import EnvironmentMismatchError
-from reprokit.lock import EnvironmentLock, PipPackage
+from reprokit.errors import DataMismatchError, EnvironmentMismatchError
+from reprokit.lock import Archive, EnvironmentLock, PipPackage
 from reprokit.manifest import Entry, Manifest
 from reprokit.paths import os_errors
 from reprokit.progress import SILENT, Progress
 from reprokit.registry import Registry
 from reprokit.registry.base import Sink
+from reprokit.untrusted import load_json
 
-__all__ = ["FOLDER", "open_vault", "store_vault"]
+__all__ = ["kept_entries", "open_vault", "store_archives", "store_vault"]
 
 FOLDER = "vault"
+ARCHIVES = "archives.json"
 
 
 def open_vault(manifest: Manifest, registry: Registry) -> Vault:
-    """Return what writes the archives of a run, by the names of their packages."""
+    """Return the archives that a run keeps, and where it found others.
+
+    Raises:
+        DataMismatchError: What it says of that is malformed.
+    """
 
     def writer(entry: Entry) -> Callable[[Path], Path]:
         def write(folder: Path) -> Path:
@@ -37,7 +51,34 @@ def open_vault(manifest: Manifest, registry: Registry) -> Vault:
 
         return write
 
-    return {read_name(Path(entry.logical_key)): writer(entry) for entry in manifest.below(FOLDER)}
+    wheels, conda = {}, {}
+    for entry in manifest.below(FOLDER):
+        parts = entry.logical_key.split("/")
+        if len(parts) == 4 and parts[1] == "conda":
+            conda[f"{parts[2]}/{parts[3].removesuffix('.conda').removesuffix('.tar.bz2')}"] = writer(entry)
+        elif len(parts) == 2:
+            wheels[read_name(Path(parts[1]))] = writer(entry)
+    archives = []
+    if ARCHIVES in manifest:
+        data = load_json(registry.read_object(manifest[ARCHIVES], what=ARCHIVES), what=ARCHIVES)
+        try:
+            archives = msgspec.convert(data, list[Archive], strict=True)
+        except msgspec.ValidationError as error:
+            raise DataMismatchError(f"{ARCHIVES} is malformed: {error}.") from None
+    return Vault(wheels, conda, archives)
+
+
+def kept_entries(manifest: Manifest) -> list[Entry]:
+    """Return what a repetition of a run keeps of its environment: the archives, and where others were found."""
+    return [*manifest.below(FOLDER), *([manifest[ARCHIVES]] if ARCHIVES in manifest else [])]
+
+
+def store_archives(archives: Sequence[Archive], sink: Sink) -> list[Entry]:
+    """Store where an environment's packages were found."""
+    if not archives:
+        return []
+    digest, size = sink.put_bytes(canonical([msgspec.to_builtins(one) for one in archives]) + b"\n")
+    return [Entry(ARCHIVES, size, digest)]
 
 
 def store_vault(
@@ -50,38 +91,66 @@ def store_vault(
     cache: Path,
     progress: Progress = SILENT,
 ) -> tuple[list[Entry], list[str]]:
-    """Store wheels of installed packages; return the entries, and warnings of what is not as it should be.
+    """Store the archives of installed packages; return the entries, and warnings of what is not as it should be.
 
     Args:
-        which: `unserved` takes those that were not installed from an index: local wheels, folders and repositories, and
-            those that were edited since.
+        which: `unserved` takes those that were not installed from an index: local wheels, folders and repositories,
+            those that were edited since, and conda packages of channels on this machine.
         changed: The files that were edited, by package.
         interpreter: Whose environment `lock` is.
     Raises:
         EnvironmentMismatchError: Of `all`, one cannot be packed; it is named.
     """
-    wanted = {package.name: package for package in lock.pip}
     entries = []
     warnings = []
-    todo = [(wanted[name], one) for name, one in packages_of(interpreter) if name in wanted]
-    if which == "unserved":
-        todo = [(package, one) for package, one in todo if package.name in changed or _is_unserved(one)]
+    todo = [*_conda(lock, which, interpreter, cache), *_pip(lock, which, changed, interpreter, cache)]
     if not todo:
         return [], []
     with progress.task("Storing packages", len(todo)) as advance:
-        for package, distribution in todo:
+        for folder, archive in todo:
             try:
-                wheel = _wheel(package, distribution, interpreter, cache / "wheels")
+                file = archive()
             except EnvironmentMismatchError as error:
                 if which == "all":
                     raise
                 warnings.append(f"The run will not be rebuilt elsewhere: {error.message}")
                 continue
-            with wheel.open("rb") as source:
-                digest, size = sink.put_stream(source, wheel.stat().st_size)
-            entries.append(Entry(f"{FOLDER}/{wheel.name}", size, digest))
+            with os_errors(f"Reading {file}"), file.open("rb") as source:
+                digest, size = sink.put_stream(source, file.stat().st_size)
+            entries.append(Entry(f"{folder}/{file.name}", size, digest))
             advance(1)
     return entries, warnings
+
+
+def _conda(
+    lock: EnvironmentLock, which: str, interpreter: Interpreter, cache: Path
+) -> Iterator[tuple[str, Callable[[], Path]]]:
+    """Yield where in the vault the archives of conda packages go, and what finds them."""
+    if not lock.conda:
+        return
+
+    def download(url: str, file: Path) -> None:
+        conda_engine("This environment").download(url, file)
+
+    def find(one: CondaInstalled) -> Path:
+        name = one.package.name
+        return gather_conda(
+            [one.package], archives=[one.archive] if one.archive else [], cache=cache, download=download,
+            copies={name: one.copies},
+        )[name]  # fmt: skip
+
+    for one in conda_installed(interpreter.prefix, Memory(None)):
+        if which == "all" or one.archive is None or one.archive.url.startswith("file:"):
+            yield f"{FOLDER}/conda/{one.package.subdir}", partial(find, one)
+
+
+def _pip(
+    lock: EnvironmentLock, which: str, changed: Mapping[str, list[str]], interpreter: Interpreter, cache: Path
+) -> Iterator[tuple[str, Callable[[], Path]]]:
+    wanted = {package.name: package for package in lock.pip}
+    for name, distribution in packages_of(interpreter):
+        if name in wanted and (which == "all" or name in changed or _is_unserved(distribution)):
+            yield FOLDER, partial(_wheel, wanted[name], distribution, interpreter, cache / "wheels")
 
 
 def _is_unserved(distribution: Distribution) -> bool:

@@ -1,4 +1,4 @@
-"""A locked environment made anew as a virtual environment, and checked against its lock."""
+"""A virtual environment, and wheels installed into one or into a conda environment."""
 
 from __future__ import annotations
 
@@ -12,44 +12,21 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from reprokit.environment.capture import capture_environment
 from reprokit.environment.interpreter import Interpreter
 from reprokit.environment.wheelhouse import read_name
 from reprokit.errors import EnvironmentMismatchError
 from reprokit.lock import EnvironmentLock
 
-__all__ = ["build_venv"]
+__all__ = ["install_wheels", "make_venv", "name_the_final_place"]
 
 
-def build_venv(lock: EnvironmentLock, wheels: list[Path], *, base: Interpreter, target: Path) -> None:
-    """Make the environment beside `target`, and move it there when it is what the lock says.
-
-    Args:
-        wheels: Checked ones, one for each locked package.
-        base: An interpreter of the locked version.
-    Raises:
-        EnvironmentMismatchError: It cannot be made, or came out otherwise; the packages are named.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix="tmp-", dir=target.parent))
-    try:
-        _run([str(base.python), "-m", "venv", "--without-pip", str(building)], "Making a virtual environment")
-        if wheels:
-            _install(lock, wheels, building)
-        _name_the_final_place(building, target)
-        made = Interpreter.at(building / "bin" / "python")
-        changes = lock.changes_to(capture_environment(interpreter=made))
-        if changes:
-            raise EnvironmentMismatchError(
-                f"The environment came out otherwise than its lock: {', '.join(map(str, changes[:10]))}.",
-                hint="This is an error of reprokit's or of the installer's; please report it.",
-            )
-        building.rename(target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+def make_venv(base: Interpreter, folder: Path) -> None:
+    """Make an empty virtual environment, without pip."""
+    _run([str(base.python), "-m", "venv", "--without-pip", str(folder)], "Making a virtual environment")
 
 
-def _install(lock: EnvironmentLock, wheels: list[Path], building: Path) -> None:
+def install_wheels(lock: EnvironmentLock, wheels: list[Path], building: Path) -> None:
+    """Install checked wheels into an environment, without an index and without resolving."""
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=building.parent) as name:
         links = Path(name) / "wheels"
         links.mkdir()
@@ -88,7 +65,7 @@ def _run(command: list[str], what: str) -> None:
         raise EnvironmentMismatchError(f"{what} failed: {done.stderr.strip()[-2000:] or done.stdout.strip()[-2000:]}")
 
 
-def _name_the_final_place(building: Path, target: Path) -> None:
+def name_the_final_place(building: Path, target: Path) -> None:
     """Have scripts and activation name the folder that the environment will have."""
     before, after = str(building).encode(), str(target).encode()
     for file in [*(building / "bin").iterdir(), building / "pyvenv.cfg"]:

@@ -5,24 +5,39 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
+from reprokit.environment.archive_cache import kept
+from reprokit.environment.channel import CondaVault
 from reprokit.environment.interpreter import Interpreter
 from reprokit.environment.wheels import read_wheel, wheel_name
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError
-from reprokit.lock import PipPackage
+from reprokit.lock import Archive, PipPackage
 from reprokit.paths import os_errors
 from reprokit.progress import SILENT, Progress
 
-__all__ = ["Vault", "check_wheel", "gather", "held", "keep", "pip_for", "read_name", "what_pip_said"]
+__all__ = ["Vault", "check_wheel", "fetch", "gather", "held", "keep", "pip_for", "read_name", "what_pip_said"]
 
-Vault = Mapping[str, Callable[[Path], Path]]
-"""Package name → what writes its wheel into a folder, and returns the file."""
+
+class Vault(NamedTuple):
+    """The archives that a run keeps, and where others were found.
+
+    Attributes:
+        wheels: What writes a wheel into a folder and returns the file, by package name.
+        conda: The same of conda archives, by `conda_key`.
+        archives: Addresses, of when the environment was locked.
+    """
+
+    wheels: Mapping[str, Callable[[Path], Path]] = MappingProxyType({})
+    conda: CondaVault = MappingProxyType({})
+    archives: Sequence[Archive] = ()
+
 
 _ASK_ALONE = (
     "Where no index serves a file any more, only a vault can rebuild: `environment: {vault: all}` in the recipe."
@@ -58,8 +73,8 @@ def gather(
                     hint="Install it with `pip install` where the run is made.",
                 )
             wheel = held(store, package)
-            if wheel is None and vault and package.name in vault:
-                wheel = _from_vault(store, package, vault[package.name])
+            if wheel is None and vault and package.name in vault.wheels:
+                wheel = _from_vault(store, package, vault.wheels[package.name])
             if wheel is None:
                 missing.append(package)
             else:
@@ -86,23 +101,7 @@ def held(store: Path, package: PipPackage) -> Path | None:
 def keep(store: Path, package: PipPackage, wheel: Path) -> Path:
     """Check a wheel and move it into the cache; return where it lies."""
     check_wheel(wheel, package)
-    folder = store / str(package.record)
-    temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=store))
-    try:
-        shutil.move(wheel, temporary / wheel_name(package))  # whatever name it came with
-        if not folder.exists():
-            temporary.rename(folder)
-    except FileExistsError:
-        pass
-    except OSError:
-        if not folder.is_dir():  # another process was first
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    kept = held(store, package)
-    if kept is None:
-        raise EnvironmentMismatchError(f"{folder} has lost its wheel.", hint=f"Delete {folder}: it is a cache.")
-    return kept
+    return kept(store, str(package.record), wheel, wheel_name(package))  # whatever name it came with
 
 
 def _from_vault(store: Path, package: PipPackage, write: Callable[[Path], Path]) -> Path:
@@ -140,27 +139,60 @@ def _from_index(store: Path, packages: list[PipPackage], interpreter: Interprete
     """Yield checked wheels that pip finds where it is configured to look: indexes, extra indexes, find-links."""
     store.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=store) as name:
-        scratch = Path(name)
-        wanted = scratch / "requirements.txt"
-        wanted.write_text("".join(f"{package.name}=={package.version}\n" for package in packages))
-        into = scratch / "wheels"
-        command = [*pip_for(interpreter, scratch), "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-        done = subprocess.run(
-            [*command, "--no-input", "--dest", into, "--requirement", wanted],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-        )
-        if done.returncode:
-            lost = re.search(r"No matching distribution found for (\S+)", done.stderr)
-            why = f"no index serves a wheel of {lost[1].replace('==', ' ')}" if lost else what_pip_said(done.stderr)
-            raise EnvironmentMismatchError(f"The environment cannot be rebuilt: {why}.", hint=_ASK_ALONE)
-        files = {read_name(file): file for file in sorted(into.iterdir())}
+        files = _download([f"{one.name}=={one.version}" for one in packages], interpreter, Path(name))
         for package in packages:
             if package.name not in files:
                 raise EnvironmentMismatchError(f"pip fetched no wheel of {package.name} {package.version}.")
             yield package, keep(store, package, files[package.name])
+
+
+def fetch(
+    requirements: Mapping[str, str], *, interpreter: Interpreter, cache: Path, progress: Progress = SILENT
+) -> list[PipPackage]:
+    """Fetch wheels that were chosen, check their hashes and keep them; return their identities, by name.
+
+    Args:
+        requirements: One line of a requirements file for each package, exact and with its SHA-256.
+    Raises:
+        EnvironmentMismatchError: One is not served, has another hash, or is no whole wheel.
+    """
+    store = cache / "wheels"
+    found = []
+    with os_errors(f"Writing the wheels in {store}"), progress.task("Fetching packages", len(requirements)) as advance:
+        store.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="tmp-", dir=store) as name:
+            files = _download(list(requirements.values()), interpreter, Path(name)) if requirements else {}
+            for package in sorted(requirements):
+                try:
+                    identity = read_wheel(files[package])
+                except (KeyError, DataMismatchError) as error:
+                    raise EnvironmentMismatchError(
+                        f"What pip fetched as {package} is no whole wheel: {error}."
+                    ) from None
+                keep(store, identity, files[package])
+                found.append(identity)
+                advance(1)
+    return found
+
+
+def _download(requirements: Sequence[str], interpreter: Interpreter, scratch: Path) -> dict[str, Path]:
+    """Return the wheels that pip fetched for lines of a requirements file, by package name."""
+    wanted = scratch / "requirements.txt"
+    wanted.write_text("".join(f"{line}\n" for line in requirements))
+    into = scratch / "wheels"
+    command = [*pip_for(interpreter, scratch), "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    done = subprocess.run(
+        [*command, "--no-input", "--dest", into, "--requirement", wanted],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+    )
+    if done.returncode:
+        lost = re.search(r"No matching distribution found for (\S+)", done.stderr)
+        why = f"no index serves a wheel of {lost[1].replace('==', ' ')}" if lost else what_pip_said(done.stderr)
+        raise EnvironmentMismatchError(f"The environment cannot be rebuilt: {why}.", hint=_ASK_ALONE)
+    return {read_name(file): file for file in sorted(into.iterdir())}
 
 
 def read_name(wheel: Path) -> str:

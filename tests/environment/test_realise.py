@@ -18,6 +18,7 @@ import pytest
 from reprokit.environment.capture import capture_environment
 from reprokit.environment.interpreter import Interpreter, find_interpreter
 from reprokit.environment.realise import realise
+from reprokit.environment.wheelhouse import Vault
 from reprokit.errors import EnvironmentMismatchError
 from tests.conftest import Project
 from tests.environment.making import needed_by_reprokit, only, repacked, venv, wheel
@@ -127,9 +128,9 @@ def test_a_vault_that_lies_about_names_gives_the_locked_package_or_none(
 
     swapped = {"demo": named(files["other"], "demo-1.0-py3-none-any.whl"), "other": named(files["demo"], "o.whl")}
     with pytest.raises(EnvironmentMismatchError, match=r"demo 1\.0: demo-1.* is other 2\.0"):
-        realise(lock, cache=tmp_path / "cache", vault=swapped, offline=True)
+        realise(lock, cache=tmp_path / "cache", vault=Vault(swapped), offline=True)
     misnamed = {"demo": named(files["demo"], "x.txt"), "other": named(files["other"], "other-9-cp27-none-any.whl")}
-    python = realise(lock, cache=tmp_path / "cache", vault=misnamed, offline=True)
+    python = realise(lock, cache=tmp_path / "cache", vault=Vault(misnamed), offline=True)
     assert capture_environment(interpreter=Interpreter.at(python)) == lock
     (demo, other) = lock.pip
     borrowed = msgspec.structs.replace(lock, pip=[msgspec.structs.replace(demo, record=other.record), other])
