@@ -23,6 +23,7 @@ __all__ = [
     "CondaPackage",
     "DataPin",
     "EnvironmentLock",
+    "LockedEnvironment",
     "PackageChange",
     "PipPackage",
     "RecipeLock",
@@ -230,6 +231,26 @@ class RecipeLock(_Artefact, frozen=True, kw_only=True):
 
     @classmethod
     def decode(cls, data: bytes, *, what: str) -> RecipeLock:
+        return _decode(data, cls, what=what)
+
+
+class LockedEnvironment(_Artefact, frozen=True, kw_only=True):
+    """An environment by itself, as `reprokit env lock` writes it."""
+
+    format: Literal[1] = 1
+    environment: EnvironmentLock
+    archives: list[Archive] = []
+
+    def encode(self) -> bytes:
+        return _indented(msgspec.to_builtins(self))
+
+    @classmethod
+    def decode(cls, data: bytes, *, what: str) -> LockedEnvironment:
+        """Parse an untrusted file of its own, or take the environment out of a recipe's lock."""
+        value = load_json(data, what=what)
+        if isinstance(value, dict) and "declares" in value:
+            lock = RecipeLock.decode(data, what=what)
+            return cls(environment=lock.environment, archives=lock.archives)
         return _decode(data, cls, what=what)
 
 

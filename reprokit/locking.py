@@ -126,7 +126,7 @@ def _environment(
     """Return the environment that a recipe declares, solved now, or the one here, which can be run in as it is."""
     if isinstance(recipe.environment, Environment) and recipe.environment.is_declared:
         solved = solve(recipe.environment, root=root, cache=cache, progress=progress)
-        return solved.lock, solved.archives, None
+        return solved.environment, solved.archives, None
     here = capture(cache)
     return here.lock, here.archives, Ready(Path(sys.executable), here.changed, here.archives)
 

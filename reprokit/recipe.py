@@ -26,6 +26,7 @@ __all__ = [
     "Recipe",
     "Tolerance",
     "WeightTolerance",
+    "check_environment",
     "from_plain",
     "json_schema",
     "to_plain",
@@ -203,7 +204,7 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"name: {recipe.name!r} must be ASCII letters, digits, '_' and '-'.")
     _check_code(recipe.code)
     if isinstance(recipe.environment, Environment):
-        _check_environment(recipe.environment)
+        check_environment(recipe.environment)
     places: dict[str, str] = {}
     for name, item in recipe.data.items():
         if not _WORD.fullmatch(name):
@@ -292,7 +293,8 @@ def _check_code(code: Code) -> None:
     check_relative(code.workdir, what="code.workdir")
 
 
-def _check_environment(environment: Environment) -> None:
+def check_environment(environment: Environment) -> None:
+    """Raise RecipeError for a section that contradicts itself, or names a file outside the repository."""
     given = [key for key in ("conda", "pip", "lock", "container") if getattr(environment, key) is not None]
     if len(given) > 1:
         raise RecipeError("environment: write 'current', or at most one of conda, pip, lock and container.")

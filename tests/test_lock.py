@@ -10,7 +10,7 @@ import pytest
 from reprokit.canonical import canonical
 from reprokit.environment.capture import capture_environment
 from reprokit.errors import DataMismatchError
-from reprokit.lock import CondaPackage, EnvironmentLock, PipPackage, RecipeLock
+from reprokit.lock import Archive, CondaPackage, EnvironmentLock, PipPackage, RecipeLock
 
 GOOD = EnvironmentLock(
     python="3.11.7",
@@ -22,8 +22,32 @@ GOOD = EnvironmentLock(
 
 
 def decoded(environment: Any) -> EnvironmentLock:
-    lock = {"format": 1, "declares": "0" * 64, "environment": environment, "data": []}
+    lock = {"format": 1, "declares": {"environment": None, "data": "0" * 64}, "environment": environment, "data": []}
     return RecipeLock.decode(canonical(lock), what="the lock").environment
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("url", "ftp://example.org/a.conda"),
+        ("url", "https://example.org/a b.conda"),
+        ("url", "https://example.org/a.conda\nhttps://192.0.2.1/b.conda"),
+        ("file", "../a.conda"),
+        ("file", "-r"),
+        ("sha256", "A" * 64),
+        ("name", "--index-url"),
+    ],
+)
+def test_an_address_that_could_become_something_else_is_refused(key: str, value: str) -> None:
+    archive = Archive(
+        kind="conda", name="a", version="1", file="a.conda", url="https://example.org/a.conda", sha256="0" * 64
+    )
+    good = {"format": 1, "declares": {"environment": None, "data": "0" * 64}, "data": []}
+    good |= {"environment": msgspec.to_builtins(GOOD), "archives": [msgspec.to_builtins(archive)]}
+    assert RecipeLock.decode(canonical(good), what="the lock").archives == [archive]
+    good["archives"][0][key] = value
+    with pytest.raises(DataMismatchError, match=rf"archives\[0\]\.{key}|archives\[\.\.\.\]\.{key}"):
+        RecipeLock.decode(canonical(good), what="the lock")
 
 
 def test_what_is_captured_is_read_back() -> None:

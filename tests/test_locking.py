@@ -2,28 +2,61 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Project
+from tests.environment.making import only, wheel
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    made = Project(tmp_path)
-    made.build()
-    return made
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for version in ("1.0", "1.1"):
+        wheel(folder, "demo", version, {"demo.py": f"rate = {version}\n"})
+    only(monkeypatch, NO_INDEX="1", FIND_LINKS=str(folder))
+    return folder
 
 
-def test_a_requirements_file_that_asks_for_more_than_was_locked_is_refused(project: Project) -> None:
-    recipe = (project.root / "recipe.yaml").read_text()
-    project.write("recipe.yaml", f"{recipe}environment: {{pip: requirements.txt}}\n")
-    project.write("requirements.txt", "numpy\n")
-    project.reprokit("lock", "recipe.yaml")
+def test_a_lock_stands_until_its_files_change(index: Path, tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.build()
+    project.write("recipe.yaml", (project.root / "recipe.yaml").read_text() + "environment: {pip: requirements.txt}\n")
+    project.write("requirements.txt", "demo\n")
+    project.write("train.py", "import demo, json; json.dump({'rate': demo.rate}, open('metrics.json', 'w'))\n")
+    assert "2 packages" not in (first := project.reprokit("lock", "recipe.yaml").stdout)
+    assert "1 packages" in first
+    wheel(index, "demo", "1.2", {"demo.py": "rate = 1.2\n"})
     project.commit()
-    project.reprokit("run", "recipe.yaml", "-q")
-    project.write("requirements.txt", "numpy\nno-such-package-at-all>=2\n")
+    record = project.json("run", "recipe.yaml", "-q")
+    assert record["outputs"][0]["path"] == "metrics.json"
+    run_lock = json.loads((project.root / "recipe.lock.json").read_text())
+    assert [one["version"] for one in run_lock["environment"]["pip"]] == ["1.1"]
+    assert project.reprokit("lock", "recipe.yaml").stdout.count("1.2") == 0
+    assert "demo 1.1 → 1.2" in project.reprokit("lock", "recipe.yaml", "--upgrade").stdout
+    project.write("requirements.txt", "demo<1.1\n")
     project.commit()
-    refused = project.reprokit("run", "recipe.yaml", expect=5)
-    assert "no-such-package-at-all>=2 (found: not installed)" in refused.stderr
+    refused = project.reprokit("run", "recipe.yaml", expect=3)
+    assert "recipe.lock.json is out of date" in refused.stderr
+    assert "demo 1.2 → 1.0" in project.reprokit("lock", "recipe.yaml").stdout
+    project.commit()
+    project.json("run", "recipe.yaml", "-q")
+    done = project.reprokit("reproduce", "latest", home="elsewhere")
+    assert "BITWISE" in done.stdout
+
+
+def test_without_a_lock_a_declared_environment_is_solved_and_that_is_said(index: Path, tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write("recipe.yaml", "name: bare\ncode: {entrypoint: train.py}\nenvironment: {pip: requirements.txt}\n")
+    project.write("requirements.txt", "demo\n")
+    project.write("train.py", "import demo; print('rate', demo.rate)\n")
+    project.commit()
+    done = project.reprokit("run", "recipe.yaml")
+    assert "rate 1.1" in done.stdout
+    assert "`reprokit lock recipe.yaml` keeps what was chosen" in done.stderr
+    assert "BITWISE" not in project.reprokit("reproduce", "latest", expect=8).stdout  # nothing to compare
+    here = project.reprokit("run", "recipe.yaml", "--env", "current", expect=6)
+    assert "No module named 'demo'" in here.stdout + here.stderr

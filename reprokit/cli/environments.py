@@ -1,17 +1,22 @@
-"""env build."""
+"""env lock, env build."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+import msgspec
 
 from reprokit.cli.face import Face, common
+from reprokit.environment.capture import capture
 from reprokit.environment.realise import realise
+from reprokit.environment.solving import solve
 from reprokit.environment.vault import open_vault
 from reprokit.environment.wheelhouse import Vault
-from reprokit.lock import EnvironmentLock, RecipeLock
-from reprokit.paths import os_errors
+from reprokit.errors import UsageError
+from reprokit.lock import EnvironmentLock, LockedEnvironment
+from reprokit.paths import durable_write, os_errors
+from reprokit.recipe import Environment
 from reprokit.runs import RunStore
 
 __all__ = ["env", "locked_environment"]
@@ -19,7 +24,45 @@ __all__ = ["env", "locked_environment"]
 
 @click.group()
 def env() -> None:
-    """Make environments from locks."""
+    """Pin environments, and make them from locks."""
+
+
+@env.command("lock")
+@click.option("--conda", metavar="FILE", help="Solve an environment.yml.")
+@click.option("--pip", metavar="FILE", help="Solve a requirements file, or a pyproject.toml.")
+@click.option("--lock", metavar="FILE", help="Take a pylock.toml.")
+@click.option("--extra", "extras", multiple=True, help="An extra of the pyproject.toml or pylock.toml; repeatable.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a file, and not to stdout.")
+@common
+def lock(
+    face: Face, conda: str | None, pip: str | None, lock: str | None, extras: tuple[str, ...], output: Path | None
+) -> None:
+    """Pin an environment by itself: the one here, or what a file declares.
+
+    What it writes is a LOCK for `env build`, `env check` and `export`, on this machine or another.
+    """
+    given = {"conda": conda, "pip": pip, "lock": lock}
+    section = {key: value for key, value in given.items() if value is not None}
+    if len(section) > 1:
+        raise UsageError(f"Give one of {', '.join('--' + key for key in section)}.")
+    if section:
+        (key, name), cache = next(iter(section.items())), face.config.cache
+        asked = Environment(**{key: Path(name).name}, extras=list(extras))  # type: ignore[arg-type]
+        check_environment(asked)
+        made = LockedEnvironment(
+            **solve(asked, root=Path(name).absolute().parent, cache=cache, progress=face)._asdict()
+        )
+    else:
+        here = capture(face.config.cache)
+        for package, files in here.changed.items():
+            face.note(f"{package} was changed since it was installed: {', '.join(files[:3])}")
+        made = LockedEnvironment(environment=here.lock, archives=here.archives)
+    text = made.encode()
+    if output is not None:
+        with os_errors(f"Writing {output}"):
+            durable_write(output, text)
+    told = f"wrote {output}  {made.environment.hash[:8]}  {made.environment.size} packages"
+    face.result(msgspec.to_builtins(made), told if output is not None else text.decode().rstrip())
 
 
 @env.command("build")
@@ -40,7 +83,7 @@ def locked_environment(face: Face, ref: str) -> tuple[EnvironmentLock, Vault, st
     """Return an environment, where its archives are, and the name of what it was locked for."""
     if Path(ref).is_file():
         with os_errors(f"Reading {ref}"):
-            lock = RecipeLock.decode(Path(ref).read_bytes(), what=ref)
+            lock = LockedEnvironment.decode(Path(ref).read_bytes(), what=ref)
         return lock.environment, Vault(archives=lock.archives), Path(ref).name.partition(".")[0]
     store = face.registry()
     run = RunStore(store).load(ref)

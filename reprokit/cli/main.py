@@ -41,7 +41,7 @@ _COMMANDS = {
     "mount": ("mounting", "mount", "Serve a package version as a read-only file system."),
     "unmount": ("mounting", "unmount", "End a mount, also one whose process was killed."),
     "checkpoint": ("checkpoints", "checkpoint", "Fetch checkpoints."),
-    "env": ("environments", "env", "Make environments from locks."),
+    "env": ("environments", "env", "Pin environments, and make them from locks."),
     "export": ("exporting", "export", "Write a run's environment for other tools."),
 }
 

@@ -80,7 +80,7 @@ def resolve(file: Path, *, interpreter: Interpreter, scratch: Path, beside: bool
     done, rows = _ask(pip_for(interpreter, scratch), options, scratch)
     if done.returncode:
         raise EnvironmentMismatchError(
-            f"{file.name} cannot be solved: {_explained(done.stderr)}",
+            f"{file.name} cannot be solved: {_explained(done)}",
             hint="Only wheels are used: of what is served as source alone, build a wheel and have pip find it "
             "(`pip wheel`, find-links)."
             if _MISSING.search(done.stderr)
@@ -99,17 +99,13 @@ def resolve(file: Path, *, interpreter: Interpreter, scratch: Path, beside: bool
     return found
 
 
-def _explained(text: str) -> str:
-    """Return why pip's resolver gave up: its whole explanation, without the advice after it."""
-    lines = [line.rstrip() for line in text.splitlines()]
-    start = next((at for at, line in enumerate(lines) if line.startswith("ERROR: Cannot install")), None)
-    if start is None:
-        return f"{what_pip_said(text)}."
-    told = [
-        line.removeprefix("ERROR: ") for line in lines[start:] if not line.startswith("ERROR: ResolutionImpossible")
-    ]
-    end = next((at for at, line in enumerate(told) if line.startswith(("To fix this", "Additionally"))), len(told))
-    return "\n".join(line for line in told[:end] if line)
+def _explained(done: subprocess.CompletedProcess[str]) -> str:
+    """Return why pip's resolver gave up: which packages, and what of each contradicts the others."""
+    cannot = next((line for line in done.stderr.splitlines() if line.startswith("ERROR: Cannot install")), None)
+    if cannot is None:
+        return f"{what_pip_said(done.stderr)}."
+    told = done.stdout.partition("The conflict is caused by:")[2].partition("\n\n")[0]
+    return "\n".join([cannot.removeprefix("ERROR: "), *(line.rstrip() for line in told.splitlines() if line.strip())])
 
 
 def _report(command: Sequence[str], packages: list[PipPackage], folder: Path) -> tuple[list[object], str | None]:
@@ -131,7 +127,7 @@ def _ask(
 ) -> tuple[subprocess.CompletedProcess[str], list[object]]:
     """Ask pip what it would install; return how it ended, and its report's rows."""
     report = folder / "report.json"
-    fixed = ["--dry-run", "--only-binary", ":all:", "--quiet", "--no-input", "--report", str(report)]
+    fixed = ["--dry-run", "--only-binary", ":all:", "--no-input", "--report", str(report)]
     done = subprocess.run(
         [*command, "install", *fixed, *options],
         capture_output=True,

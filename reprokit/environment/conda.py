@@ -62,8 +62,9 @@ def solve_conda(
             with the solver's own explanation.
     """
     try:
+        wanted = [rattler.MatchSpec(spec, strict=False) for spec in specs]  # `name=1.0=build`, as conda writes it
         records = _wait(
-            rattler.solve(sources=list(channels), specs=list(specs), virtual_packages=rattler.VirtualPackage.detect())
+            rattler.solve(sources=list(channels), specs=wanted, virtual_packages=rattler.VirtualPackage.detect())
         )
     except exceptions.SolverError as error:
         raise EnvironmentMismatchError(
@@ -72,7 +73,7 @@ def solve_conda(
     except exceptions.GatewayError as error:
         raise EnvironmentMismatchError(
             f"{what}: a channel does not answer: {_one_line(error)}.",
-            hint="Check its address and network.",
+            hint="Check its address and the network.",
         ) from None
     except _FAILURES as error:
         raise EnvironmentMismatchError(f"{what} is not solved: {_one_line(error)}.") from None

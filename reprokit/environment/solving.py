@@ -30,7 +30,7 @@ __all__ = ["Solved", "solve"]
 class Solved(NamedTuple):
     """A locked environment, and where its archives were found."""
 
-    lock: EnvironmentLock
+    environment: EnvironmentLock
     archives: list[Archive]
 
 
@@ -87,7 +87,7 @@ def _with_pip(
             if file is None:
                 file = Path(name) / "requirements.txt"
                 file.write_text("".join(f"{one}\n" for one in wanted), encoding="utf-8")
-            found = resolve(file, interpreter=interpreter, scratch=Path(name), beside=bool(solved.lock.conda))
+            found = resolve(file, interpreter=interpreter, scratch=Path(name), beside=bool(solved.environment.conda))
     chosen = [(one, f"{one.name}=={one.version} --hash=sha256:{one.sha256}") for one in found]
     return _with_wheels(solved, chosen, interpreter, cache, progress)
 
@@ -99,7 +99,7 @@ def _with_wheels(
     lines = {archive.name: line for archive, line in chosen if archive.name != OURS}
     packages = fetch(lines, interpreter=interpreter, cache=cache, progress=progress)
     archives = [*solved.archives, *(archive for archive, _ in chosen if archive.name in lines)]
-    return Solved(msgspec.structs.replace(solved.lock, pip=packages), archives)
+    return Solved(msgspec.structs.replace(solved.environment, pip=packages), archives)
 
 
 def _of_pylock(text: str, environment: Environment, root: Path) -> list[tuple[Archive, str]]:

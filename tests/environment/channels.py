@@ -82,6 +82,23 @@ def stub_python(channel: Path) -> Path:
     )  # fmt: skip
 
 
+def whole_python(channel: Path) -> Path:
+    """Package this machine's Python with its standard library."""
+    minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    base = Path(sys.base_prefix)
+    left_out = {"site-packages", "test", "tests", "__pycache__", "idlelib", "tkinter", "ensurepip", "lib2to3"}
+    files = {f"bin/{minor}": File((base / "bin" / minor).read_bytes(), 0o755)}
+    library = base / "lib" / minor
+    for path in sorted(library.rglob("*")):
+        inside = path.relative_to(library)
+        if path.is_file() and left_out.isdisjoint(inside.parts) and not inside.parts[0].startswith("config-"):
+            files[f"lib/{minor}/{inside.as_posix()}"] = File(path.read_bytes(), path.stat().st_mode & 0o777)
+    return conda_package(
+        channel, "python", ".".join(map(str, sys.version_info[:3])), files,
+        links={"bin/python": minor, "bin/python3": minor}, build="whole_0",
+    )  # fmt: skip
+
+
 def python_package(channel: Path, name: str, version: str, text: str, **more: File) -> Path:
     """Package a module for any Python, with the metadata that makes it a distribution."""
     info = f"site-packages/{name}-{version}.dist-info"

@@ -7,7 +7,9 @@ import hashlib
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import distribution, requires
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,15 @@ from packaging.utils import canonicalize_name
 from reprokit.environment.wheels import repack
 
 
-def wheel(folder: Path, name: str, version: str, files: dict[str, str], **more: bytes) -> Path:
+def wheel(
+    folder: Path, name: str, version: str, files: dict[str, str], *, requires: Sequence[str] = (), **more: bytes
+) -> Path:
     """Write a wheel by hand; `more` are members as they are, that its RECORD does not name."""
+    needs = "".join(f"Requires-Dist: {one}\n" for one in requires)
     info = f"{name}-{version}.dist-info"
     members = {
         **{path: text.encode() for path, text in files.items()},
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     rows = [f"{path},{digest(body)},{len(body)}" for path, body in members.items()]
@@ -58,7 +63,7 @@ def needed_by_reprokit() -> list[str]:
         if name in found:
             continue
         found[name] = None
-        for text in requires(name) or []:
+        for text in metadata.requires(name) or []:
             requirement = Requirement(text)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 pending.append(requirement.name)

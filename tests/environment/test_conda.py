@@ -178,6 +178,22 @@ def test_credentials_and_tokens_of_a_channel_never_enter_a_record(prefix: Path) 
 
 
 @pytest.mark.slow
+def test_a_whole_python_is_made_again_with_every_file_of_its_library(tmp_path: Path) -> None:
+    folder = tmp_path / "channel"
+    channels.whole_python(folder)
+    channels.python_package(folder, "demo", "1.0", "rate = 0.1\n")
+    prefix = channels.install(tmp_path / "original", channels.index(folder), "python", "demo").parents[1]
+    program = "import asyncio, ctypes, demo, sqlite3, sys; print(sys.prefix, asyncio.__file__)"
+    assert str(prefix / "lib") in subprocess.check_output([prefix / "bin" / "python", "-c", program], text=True)
+    before, was = captured(prefix), channels.contents(prefix)
+    assert len(was) > 600
+    shutil.rmtree(prefix)
+    python = realise(before.lock, cache=tmp_path / "cache", vault=Vault(archives=before.archives))
+    assert channels.contents(python.parents[1]) == was
+    assert str(python.parents[1] / "lib") in subprocess.check_output([python, "-c", program], text=True)
+
+
+@pytest.mark.slow
 def test_a_run_in_one_reproduces_after_it_its_channel_and_every_index_are_gone(
     prefix: Path, channel: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,13 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.pylock import Pylock
+from rattler.explicit_environment import ExplicitEnvironmentSpec
 
 from reprokit.environment.archives import find_archives
-from reprokit.environment.capture import capture_environment
-from reprokit.environment.exports import as_environment_yml, as_pylock, as_requirements
+from reprokit.environment.capture import capture, capture_environment
+from reprokit.environment.conda import solve_conda
+from reprokit.environment.declared import read_conda_file
+from reprokit.environment.exports import as_environment_yml, as_explicit, as_pylock, as_requirements
 from reprokit.environment.interpreter import Interpreter
 from reprokit.lock import EnvironmentLock
-from tests.environment.making import only, venv, wheel
+from tests.environment import channels
+from tests.environment.making import install, only, venv, wheel
 
 
 @pytest.fixture
@@ -75,7 +80,7 @@ def test_pylock_is_read_by_packaging(lock: EnvironmentLock, tmp_path: Path) -> N
 
 
 def test_environment_yml_has_what_conda_env_export_has(lock: EnvironmentLock) -> None:
-    read = yaml.safe_load(as_environment_yml(lock, name="a: run"))
+    read = yaml.safe_load(as_environment_yml(lock, [], name="a: run"))
     assert read["name"] == "a: run"
     assert read["dependencies"][0] == f"python={lock.python}"
     assert read["dependencies"][-1] == {"pip": ["demo==1.0", "other==2.0", "ours==3.0"]}
@@ -88,3 +93,28 @@ def test_a_wheel_for_another_platform_is_not_taken_for_the_installed_one(
     file.rename(index / "demo-1.0-py2.py3-none-any.whl")
     _, lost = find_archives(lock, interpreter=Interpreter.here(), cache=tmp_path / "cache")
     assert lost["demo"] == "the index has demo-1.0-py2.py3-none-any.whl, which is not the wheel that was installed"
+
+
+def test_the_explicit_list_is_read_by_rattler_and_is_what_its_solver_reads_back(tmp_path: Path) -> None:
+    channel = tmp_path / "channel"
+    channels.stub_python(channel)
+    channels.python_package(channel, "demo", "1.0", "rate = 0.1\n")
+    address = channels.index(channel)
+    python = channels.install(tmp_path / "prefix", address, "demo")
+    install(python, wheel(tmp_path, "extra", "2.0", {"extra.py": "x = 1\n"}))
+    found = capture(interpreter=Interpreter.at(python))
+    text, lost = as_explicit(found.lock, found.archives)
+    assert lost == {"extra": "pip installed it; see --as requirements"}
+    read = ExplicitEnvironmentSpec.from_str(text)
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in channel.rglob("*.tar.bz2")}
+    assert str(read.platform) == "linux-64"
+    assert {one.url for one in read.packages} == {
+        f"{address}/{'noarch' if name.startswith('demo') else 'linux-64'}/{name}#sha256:{digest}"
+        for name, digest in hashes.items()
+    }
+    exported = yaml.safe_load(as_environment_yml(found.lock, found.archives, name="run"))
+    assert (exported["channels"], exported["dependencies"][-1]) == ([address], {"pip": ["extra==2.0"]})
+    (tmp_path / "environment.yml").write_text(as_environment_yml(found.lock, found.archives, name="run"))
+    wanted = read_conda_file((tmp_path / "environment.yml").read_text(), what="environment.yml")
+    packages, _ = solve_conda(wanted.specs, wanted.channels, what="environment.yml")
+    assert packages == found.lock.conda
