@@ -142,7 +142,7 @@ def contents(prefix: Path) -> dict[str, str]:
         name = path.relative_to(prefix).as_posix()
         if path.is_symlink():
             found[name] = f"-> {path.readlink()}"
-        elif path.is_file() and not name.startswith("conda-meta/") and not name.endswith(".pyc"):
+        elif path.is_file() and not name.startswith("conda-meta/") and "/__pycache__/" not in name:
             data = path.read_bytes().replace(str(prefix).encode(), b"PREFIX")
             found[name] = hashlib.sha256(data).hexdigest()
     return found
