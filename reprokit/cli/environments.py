@@ -16,7 +16,7 @@ from reprokit.environment.wheelhouse import Vault
 from reprokit.errors import UsageError
 from reprokit.lock import EnvironmentLock, LockedEnvironment
 from reprokit.paths import durable_write, os_errors
-from reprokit.recipe import Environment
+from reprokit.recipe import Environment, check_environment
 from reprokit.runs import RunStore
 
 __all__ = ["env", "locked_environment"]

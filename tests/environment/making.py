@@ -43,8 +43,8 @@ def digest(body: bytes) -> str:
     return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(body).digest()).rstrip(b"=").decode()
 
 
-def needed_by_reprokit() -> list[str]:
-    """Return the packages that reprokit needs in order to start, its own needs' needs among them."""
+def needed_by_reprokit(*more: str) -> list[str]:
+    """Return the packages that reprokit and others need in order to start, their own needs' needs among them."""
     found: dict[str, None] = {}
     pending = [
         "click",
@@ -57,6 +57,7 @@ def needed_by_reprokit() -> list[str]:
         "psutil",
         "packaging",
         "pathspec",
+        *more,
     ]
     while pending:
         name = canonicalize_name(pending.pop())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from reprokit.environment.interpreter import Interpreter, find_interpreter
 from reprokit.environment.realise import realise
 from reprokit.environment.wheelhouse import Vault
 from reprokit.errors import EnvironmentMismatchError
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
 from tests.environment.making import needed_by_reprokit, only, repacked, venv, wheel
 
+SCALE = float(os.environ.get("REPROKIT_TEST_SCALE", "1"))
 DEMO = {"demo.py": "rate = 0.1\n", "demo-1.0.dist-info/entry_points.txt": "[console_scripts]\ndemo = demo:main\n"}
 
 
@@ -136,6 +138,31 @@ def test_a_vault_that_lies_about_names_gives_the_locked_package_or_none(
     borrowed = msgspec.structs.replace(lock, pip=[msgspec.structs.replace(demo, record=other.record), other])
     with pytest.raises(EnvironmentMismatchError, match=r"No copy here of demo 1\.0"):
         realise(borrowed, cache=tmp_path / "cache", offline=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SCALE < 2, reason="installs PyTorch twice, for minutes; REPROKIT_TEST_SCALE=2")
+def test_digits_reproduce_in_an_environment_that_an_index_serves_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = repacked(tmp_path / "index", needed_by_reprokit("pandas", "scikit-learn", "torch"))
+    only(monkeypatch, NO_INDEX="1", FIND_LINKS=str(tmp_path / "index"))
+    project = Project(tmp_path)
+    recipe = (ROOT / "recipes" / "digits-torch.yaml").read_text()
+    project.write("recipe.yaml", recipe.replace("recipes/digits_", "digits_"))
+    project.write("digits_torch.py", (ROOT / "recipes" / "digits_torch.py").read_text())
+    project.commit()
+    project.python = str(venv(tmp_path / "venv", wheels))
+    first = project.json("run", "recipe.yaml", "-q", patience=600)
+    lock = capture_environment(interpreter=Interpreter.at(Path(project.python)))
+    shutil.rmtree(tmp_path / "venv")
+
+    project.python = sys.executable
+    done = project.reprokit("reproduce", first["run_id"], home="elsewhere", patience=600)
+    assert "BITWISE: every state digest" in done.stdout
+    (made,) = (tmp_path / "elsewhere-cache" / "environments").glob("*/bin/python")
+    assert capture_environment(interpreter=Interpreter.at(made)) == lock
+    assert lock.hash == first["environment"]["hash"]
 
 
 @pytest.mark.slow
