@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import tempfile
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import rattler
 from rattler import exceptions
 from rattler.networking import Client
-from rattler.package_streaming import download_to_path
+from rattler.package_streaming import PackageArchive, download_to_path
 
 from reprokit.environment.channel import conda_key
 from reprokit.environment.condameta import FOLDER
@@ -28,10 +29,12 @@ from reprokit.lock import Archive, CondaPackage
 __all__ = ["download", "install_conda", "solve_conda"]
 
 _T = TypeVar("_T")
+_PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 _FAILURES: tuple[type[Exception], ...] = (
     OSError, RuntimeError, ValueError,
     *(one for one in vars(exceptions).values() if isinstance(one, type) and issubclass(one, Exception)),
 )  # fmt: skip
+_MALFORMED: tuple[type[Exception], ...] = (*_FAILURES, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def download(url: str, file: Path) -> None:
@@ -125,6 +128,7 @@ def install_conda(
         told = f"{record.subdir}/{record.name.normalized}-{record.version}-{record.build}"
         if told != conda_key(package):
             raise EnvironmentMismatchError(f"{conda_key(package)}: its archive says that it is {told}.")
+        _check_paths(file, conda_key(package))
         records.append(record)
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=prefix.parent) as scratch:
         try:
@@ -137,6 +141,36 @@ def install_conda(
         except _FAILURES as error:
             raise EnvironmentMismatchError(f"The conda packages cannot be installed: {_one_line(error)}.") from None
     _say_where_from(prefix, {one.name: one for one in archives if one.kind == "conda"})
+
+
+def _check_paths(file: Path, what: str) -> None:
+    """Refuse an archive that would be installed outside its environment: rattler 0.28 does not, and may abort."""
+    names = ("info/paths.json", "info/files", "info/link.json")
+
+    async def read() -> list[bytes | None]:
+        found = await (await PackageArchive.from_path(file)).read_files(names)
+        return [found.get(name) for name in names]
+
+    try:
+        listed, old, link = _wait(read())
+        rows = json.loads(listed)["paths"] if listed else []
+        paths = [str(row["_path"]) for row in rows] + (old.decode().split("\n") if old else [])
+        softlinks = {str(row["_path"]) for row in rows if row.get("path_type") == "softlink"}
+        noarch = json.loads(link).get("noarch") or {} if link else {}
+        programs = [str(entry).partition("=")[0].strip() for entry in noarch.get("entry_points") or []]
+    except _MALFORMED as error:
+        raise EnvironmentMismatchError(f"{what}: its archive does not list its files: {_one_line(error)}.") from None
+    for path in paths:
+        parts = path.split("/")
+        inside = path.isprintable() and not path.startswith("/") and ".." not in parts and parts[0] != FOLDER
+        if not inside or any("/".join(parts[:depth]) in softlinks for depth in range(1, len(parts))):
+            raise EnvironmentMismatchError(
+                f"{what}: its archive would write {path!r}, outside of what a package may.",
+                hint="It was not installed.",
+            )
+    for program in programs:
+        if not _PROGRAM.fullmatch(program):
+            raise EnvironmentMismatchError(f"{what}: its archive would make a program called {program!r}.")
 
 
 def _say_where_from(prefix: Path, archives: Mapping[str, Archive]) -> None:

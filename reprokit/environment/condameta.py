@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,9 @@ def _changed(files: Iterable[_File], prefix: Path, memory: Memory, written: int)
             seen = os.lstat(path)
         except OSError:
             yield file.path, "missing"
+            continue
+        if file.path_type == "hardlink" and not stat.S_ISREG(seen.st_mode):
+            yield file.path, "no file"
             continue
         wanted = file.sha256_in_prefix or file.sha256
         if file.path_type == "softlink" or wanted is None:

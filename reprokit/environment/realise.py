@@ -6,7 +6,6 @@ import fcntl
 import importlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -64,8 +63,10 @@ def realise(
             fcntl.flock(handle, fcntl.LOCK_EX)  # of two that want the same one, one makes it and the other waits
             if not _is_whole(target, lock, cache):
                 shutil.rmtree(target, ignore_errors=True)
-                building = Path(tempfile.mkdtemp(prefix="tmp-", dir=target.parent))
+                building = target.with_name(f"tmp-{target.name}")  # what a killed process left there is removed
+                shutil.rmtree(building, ignore_errors=True)
                 try:
+                    building.mkdir(parents=True)
                     base = _foundation(
                         lock, building, target, cache=cache, vault=vault or Vault(), offline=offline, progress=progress,
                     )  # fmt: skip

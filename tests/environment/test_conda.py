@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
+import io
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,11 +20,12 @@ import msgspec
 import pytest
 
 from reprokit.environment.capture import Captured, capture, capture_environment
+from reprokit.environment.conda import install_conda
 from reprokit.environment.interpreter import Interpreter
 from reprokit.environment.realise import realise
 from reprokit.environment.wheelhouse import Vault
 from reprokit.errors import EnvironmentMismatchError
-from reprokit.lock import Archive
+from reprokit.lock import Archive, CondaPackage
 from tests.conftest import Project
 from tests.environment import channels
 from tests.environment.making import install, needed_by_reprokit, only, repacked, wheel
@@ -140,13 +144,60 @@ def test_an_archive_that_is_not_the_locked_one_is_refused_by_name(
 def test_an_archive_that_lies_about_its_package_is_refused(prefix: Path, channel: Path, tmp_path: Path) -> None:
     found = captured(prefix)
     other = channels.python_package(channel, "evil", "9", "x = 1\n")
-    digest = __import__("hashlib").sha256(other.read_bytes()).hexdigest()
+    digest = hashlib.sha256(other.read_bytes()).hexdigest()
     lock = msgspec.structs.replace(
         found.lock, conda=[msgspec.structs.replace(found.lock.conda[0], sha256=digest), *found.lock.conda[1:]]
     )
     lying = Archive(kind="conda", name="demo", version="1.0", file=other.name, url=other.as_uri(), sha256=digest)
     with pytest.raises(EnvironmentMismatchError, match=r"noarch/demo-1\.0-0: its archive says that it is noarch/evil"):
         realise(lock, cache=tmp_path / "cache", vault=Vault(archives=[lying, *found.archives[1:]]))
+
+
+EVIL = b"evil\n"
+OUTSIDE: dict[str, tuple[dict[str, bytes], list[dict[str, str]], dict[str, str]]] = {
+    "above": ({"x": EVIL}, [{"_path": "../../escaped", "path_type": "hardlink"}], {}),
+    "above, as it is in the archive": (
+        {"../../escaped": EVIL}, [{"_path": "../../escaped", "path_type": "hardlink"}], {},
+    ),
+    "absolute": ({"x": EVIL}, [{"_path": "/tmp/escaped", "path_type": "hardlink"}], {}),  # noqa: S108
+    "through a link": (
+        {"d/escaped": EVIL},
+        [{"_path": "d", "path_type": "softlink"}, {"_path": "d/escaped", "path_type": "hardlink"}],
+        {"d": "/tmp"},  # noqa: S108
+    ),
+    "the record of another": ({"conda-meta/x.json": EVIL}, [{"_path": "conda-meta/x.json"}], {}),
+    "a program": ({"info/link.json": b'{"noarch": {"entry_points": ["../../escaped = a:b"]}}'}, [], {}),
+    "no list": ({"info/link.json": b"["}, [], {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", OUTSIDE)
+def test_an_archive_that_would_write_outside_of_its_environment_is_refused(tmp_path: Path, how: str) -> None:
+    members, paths, links = OUTSIDE[how]
+    file = tmp_path / "evil-1.0-0.tar.bz2"
+    info = {"name": "evil", "version": "1.0", "build": "0", "build_number": 0, "depends": [], "subdir": "noarch"}
+    members = {
+        "info/index.json": json.dumps(info).encode(),
+        "info/paths.json": json.dumps({"paths": paths, "paths_version": 1}).encode(),
+        **members,
+    }
+    with tarfile.open(file, "w:bz2") as archive:
+        for path, goal in links.items():
+            member = tarfile.TarInfo(path)
+            member.type, member.linkname = tarfile.SYMTYPE, goal
+            archive.addfile(member)
+        for path, body in members.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    package = CondaPackage(name="evil", version="1.0", build="0", subdir="noarch", sha256=digest)
+    prefix = tmp_path / "a" / "b" / "prefix"
+    prefix.mkdir(parents=True)
+    with pytest.raises(EnvironmentMismatchError, match=r"noarch/evil-1\.0-0: its archive (would|does not list)"):
+        install_conda([package], {"evil": file}, archives=[], prefix=prefix, final=prefix)
+    assert [path for path in tmp_path.rglob("*") if path.name == "escaped"] == []
+    assert list(prefix.iterdir()) == []
 
 
 def test_a_package_without_a_hash_is_not_guessed(prefix: Path, tmp_path: Path) -> None:
