@@ -7,16 +7,17 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from reprokit.environment.archive_cache import kept
+from reprokit.environment.condameta import conda_key
+from reprokit.environment.engine import download
 from reprokit.errors import EnvironmentMismatchError
 from reprokit.lock import Archive, CondaPackage
 from reprokit.paths import os_errors
 from reprokit.progress import SILENT, Progress
 
-__all__ = ["CondaVault", "Download", "conda_key", "gather_conda"]
+__all__ = ["CondaVault", "gather_conda"]
 
 CondaVault = Mapping[str, Callable[[Path], Path]]
 """`conda_key` of a package → what writes its archive into a folder, and returns the file."""
@@ -24,23 +25,11 @@ CondaVault = Mapping[str, Callable[[Path], Path]]
 _SUFFIXES = (".conda", ".tar.bz2")
 
 
-class Download(Protocol):
-    """Writes what a server has at an address into a file; raises EnvironmentMismatchError if it has nothing."""
-
-    def __call__(self, url: str, file: Path) -> None: ...
-
-
-def conda_key(package: CondaPackage) -> str:
-    """Return what conda calls a package's archive, without its suffix, below its platform."""
-    return f"{package.subdir}/{package.name}-{package.version}-{package.build}"
-
-
 def gather_conda(
     packages: Iterable[CondaPackage],
     *,
     archives: Sequence[Archive] = (),
     cache: Path,
-    download: Download,
     vault: CondaVault | None = None,
     copies: Mapping[str, Sequence[Path]] | None = None,
     offline: bool = False,
@@ -56,30 +45,39 @@ def gather_conda(
         EnvironmentMismatchError: A package has no archive, or none that is the locked one; it is named.
     """
     store = cache / "conda"
-    known = {one.name: one for one in archives if one.kind == "conda"}
+    known = {one.name: one.url for one in archives if one.kind == "conda"}
     todo = list(packages)
-    found = {}
+    found: dict[str, Path] = {}
+    served: list[CondaPackage] = []
     with os_errors(f"Writing the packages in {store}"), progress.task("Gathering conda packages", len(todo)) as advance:
         store.mkdir(parents=True, exist_ok=True)
-        for package in todo:
-            sha256 = _rebuildable(package)
-            file = _held(store, sha256)
-            if file is None:
-                with tempfile.TemporaryDirectory(prefix="tmp-", dir=store) as name:
-                    file = _fetch(
-                        package, sha256, Path(name), store,
-                        url=known[package.name].url if package.name in known else None,
-                        write=vault.get(conda_key(package)) if vault else None,
-                        copies=(copies or {}).get(package.name, ()),
-                        download=download, offline=offline,
-                    )  # fmt: skip
-            found[package.name] = file
-            advance(1)
+        with tempfile.TemporaryDirectory(prefix="tmp-", dir=store) as name:
+            scratch = Path(name)
+            for package in todo:
+                write = vault.get(conda_key(package)) if vault else None
+                file = _held(store, _rebuildable(package)) or _copied(
+                    package, (copies or {}).get(package.name, ()), scratch, store
+                )
+                if file is None and write is not None:
+                    file = _checked(package, write(scratch), store, source="the archive in the run's vault")
+                if file is None:
+                    _check_served(package, known.get(package.name), offline=offline)
+                    served.append(package)
+                else:
+                    found[package.name] = file
+                    advance(1)
+            files = {known[one.name]: scratch / f"{_stem(one)}{_suffix(known[one.name])}" for one in served}
+            download({url: file for url, file in files.items() if not url.startswith("file:")}, advance=advance)
+            for package in served:
+                url = known[package.name]
+                if url.startswith("file:"):
+                    _copy(Path(unquote(urlsplit(url).path)), files[url], _shown(package))
+                found[package.name] = _checked(package, files[url], store, source=url)
     return found
 
 
 def _rebuildable(package: CondaPackage) -> str:
-    what = f"{package.name} {package.version} {package.build}"
+    what = _shown(package)
     if package.edited is not None:
         raise EnvironmentMismatchError(
             f"Files of {what} were edited or removed after it was installed; its archive does not have them.",
@@ -102,51 +100,48 @@ def _held(store: Path, sha256: str) -> Path | None:
     return None
 
 
-def _fetch(
-    package: CondaPackage,
-    sha256: str,
-    scratch: Path,
-    store: Path,
-    *,
-    url: str | None,
-    write: Callable[[Path], Path] | None,
-    copies: Sequence[Path],
-    download: Download,
-    offline: bool,
-) -> Path:
-    what = f"{package.name} {package.version} {package.build}"
-    stem = conda_key(package).rpartition("/")[2]
+def _copied(package: CondaPackage, copies: Sequence[Path], scratch: Path, store: Path) -> Path | None:
+    """Return an archive that a package manager still has on this machine."""
     for copy in copies:
-        if copy.is_file() and copy.name.removeprefix(stem) in _SUFFIXES:
+        if copy.is_file() and copy.name.removeprefix(_stem(package)) in _SUFFIXES:
             file = scratch / copy.name
             shutil.copyfile(copy, file)
-            if _sha256(file) == sha256:
-                return kept(store, sha256, file, file.name)
+            if _sha256(file) == package.sha256:
+                return kept(store, str(package.sha256), file, file.name)
             file.unlink()
-    if write is not None:
-        file = write(scratch)
-        source = "the archive in the run's vault"
-    elif url is None or offline:
+    return None
+
+
+def _check_served(package: CondaPackage, url: str | None, *, offline: bool) -> None:
+    if url is None or (offline and not url.startswith("file:")):
         why = "no channel is asked" if url else "nobody noted where it came from"
         raise EnvironmentMismatchError(
-            f"No copy here of {what}, and {why}.",
+            f"No copy here of {_shown(package)}, and {why}.",
             hint="`environment: {vault: all}` in the recipe keeps every package beside the run.",
         )
-    else:
-        name = url.rpartition("/")[2]
-        file = scratch / (stem + next((one for one in _SUFFIXES if name.endswith(one)), ".conda"))
-        if url.startswith("file:"):
-            _copy(Path(unquote(urlsplit(url).path)), file, what)
-        else:
-            download(url, file)
-        source = url
-    if (actual := _sha256(file)) != sha256:
+
+
+def _checked(package: CondaPackage, file: Path, store: Path, *, source: str) -> Path:
+    if (actual := _sha256(file)) != package.sha256:
         raise EnvironmentMismatchError(
-            f"{what}: {source} is not the locked archive (SHA-256 {actual[:16]}…, locked {sha256[:16]}…).",
+            f"{_shown(package)}: {source} is not the locked archive (SHA-256 {actual[:16]}…, "
+            f"locked {str(package.sha256)[:16]}…).",
             hint="It was not installed. Where a channel has lost the file, only a vault can rebuild: "
             "`environment: {vault: all}` in the recipe.",
         )
-    return kept(store, sha256, file, file.name)
+    return kept(store, actual, file, file.name)
+
+
+def _shown(package: CondaPackage) -> str:
+    return f"{package.name} {package.version} {package.build}"
+
+
+def _stem(package: CondaPackage) -> str:
+    return conda_key(package).rpartition("/")[2]
+
+
+def _suffix(url: str) -> str:
+    return next((one for one in _SUFFIXES if url.endswith(one)), ".conda")
 
 
 def _copy(source: Path, target: Path, what: str) -> None:

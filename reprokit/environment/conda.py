@@ -1,34 +1,37 @@
-"""py-rattler's door: solve, fetch and install conda packages. Loaded only where an environment has some.
+"""py-rattler's door: a program that solves, fetches and installs conda packages, as `engine` asks on its stdin.
 
-Source: https://conda.github.io/rattler/py-rattler; 0.28. Post-link scripts of packages are not executed, as rattler and
-pixi do by default.
+It runs in a process of its own, because a hostile archive, and an answer that is still awaited at the end, abort the
+process that py-rattler is in. Source: https://conda.github.io/rattler/py-rattler; 0.28. Post-link scripts of packages
+are not executed, as rattler and pixi do by default.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import sys
 import tempfile
-from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import msgspec
 import rattler
 from rattler import exceptions
 from rattler.networking import Client
 from rattler.package_streaming import PackageArchive, download_to_path
 
-from reprokit.environment.channel import conda_key
-from reprokit.environment.condameta import FOLDER
+from reprokit.environment.condameta import FOLDER, conda_key
 from reprokit.environment.locators import clean_url
 from reprokit.errors import EnvironmentMismatchError
 from reprokit.lock import Archive, CondaPackage
 
-__all__ = ["download", "install_conda", "solve_conda"]
+__all__ = ["main"]
 
-_T = TypeVar("_T")
+_INDEX, _ARCHIVE = 120, 3600  # seconds that one answer of a channel may take
+_AT_ONCE = 8
 _PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 _FAILURES: tuple[type[Exception], ...] = (
     OSError, RuntimeError, ValueError,
@@ -37,38 +40,50 @@ _FAILURES: tuple[type[Exception], ...] = (
 _MALFORMED: tuple[type[Exception], ...] = (*_FAILURES, KeyError, TypeError, AttributeError, RecursionError)
 
 
-def download(url: str, file: Path) -> None:
-    """Write what a server has at an address into a file, with the credentials that rattler knows for its host.
-
-    Raises:
-        EnvironmentMismatchError: It serves nothing.
-    """
+def main() -> None:
+    """Do what one JSON object on stdin asks, and answer with one on stdout; `{"done": 1}` before it tell progress."""
+    request = json.load(sys.stdin)
+    actions: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]]
+    actions = {"solve": _solve, "download": _download, "install": _install}
+    do = actions[request.pop("do")]
     try:
-        _wait(download_to_path(Client.authenticated_client(), url, file))
-    except _FAILURES as error:
-        raise EnvironmentMismatchError(
-            f"{url} cannot be fetched: {_one_line(error)}.",
-            hint="Where a channel has lost the file, only a vault can rebuild: `environment: {vault: all}`.",
-        ) from None
+        answer = asyncio.run(do(**request))
+    except EnvironmentMismatchError as error:
+        answer = {"error": error.message, "hint": error.hint}
+    _say(answer)
+    os._exit(0)  # what py-rattler still waits for would abort the interpreter's end
 
 
-def solve_conda(
-    specs: Sequence[str], channels: Sequence[str], *, what: str
-) -> tuple[list[CondaPackage], list[Archive]]:
-    """Return the packages that satisfy specifications on this machine, and where their archives are, by name.
+def _say(value: Mapping[str, Any]) -> None:
+    print(json.dumps(value), flush=True)
 
-    Args:
-        channels: Names or addresses, the first with the highest priority.
-        what: Names the file that asks, for errors.
-    Raises:
-        EnvironmentMismatchError: A specification is none, a channel does not answer, or they cannot be met together,
-            with the solver's own explanation.
-    """
+
+async def _download(files: Mapping[str, str]) -> dict[str, Any]:
+    """Write what servers have at addresses into files, with the credentials that rattler knows for their hosts."""
+    client = Client.default_client(timeout=_ARCHIVE)
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(url: str, file: str) -> None:
+        async with places:
+            try:
+                await download_to_path(client, url, Path(file))
+            except _FAILURES as error:
+                raise EnvironmentMismatchError(
+                    f"{url} cannot be fetched: {_one_line(error)}.",
+                    hint="Where a channel has lost the file, only a vault can rebuild: `environment: {vault: all}`.",
+                ) from None
+        _say({"done": 1})
+
+    await asyncio.gather(*(one(url, file) for url, file in files.items()))
+    return {}
+
+
+async def _solve(specs: Sequence[str], channels: Sequence[str], cache: str, what: str) -> dict[str, Any]:
     try:
         wanted = [rattler.MatchSpec(spec, strict=False) for spec in specs]  # `name=1.0=build`, as conda writes it
-        records = _wait(
-            rattler.solve(sources=list(channels), specs=wanted, virtual_packages=rattler.VirtualPackage.detect())
-        )
+        gateway = rattler.Gateway(Path(cache) / "repodata", client=Client.default_client(max_retries=1, timeout=_INDEX))
+        here = rattler.VirtualPackage.detect()
+        records = await rattler.solve(sources=list(channels), specs=wanted, gateway=gateway, virtual_packages=here)
     except exceptions.SolverError as error:
         raise EnvironmentMismatchError(
             f"{what} cannot be solved: {_explained(error)}", hint="Loosen a version, or add the channel that has it."
@@ -97,62 +112,44 @@ def solve_conda(
             archives.append(
                 Archive(kind="conda", name=package.name, version=package.version, file=file, url=url, sha256=sha256)
             )
-    return packages, archives
+    return {"packages": msgspec.to_builtins(packages), "archives": msgspec.to_builtins(archives)}
 
 
-def install_conda(
-    packages: Sequence[CondaPackage],
-    files: Mapping[str, Path],
-    *,
-    archives: Sequence[Archive],
-    prefix: Path,
-    final: Path,
-) -> None:
-    """Install checked archives into a new folder.
-
-    Args:
-        files: The archive of each package, by name; each has the locked SHA-256.
-        archives: Where they came from, for conda-meta.
-        prefix: Where to.
-        final: Where `prefix` will be moved to: what the installed files name.
-    Raises:
-        EnvironmentMismatchError: An archive is another package than the locked one, or cannot be installed.
-    """
+async def _install(
+    packages: Sequence[Any], files: Mapping[str, str], archives: Sequence[Any], prefix: str, final: str
+) -> dict[str, Any]:
     records = []
-    for package in packages:
-        file = files[package.name]
+    for package in msgspec.convert(packages, list[CondaPackage]):
+        file = Path(files[package.name])
         try:
-            record = _wait(rattler.RepoDataRecord.from_package_archive(file))
+            record = await rattler.RepoDataRecord.from_package_archive(file)
         except _FAILURES as error:
             raise EnvironmentMismatchError(f"{file.name} is no conda package: {_one_line(error)}.") from None
         told = f"{record.subdir}/{record.name.normalized}-{record.version}-{record.build}"
         if told != conda_key(package):
             raise EnvironmentMismatchError(f"{conda_key(package)}: its archive says that it is {told}.")
-        _check_paths(file, conda_key(package))
+        await _check_paths(file, conda_key(package))
         records.append(record)
-    with tempfile.TemporaryDirectory(prefix="tmp-", dir=prefix.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix="tmp-", dir=Path(prefix).parent) as scratch:
         try:
-            _wait(
-                rattler.install(
-                    records, target_prefix=prefix, cache_dir=Path(scratch), alternative_target_prefix=final,
-                    show_progress=False, execute_link_scripts=False,
-                )
+            await rattler.install(
+                records, target_prefix=prefix, cache_dir=Path(scratch), alternative_target_prefix=final,
+                show_progress=False, execute_link_scripts=False,
             )  # fmt: skip
         except _FAILURES as error:
             raise EnvironmentMismatchError(f"The conda packages cannot be installed: {_one_line(error)}.") from None
-    _say_where_from(prefix, {one.name: one for one in archives if one.kind == "conda"})
+    known = msgspec.convert(archives, list[Archive])
+    _say_where_from(Path(prefix), {one.name: one for one in known if one.kind == "conda"})
+    return {}
 
 
-def _check_paths(file: Path, what: str) -> None:
+async def _check_paths(file: Path, what: str) -> None:
     """Refuse an archive that would be installed outside its environment: rattler 0.28 does not, and may abort."""
     names = ("info/paths.json", "info/files", "info/link.json")
 
-    async def read() -> list[bytes | None]:
-        found = await (await PackageArchive.from_path(file)).read_files(names)
-        return [found.get(name) for name in names]
-
     try:
-        listed, old, link = _wait(read())
+        found = await (await PackageArchive.from_path(file)).read_files(names)
+        listed, old, link = (found.get(name) for name in names)
         rows = json.loads(listed)["paths"] if listed else []
         paths = [str(row["_path"]) for row in rows] + (old.decode().split("\n") if old else [])
         softlinks = {str(row["_path"]) for row in rows if row.get("path_type") == "softlink"}
@@ -186,18 +183,13 @@ def _say_where_from(prefix: Path, archives: Mapping[str, Archive]) -> None:
             file.write_text(json.dumps(record, indent=2))
 
 
-def _wait(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1) as pool:  # in a notebook a loop runs already
-        return pool.submit(asyncio.run, coroutine).result()
-
-
 def _explained(error: Exception) -> str:
     return str(error).removeprefix("Cannot solve the request because of: ").strip()
 
 
 def _one_line(error: Exception) -> str:
     return "; ".join(dict.fromkeys(line.strip() for line in str(error).splitlines() if line.strip()))[:1000]
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from reprokit.environment.memory import Memory
 from reprokit.errors import EnvironmentMismatchError
 from reprokit.lock import Archive, CondaPackage
 
-__all__ = ["CondaInstalled", "conda_installed"]
+__all__ = ["CondaInstalled", "conda_installed", "conda_key"]
 
 FOLDER = "conda-meta"
 
@@ -89,6 +89,11 @@ def conda_installed(prefix: Path, memory: Memory) -> list[CondaInstalled]:
                 f"{file} cannot be read as a conda record: {error}.", hint="Repair the environment, or make a new one."
             ) from None
     return sorted(found, key=lambda one: one.package.name)
+
+
+def conda_key(package: CondaPackage) -> str:
+    """Return what conda calls a package's archive, without its suffix, below its platform."""
+    return f"{package.subdir}/{package.name}-{package.version}-{package.build}"
 
 
 def _installed(record: _Record, prefix: Path, memory: Memory, *, written: int) -> CondaInstalled:

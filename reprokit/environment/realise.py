@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import importlib
 import os
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 from reprokit.environment.capture import capture_environment
 from reprokit.environment.channel import gather_conda
+from reprokit.environment.engine import install_conda
 from reprokit.environment.interpreter import Interpreter, find_interpreter
 from reprokit.environment.venv import install_wheels, make_venv, name_the_final_place
 from reprokit.environment.wheelhouse import Vault, gather
@@ -19,24 +18,7 @@ from reprokit.lock import EnvironmentLock
 from reprokit.paths import os_errors
 from reprokit.progress import SILENT, Progress
 
-__all__ = ["conda_engine", "realise"]
-
-
-def conda_engine(what: str) -> ModuleType:
-    """Return `environment.conda`; py-rattler is loaded only where an environment has conda packages.
-
-    Raises:
-        EnvironmentMismatchError: py-rattler is not installed.
-    """
-    try:
-        return importlib.import_module("reprokit.environment.conda")
-    except ModuleNotFoundError as error:
-        if error.name != "rattler":
-            raise
-        raise EnvironmentMismatchError(
-            f"{what} has conda packages, and py-rattler is not installed beside reprokit.",
-            hint="pip install 'reprokit-runs[conda]'",
-        ) from None
+__all__ = ["realise"]
 
 
 def realise(
@@ -95,13 +77,12 @@ def _foundation(
     if not lock.conda:
         return find_interpreter(version=lock.python, implementation=lock.implementation, system=lock.platform)
     _check_platform(lock)
-    engine = conda_engine("This environment")
     files = gather_conda(
-        lock.conda, archives=vault.archives, cache=cache, download=engine.download, vault=vault.conda,
+        lock.conda, archives=vault.archives, cache=cache, vault=vault.conda,
         offline=offline, progress=progress,
     )  # fmt: skip
     with progress.task("Installing conda packages", None):
-        engine.install_conda(lock.conda, files, archives=vault.archives, prefix=building, final=target)
+        install_conda(lock.conda, files, archives=vault.archives, prefix=building, final=target)
     return Interpreter.at(building / "bin" / "python")
 
 

@@ -14,9 +14,10 @@ from packaging.pylock import PackageWheel, Pylock, PylockSelectError, PylockVali
 from reprokit.environment.archives import resolve
 from reprokit.environment.capture import OURS
 from reprokit.environment.declared import read_conda_file, read_text, requirements_of_pyproject
+from reprokit.environment.engine import solve_conda
 from reprokit.environment.interpreter import Interpreter
 from reprokit.environment.locators import clean_url
-from reprokit.environment.realise import conda_engine, realise
+from reprokit.environment.realise import realise
 from reprokit.environment.wheelhouse import Vault, fetch
 from reprokit.errors import EnvironmentMismatchError, RecipeError
 from reprokit.lock import Archive, EnvironmentLock
@@ -61,7 +62,7 @@ def solve(environment: Environment, *, root: Path, cache: Path, progress: Progre
 def _solve_conda(path: str, root: Path, cache: Path, progress: Progress) -> Solved:
     wanted = read_conda_file(read_text(root, path), what=path)
     with progress.task("Solving the environment", None):
-        packages, archives = conda_engine(path).solve_conda(wanted.specs, wanted.channels, what=path)
+        packages, archives = solve_conda(wanted.specs, wanted.channels, cache=cache, what=path)
     python = next((one for one in packages if one.name == "python"), None)
     if python is None:
         raise EnvironmentMismatchError(f"{path}: what was solved has no python.", hint="Add `python` to dependencies.")

@@ -17,7 +17,6 @@ from reprokit.environment.channel import gather_conda
 from reprokit.environment.condameta import CondaInstalled, conda_installed
 from reprokit.environment.interpreter import Interpreter
 from reprokit.environment.memory import Memory
-from reprokit.environment.realise import conda_engine
 from reprokit.environment.wheelhouse import Vault, held, keep, read_name
 from reprokit.environment.wheels import repack
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError
@@ -129,13 +128,10 @@ def _conda(
     if not lock.conda:
         return
 
-    def download(url: str, file: Path) -> None:
-        conda_engine("This environment").download(url, file)
-
     def find(one: CondaInstalled) -> Path:
         name = one.package.name
         return gather_conda(
-            [one.package], archives=[one.archive] if one.archive else [], cache=cache, download=download,
+            [one.package], archives=[one.archive] if one.archive else [], cache=cache,
             copies={name: one.copies},
         )[name]  # fmt: skip
 

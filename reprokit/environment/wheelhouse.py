@@ -80,8 +80,10 @@ def gather(
             else:
                 found[package.name] = wheel
         if missing and offline:
+            named = ", ".join(f"{one.name} {one.version}" for one in missing[:10])
+            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             raise EnvironmentMismatchError(
-                f"No copy here of {', '.join(f'{one.name} {one.version}' for one in missing)}, and no index is asked.",
+                f"No copy here of {named}{more}, and no index is asked.",
                 hint=_ASK_ALONE,
             )
         if missing:

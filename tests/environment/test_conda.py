@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import msgspec
 import pytest
 
 from reprokit.environment.capture import Captured, capture, capture_environment
-from reprokit.environment.conda import install_conda
+from reprokit.environment.engine import install_conda
 from reprokit.environment.interpreter import Interpreter
 from reprokit.environment.realise import realise
 from reprokit.environment.wheelhouse import Vault
@@ -29,6 +30,13 @@ from reprokit.lock import Archive, CondaPackage
 from tests.conftest import Project
 from tests.environment import channels
 from tests.environment.making import install, needed_by_reprokit, only, repacked, wheel
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a short name: installers write `/usr/bin/env python` into scripts whose own is too long."""
+    with tempfile.TemporaryDirectory(prefix="rk-") as name:
+        yield Path(name)
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from rattler.explicit_environment import ExplicitEnvironmentSpec
 
 from reprokit.environment.archives import find_archives
 from reprokit.environment.capture import capture, capture_environment
-from reprokit.environment.conda import solve_conda
 from reprokit.environment.declared import read_conda_file
+from reprokit.environment.engine import solve_conda
 from reprokit.environment.exports import as_environment_yml, as_explicit, as_pylock, as_requirements
 from reprokit.environment.interpreter import Interpreter
 from reprokit.lock import EnvironmentLock
@@ -116,5 +116,5 @@ def test_the_explicit_list_is_read_by_rattler_and_is_what_its_solver_reads_back(
     assert (exported["channels"], exported["dependencies"][-1]) == ([address], {"pip": ["extra==2.0"]})
     (tmp_path / "environment.yml").write_text(as_environment_yml(found.lock, found.archives, name="run"))
     wanted = read_conda_file((tmp_path / "environment.yml").read_text(), what="environment.yml")
-    packages, _ = solve_conda(wanted.specs, wanted.channels, what="environment.yml")
+    packages, _ = solve_conda(wanted.specs, wanted.channels, cache=tmp_path / "cache", what="environment.yml")
     assert packages == found.lock.conda
