@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from reprokit.cli.environments import locked_environment
-from reprokit.cli.face import Face, common
+from reprokit.cli.face import Face, common, size
 from reprokit.environment.archives import find_archives
 from reprokit.environment.exports import as_environment_yml, as_explicit, as_pylock, as_requirements
 from reprokit.environment.interpreter import find_interpreter
+from reprokit.errors import UsageError
+from reprokit.export.image import write_image_context
 from reprokit.paths import os_errors
 
 __all__ = ["export"]
@@ -22,17 +24,29 @@ __all__ = ["export"]
     "--as",
     "form",
     required=True,
-    type=click.Choice(["environment.yml", "explicit", "pylock", "requirements"]),
-    help="A conda environment, its explicit list, pylock.toml (PEP 751), or a requirements file with hashes.",
+    type=click.Choice(["environment.yml", "explicit", "pylock", "requirements", "image"]),
+    help="A conda environment, its explicit list, pylock.toml (PEP 751), a requirements file with hashes; or what an "
+    "image is built from.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a file, and not to stdout.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write a file, and not to stdout; of an image, a folder."
+)
+@click.option("--base", metavar="IMAGE", help="Build the image on this one, best named by its digest.")
 @common
-def export(face: Face, ref: str, form: str, output: Path | None) -> None:
+def export(face: Face, ref: str, form: str, output: Path | None, base: str | None) -> None:
     """Write the environment of a run, or of a recipe's lock file, for other tools.
 
     Addresses and hashes are those of the lock; where it has none, the indexes that pip is configured to use are asked.
     Packages that none of them serves are named in the file, and on stderr.
+
+    image: a folder with a Containerfile and all that it needs, for podman, docker and buildah. The image rebuilds the
+    run's environment, code and data without a network, and reproduces the run.
     """
+    if form == "image":
+        _image(face, ref, output, base)
+        return
+    if base is not None:
+        raise UsageError(f"--base is for --as image, not for {form}.")
     text, plain = _environment(face, ref, form)
     if output is not None:
         with os_errors(f"Writing {output}"):
@@ -58,3 +72,19 @@ def _environment(face: Face, ref: str, form: str) -> tuple[str, dict[str, object
     for package, why in lost.items():
         face.note(f"{package} is not in it: {why}.")
     return text, {"hash": locked.hash, "missing": lost}
+
+
+def _image(face: Face, ref: str, output: Path | None, base: str | None) -> None:
+    if output is None:
+        raise UsageError("--as image writes a folder: name it with -o DIR.")
+    made = write_image_context(ref, output, registry=face.registry(), cache=face.config.cache, base=base, progress=face)
+    if "@sha256:" not in made.base:
+        face.note(f"The base image {made.base} is named by a tag, which may move: --base IMAGE@sha256:… pins it.")
+    plain = {
+        "as": "image", "run_id": made.run_id, "folder": str(made.folder), "base": made.base, "hash": made.environment,
+        "packages": made.packages, "size": made.size,
+    }  # fmt: skip
+    text = f"wrote {made.folder}: {made.packages} packages, {size(made.size)}\n"
+    text += f"  podman build --network none -t {made.image} {made.folder}\n"
+    text += f"  podman run --rm --network none {made.image}"
+    face.result(plain, text)

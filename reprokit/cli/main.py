@@ -42,7 +42,7 @@ _COMMANDS = {
     "unmount": ("mounting", "unmount", "End a mount, also one whose process was killed."),
     "checkpoint": ("checkpoints", "checkpoint", "Fetch checkpoints."),
     "env": ("environments", "env", "Pin environments, and make them from locks."),
-    "export": ("exporting", "export", "Write a run's environment for other tools."),
+    "export": ("exporting", "export", "Write a run, or its environment, for other tools."),
 }
 
 

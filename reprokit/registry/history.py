@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from reprokit.canonical import canonical
 from reprokit.errors import DataMismatchError, RefusedError, UsageError
@@ -24,7 +24,7 @@ from reprokit.refs import check_package_name
 from reprokit.registry.base import Action, LogEntry
 from reprokit.untrusted import load_json
 
-__all__ = ["PackageLogs", "check_permanent", "writer"]
+__all__ = ["PackageLogs", "Stamp", "check_permanent", "writer"]
 
 _MAX_LOG_ENTRY = 16 * 1024 * 1024
 _DIGITS = 10
@@ -34,11 +34,24 @@ _ENTRY = re.compile(r"[0-9]{10}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
+class Stamp(NamedTuple):
+    """What a registry says of its making, for one that is to have the same bytes wherever and whenever it is written.
+
+    Attributes:
+        time: Nanoseconds since 1970 UTC.
+    """
+
+    uuid: str
+    time: int
+    writer: str
+
+
 class PackageLogs:
     """`log/<ns>/<name>/<seq>` below a registry's root."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, stamp: Stamp | None = None) -> None:
         self.folder = root / "log"
+        self._stamp = stamp
 
     def head(self, name: str) -> LogEntry | None:
         """Return the newest entry of a package's log, None if there is no such package."""
@@ -112,8 +125,8 @@ class PackageLogs:
                 prev=hashlib.sha256(last).hexdigest() if last is not None else None,
                 action=action,
                 top_hash=top_hash,
-                time=time.time_ns(),
-                writer=writer(),
+                time=self._stamp.time if self._stamp else time.time_ns(),
+                writer=self._stamp.writer if self._stamp else writer(),
                 tags=after,
                 permanent=tuple(sorted({*(before.permanent if before else ()), *permanent})),
                 note=note,

@@ -22,7 +22,7 @@ from reprokit.paths import durable_write, os_errors
 from reprokit.progress import SILENT, Progress
 from reprokit.refs import check_package_name, check_tag
 from reprokit.registry.base import FORMAT, LogEntry, Registry, Sink
-from reprokit.registry.history import PackageLogs, check_permanent
+from reprokit.registry.history import PackageLogs, Stamp, check_permanent
 from reprokit.registry.signs import SignsOfLife
 from reprokit.store.index import Index
 from reprokit.store.manifests import ManifestStore
@@ -41,18 +41,20 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class LocalRegistry(Registry):
     """See the module. Opening creates nothing; the first write does."""
 
-    def __init__(self, root: Path, *, cache: Path | None = None) -> None:
+    def __init__(self, root: Path, *, cache: Path | None = None, stamp: Stamp | None = None) -> None:
         """Open a registry.
 
         Args:
             cache: Where its index is kept; None keeps it in memory.
+            stamp: Written instead of a new UUID, the time, and who writes.
         """
         self.root = root
         self.url = str(root)
         self._cache = cache
+        self._stamp = stamp
         self._checked = False
         self.manifests = ManifestStore(root)
-        self.history = PackageLogs(root)
+        self.history = PackageLogs(root, stamp=stamp)
         self.signs = SignsOfLife(root)
         if not (root / _MARKER).exists() and root.exists():
             self._refuse_foreign()
@@ -110,7 +112,7 @@ class LocalRegistry(Registry):
         if self._checked:
             return
         with os_errors(f"Creating the registry {self.root}"), contextlib.suppress(FileExistsError):
-            marker = {"format": FORMAT, "uuid": str(uuid.uuid4())}
+            marker = {"format": FORMAT, "uuid": self._stamp.uuid if self._stamp else str(uuid.uuid4())}
             durable_write(self.root / _MARKER, canonical(marker) + b"\n", exclusive=True)
         self._check_format()
         self.__dict__.pop("objects", None)
