@@ -106,7 +106,7 @@ def _compare_locks(left: Side, right: Side, seen: _Seen) -> None:
         (
             "environment",
             one.environment == other.environment,
-            f"{len(one.environment.pip + one.environment.conda)} packages",
+            one.environment.container or f"{one.environment.size} packages",
         ),
     ]
     theirs = {pin.name: pin.top_hash for pin in other.data}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from reprokit._version import __version__
 from reprokit.config import Config
 from reprokit.data import LaidTree, check_inputs, lay_data
 from reprokit.determinism import as_text, child_variables
+from reprokit.environment.container import Container
 from reprokit.errors import DataMismatchError
 from reprokit.journal import Journal
 from reprokit.lock import DataPin, RunLock
@@ -45,6 +47,7 @@ class Prepared:
 
     Attributes:
         python: The interpreter of the locked environment.
+        container: What the script is executed in, where the environment is an image.
     """
 
     lock: RunLock
@@ -54,6 +57,7 @@ class Prepared:
     warnings: list[str] = field(default_factory=list)
     in_place: Path | None = None
     python: Path = Path(sys.executable)
+    container: Container | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +161,7 @@ def execute(
                 saver.note_again()
                 session = Session(registry=registry, journal=journal, saver=saver)
                 session.listen(scratch / "socket")
-                outcome = ScriptProcess(
-                    _command(lock, prepared.python), workspace / lock.recipe.code.workdir, variables, journal, echo
-                ).run()
+                outcome = _execute_script(prepared, workspace, scratch, variables, journal, config, echo)
                 session.finish()
                 outcome, spoilt = _checked(outcome, session, trees)
                 record = _conclude(recording, session, outcome, lock, workspace, resume is not None)
@@ -182,6 +184,41 @@ def execute(
             journal.close(keep_workspace=False)  # nothing was started
         else:
             journal.leave()
+
+
+def _execute_script(
+    prepared: Prepared,
+    workspace: Path,
+    scratch: Path,
+    variables: dict[str, str],
+    journal: Journal,
+    config: Config,
+    echo: Echo | None,
+) -> Outcome:
+    """Start the script here, or in its container, and return what became of it."""
+    folder = workspace / prepared.lock.recipe.code.workdir
+    command = _command(prepared.lock, prepared.python)
+    container = prepared.container
+    if container is None:
+        return ScriptProcess(command, folder, variables, journal, echo).run()
+    trees = config.cache / "trees"
+    trees.mkdir(parents=True, exist_ok=True)
+    name = f"reprokit-{variables['REPROKIT_RUN_ID']}-{secrets.token_hex(4)}"
+    command = container.command(
+        command,
+        name=name,
+        folder=folder,
+        writable=[
+            *dict.fromkeys([journal.file("workspace").parent, *([workspace] if prepared.in_place else [])]),
+            scratch,
+        ],
+        readable=[Path(__file__).resolve().parent, trees],
+        variables=variables,
+    )
+    try:
+        return ScriptProcess(command, folder, dict(os.environ), journal, echo).run()
+    finally:
+        container.remove(name)
 
 
 def _lay_checkpoint(
@@ -317,19 +354,27 @@ def _variables(
         **orders.told,
     }
     context.write_text(json.dumps(told))
+    contained = prepared.container is not None
     variables = child_variables(
         lock,
-        inherited=os.environ,
+        inherited={} if contained else os.environ,
         run_id=run_id,
         scratch=scratch,
         socket=scratch / "socket",
         context=context,
         report=journal.file("inputs.txt"),
         python_path=[boot, *(workspace / folder for folder in lock.code.python_path)],
-        readable=[workspace, config.cache / "trees", package, *_libraries(prepared.python)],
+        readable=[Path("/")] if contained else _readable(prepared, workspace, config, package),
     )
+    if contained:  # it sees the image, and what it is shown: nothing that was not declared
+        (scratch / "home").mkdir()
+        return {**variables, "HOME": str(scratch / "home")}
     variables["PATH"] = os.pathsep.join([str(prepared.python.parent), variables.get("PATH", os.defpath)])
     return variables
+
+
+def _readable(prepared: Prepared, workspace: Path, config: Config, package: Path) -> list[Path]:
+    return [workspace, config.cache / "trees", package, *_libraries(prepared.python)]
 
 
 def _libraries(python: Path) -> list[Path]:

@@ -46,6 +46,7 @@ _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 _File = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.+!~-]*\Z", max_length=400)]
+_ImageDigest = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
 _Url = Annotated[str, msgspec.Meta(pattern=r"\A(https?|file)://[!-~]+\Z", max_length=4000)]
 
 
@@ -100,7 +101,7 @@ class PackageChange(_Artefact, frozen=True, kw_only=True):
     """One package that differs between two environments; None where it is absent."""
 
     name: str
-    kind: Literal["python", "conda", "pip"]
+    kind: Literal["python", "conda", "pip", "container"]
     locked: str | None
     found: str | None
 
@@ -111,7 +112,11 @@ class PackageChange(_Artefact, frozen=True, kw_only=True):
 
 
 class EnvironmentLock(_Artefact, frozen=True, kw_only=True):
-    """An environment's identity. Where its archives can be fetched is recorded elsewhere and never hashed."""
+    """An environment's identity. Where its archives can be fetched is recorded elsewhere and never hashed.
+
+    Attributes:
+        container: The digest of the image that it is; then nothing in it is told apart.
+    """
 
     format: Literal[1] = 1
     python: _Version
@@ -119,10 +124,14 @@ class EnvironmentLock(_Artefact, frozen=True, kw_only=True):
     platform: _Word
     conda: list[CondaPackage] = []
     pip: list[PipPackage] = []
+    container: _ImageDigest | None = None
 
     @property
     def hash(self) -> str:
-        return sha256_of(msgspec.to_builtins(self))
+        plain = msgspec.to_builtins(self)
+        if self.container is None:
+            del plain["container"]
+        return sha256_of(plain)
 
     @property
     def size(self) -> int:
@@ -137,6 +146,10 @@ class EnvironmentLock(_Artefact, frozen=True, kw_only=True):
                 changes.append(
                     PackageChange(name=name, kind="python", locked=getattr(self, name), found=getattr(found, name))
                 )
+        if self.container != found.container:
+            changes.append(
+                PackageChange(name="container", kind="container", locked=self.container, found=found.container)
+            )
         changes += _changes("conda", {p.name: p for p in self.conda}, {p.name: p for p in found.conda})
         changes += _changes("pip", {p.name: p for p in self.pip}, {p.name: p for p in found.pip})
         return changes
@@ -209,7 +222,8 @@ class Declares(_Artefact, frozen=True, kw_only=True):
     def of(cls, recipe: Recipe, files: Mapping[str, str]) -> Declares:
         """Return what a recipe declares; `files` are the hashes of those that its environment names."""
         plain = recipes.to_plain(recipe)
-        environment = sha256_of({"environment": plain["environment"], "files": dict(files)}) if files else None
+        declared = bool(files) or recipe.image is not None
+        environment = sha256_of({"environment": plain["environment"], "files": dict(files)}) if declared else None
         return cls(environment=environment, data=sha256_of(plain.get("data")))
 
 

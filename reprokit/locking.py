@@ -12,11 +12,19 @@ import msgspec
 
 from reprokit.data import pin_data
 from reprokit.environment.capture import capture
+from reprokit.environment.container import Container, open_container
 from reprokit.environment.declared import declared_files
 from reprokit.environment.realise import realise
 from reprokit.environment.solving import solve
 from reprokit.environment.wheelhouse import Vault
-from reprokit.errors import EnvironmentMismatchError, NotFoundError, RecipeError, RefusedError, UsageError
+from reprokit.errors import (
+    DataMismatchError,
+    EnvironmentMismatchError,
+    NotFoundError,
+    RecipeError,
+    RefusedError,
+    UsageError,
+)
 from reprokit.lock import Archive, CodeIdentity, DataPin, Declares, EnvironmentLock, PackageChange, RecipeLock, RunLock
 from reprokit.paths import durable_write, os_errors
 from reprokit.plain_yaml import load_yaml
@@ -28,6 +36,7 @@ from reprokit.runs import RunStore
 __all__ = ["LockChanges", "Ready", "lock_recipe", "lock_run", "parse", "read_recipe", "ready_for", "recipe_lock_path"]
 
 _MAX_RECIPE = 1024 * 1024
+_PYTHON = Path("python")  # of an image: whatever it has on its PATH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +92,13 @@ class Ready:
     Attributes:
         changed: Files of packages that were edited since they were installed, by package.
         archives: Where its packages were found.
+        container: What it is executed in; `python` is then a program of that.
     """
 
     python: Path
     changed: dict[str, list[str]]
     archives: Sequence[Archive]
+    container: Container | None = None
 
 
 def lock_recipe(
@@ -127,6 +138,9 @@ def _environment(
     if isinstance(recipe.environment, Environment) and recipe.environment.is_declared:
         solved = solve(recipe.environment, root=root, cache=cache, progress=progress)
         return solved.environment, solved.archives, None
+    if recipe.image is not None:
+        container = open_container(recipe.image, progress=progress)
+        return container.environment(), [], Ready(_PYTHON, {}, (), container)
     here = capture(cache)
     return here.lock, here.archives, Ready(Path(sys.executable), here.changed, here.archives)
 
@@ -200,21 +214,34 @@ def recipe_lock_for(
         lock = _pinned(recipe, _declares(recipe, root), environment, archives, registry=registry)
     if ready is None:
         ready = ready_for(
-            lock.environment, cache=cache, what=str(file), vault=Vault(archives=lock.archives), progress=progress
-        )
+            lock.environment, cache=cache, what=str(file), vault=Vault(archives=lock.archives), image=recipe.image,
+            progress=progress,
+        )  # fmt: skip
     return lock, ready
 
 
 def ready_for(
-    locked: EnvironmentLock, *, cache: Path, what: str, vault: Vault | None = None, progress: Progress = SILENT
+    locked: EnvironmentLock,
+    *,
+    cache: Path,
+    what: str,
+    vault: Vault | None = None,
+    image: str | None = None,
+    progress: Progress = SILENT,
 ) -> Ready:
     """Return a locked environment to run in: this process's own if that is it, else one that is made.
 
     Args:
         what: Whose environment it is, for errors.
+        image: Where it is a container, how its recipe names that.
     Raises:
+        DataMismatchError: The recipe names another image than was locked.
         EnvironmentMismatchError: It cannot be made; the packages in which this one differs are named too.
     """
+    if locked.container is not None:
+        if image is None or image.partition("@")[2] != locked.container:
+            raise DataMismatchError(f"The environment of {what} is {locked.container}, and its recipe names {image}.")
+        return Ready(_PYTHON, {}, (), open_container(image, progress=progress))
     here = capture(cache)
     changes = locked.changes_to(here.lock)
     if not changes:

@@ -152,6 +152,11 @@ class Recipe(_Strict, frozen=True, kw_only=True):
         return self.checkpoints.package or f"checkpoints/{self.name}"
 
     @property
+    def image(self) -> str | None:
+        """The image that it is executed in, as `name@sha256:…`."""
+        return self.environment.container if isinstance(self.environment, Environment) else None
+
+    @property
     def declared_outputs(self) -> list[Output]:
         return [Output(path=item) if isinstance(item, str) else item for item in self.outputs]
 
@@ -163,6 +168,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
 
 
 _EVERY = re.compile(r"([1-9]\d{0,8}) (epoch|step|minute)s?", re.ASCII)
+_IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]{0,254}@sha256:[0-9a-f]{64}", re.ASCII)
 _WORD = re.compile(r"[\w-]{1,100}", re.ASCII)
 _PARAM = re.compile(r"[A-Za-z_][\w.-]{0,99}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
@@ -299,10 +305,12 @@ def check_environment(environment: Environment) -> None:
     if len(given) > 1:
         raise RecipeError("environment: write 'current', or at most one of conda, pip, lock and container.")
     if environment.container is not None:
-        raise RecipeError(
-            "environment.container is not run by this release.",
-            hint="Run reprokit inside the container, with `environment: current`.",
-        )
+        if not _IMAGE.fullmatch(environment.container):
+            raise RecipeError(
+                f"environment.container: {environment.container!r} names no image by its digest; a tag may move.",
+                hint="Write name@sha256:…, as `podman image inspect --format '{{index .RepoDigests 0}}' IMAGE` says.",
+            )
+        return
     for key in given:
         check_relative(getattr(environment, key), what=f"environment.{key}")
     if environment.extras and not (environment.lock or str(environment.pip).endswith(".toml")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,15 +132,17 @@ def reproduce(
             f"Run {original.record.run_id} has no lock: it was not started from a recipe, so it cannot be repeated.",
             hint="Declare it in a recipe: `reprokit init SCRIPT`.",
         )
-    locked, python = lock, Path(sys.executable)
+    locked, ready = lock, None
     if chosen.environment:
         locked = msgspec.structs.replace(lock, environment=capture_environment(config.cache))
     else:
-        python = ready_for(
+        ready = ready_for(
             lock.environment, cache=config.cache, what=f"that of run {original.record.run_id}",
-            vault=open_vault(original.manifest, store), progress=progress,
-        ).python  # fmt: skip
-    prepared = replace(_prepare(original, locked, chosen, registry=store), python=python)
+            vault=open_vault(original.manifest, store), image=lock.recipe.image, progress=progress,
+        )  # fmt: skip
+    prepared = _prepare(original, locked, chosen, registry=store)
+    if ready is not None:
+        prepared = replace(prepared, python=ready.python, container=ready.container)
     relaxed = list(chosen.relaxed)
 
     def conclude(record: Record, manifest: Manifest) -> Record:

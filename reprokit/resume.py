@@ -51,10 +51,10 @@ def resume(
     found = runs.load(ref.run)
     _check(found)
     lock = runs.lock(found)
-    python = ready_for(
+    ready = ready_for(
         lock.environment, cache=config.cache, what=f"that of run {found.record.run_id}",
-        vault=open_vault(found.manifest, store), progress=progress,
-    ).python  # fmt: skip
+        vault=open_vault(found.manifest, store), image=lock.recipe.image, progress=progress,
+    )  # fmt: skip
     best = lock.recipe.checkpoints.best
     chosen = found.record.select(ref.selector, best=best) if ref.selector else last_checkpoint(found.record)
     left = config.home / "runs" / found.record.run_id / "workspace"
@@ -64,7 +64,7 @@ def resume(
         outputs = {name: file.read_bytes() for name, file in files.items() if file.stat().st_size <= _MAX_OUTPUT}
         continued = replace(continued, outputs=outputs)
     progress.note(f"Run {found.record.run_id} goes on from {continued.where}.")
-    prepared = replace(prepared_again(found, runs), python=python)
+    prepared = replace(prepared_again(found, runs), python=ready.python, container=ready.container)
     orders = Orders(continues=continued)
     return execute(
         prepared, orders, config=config, registry=store, progress=progress, observer=observer, echo=echo

@@ -152,6 +152,7 @@ def prepare(
         warnings=warnings,
         in_place=repository.root if in_place else None,
         python=ready.python,
+        container=ready.container,
     )
 
 
@@ -165,7 +166,7 @@ def _vaulted(
         + (f" and {len(files) - 3} more files" if len(files) > 3 else "")
         for name, files in sorted(ready.changed.items())
     ]
-    if which == "none":
+    if which == "none" or ready.container is not None:
         return [], warnings
     interpreter = Interpreter.here() if ready.python == Path(sys.executable) else Interpreter.at(ready.python)
     entries, lost = store_vault(

@@ -11,7 +11,7 @@ from reprokit.cli.face import Face, common, size
 from reprokit.environment.archives import find_archives
 from reprokit.environment.exports import as_environment_yml, as_explicit, as_pylock, as_requirements
 from reprokit.environment.interpreter import find_interpreter
-from reprokit.errors import UsageError
+from reprokit.errors import EnvironmentMismatchError, UsageError
 from reprokit.export.image import write_image_context
 from reprokit.paths import os_errors
 
@@ -57,6 +57,8 @@ def export(face: Face, ref: str, form: str, output: Path | None, base: str | Non
 def _environment(face: Face, ref: str, form: str) -> tuple[str, dict[str, object]]:
     """Return an environment's text, and what else is to be said in JSON."""
     locked, vault, name = locked_environment(face, ref)
+    if locked.container is not None:
+        raise EnvironmentMismatchError(f"The environment is the image {locked.container}: it has no packages to list.")
     archives = list(vault.archives)
     lost: dict[str, str] = {}
     if form == "environment.yml":

@@ -37,6 +37,8 @@ def realise(
     Raises:
         EnvironmentMismatchError: It cannot be made here: the very package, or the version of Python, is named.
     """
+    if lock.container is not None:
+        raise EnvironmentMismatchError(f"The environment is the image {lock.container}: there is nothing to make.")
     offline = bool(os.environ.get("REPROKIT_OFFLINE")) if offline is None else offline
     target = cache / "environments" / lock.hash[:16]  # what lies there is compared whole; scripts name it in a line
     with os_errors(f"Making the environment {target}"):

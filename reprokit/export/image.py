@@ -111,6 +111,10 @@ def _lock_of(run: StoredRun, runs: RunStore) -> RunLock:
 def _check_fits(environment: EnvironmentLock) -> None:
     """Raise unless what reprokit needs here would work in the image, beside the run's environment."""
     here = Interpreter.here()
+    if environment.container is not None:
+        raise EnvironmentMismatchError(
+            f"The run's environment is the image {environment.container} itself: no other is written of it."
+        )
     wanted = f"{environment.implementation} {_minor(_python(environment))} on {environment.platform}"
     found = f"{here.implementation} {_minor(here.version)} on {here.platform}"
     if wanted != found or not environment.platform.startswith("linux-"):

@@ -29,10 +29,14 @@ class Buildah:
             alone if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode == 0 else []
         )
 
-    def __call__(self, *arguments: str, expect: int = 0, patience: int = 300) -> subprocess.CompletedProcess[str]:
+    @property
+    def command(self) -> list[str]:
         where = ["--storage-driver", "vfs", "--root", str(self._storage), "--runroot", str(self._run_folder)]
+        return [*self._alone, "buildah", *where]
+
+    def __call__(self, *arguments: str, expect: int = 0, patience: int = 300) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*self._alone, "buildah", *where, *arguments], capture_output=True, text=True, timeout=patience, check=False
+            [*self.command, *arguments], capture_output=True, text=True, timeout=patience, check=False
         )
         assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
