@@ -137,7 +137,7 @@ def reproduce(
         locked = msgspec.structs.replace(lock, environment=capture_environment(config.cache))
     else:
         ready = ready_for(
-            lock.environment, cache=config.cache, what=f"that of run {original.record.run_id}",
+            lock.environment, cache=config.cache, what=f"run {original.record.run_id}",
             vault=open_vault(original.manifest, store), image=lock.recipe.image, progress=progress,
         )  # fmt: skip
     prepared = _prepare(original, locked, chosen, registry=store)

@@ -52,7 +52,7 @@ def resume(
     _check(found)
     lock = runs.lock(found)
     ready = ready_for(
-        lock.environment, cache=config.cache, what=f"that of run {found.record.run_id}",
+        lock.environment, cache=config.cache, what=f"run {found.record.run_id}",
         vault=open_vault(found.manifest, store), image=lock.recipe.image, progress=progress,
     )  # fmt: skip
     best = lock.recipe.checkpoints.best
