@@ -21,6 +21,7 @@ def causes_between(
     machines: tuple[Mapping[str, Any], Mapping[str, Any]],
     code: ManifestDiff | None,
     data: Mapping[str, ManifestDiff],
+    cells: Mapping[str, list[str]] | None = None,
 ) -> list[str]:
     """Return every difference between two runs that could explain a divergence.
 
@@ -29,12 +30,13 @@ def causes_between(
         machines: What the two records say about their machines.
         code: Files that differ between the two trees; None if the trees are equal.
         data: By input name, the entries that differ.
+        cells: By name of a file of the code, what changed in it, cell by cell: of the notebook that is executed.
     """
     found: list[str] = []
     if left is not None and right is not None:
         one, other = left, right
         if code is not None:
-            found.append(f"code: {_named(code, 'code/')} (tree {one.code.tree[:8]} → {other.code.tree[:8]})")
+            found.append(f"code: {_named(code, 'code/', cells)} (tree {one.code.tree[:8]} → {other.code.tree[:8]})")
         if one.code.python_path != other.code.python_path:
             found.append(f"code: module folders {one.code.python_path} → {other.code.python_path}")
         found += _data_causes(one, other, data)
@@ -99,12 +101,20 @@ def _flat(value: Any, where: str = "") -> dict[str, Any]:
     return found
 
 
-def _named(diff: ManifestDiff, prefix: str) -> str:
-    names = [(key, "changed") for key in diff.changed]
+def _named(diff: ManifestDiff, prefix: str, cells: Mapping[str, list[str]] | None = None) -> str:
+    inside = cells or {}
+    names = [(key, _cells_named(inside.get(key))) for key in diff.changed if inside.get(key) != []]
     names += [(key, "added") for key in diff.added] + [(key, "removed") for key in diff.removed]
     shown = ", ".join(f"{key.removeprefix(prefix)} {how}" for key, how in names[:_MAX_NAMED])
     more = len(names) - _MAX_NAMED
     return shown + (f" and {more} more" if more > 0 else "") if names else "nothing but modes or metadata"
+
+
+def _cells_named(found: list[str] | None) -> str:
+    if found is None:
+        return "changed"
+    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+    return f"({', '.join(found[:_MAX_NAMED])}{more})"
 
 
 def _short(value: Any) -> str:

@@ -19,9 +19,10 @@ from typing import Literal
 from git import Repo
 from git.exc import GitCommandError, InvalidGitRepositoryError, NoSuchPathError
 
-from reprokit.errors import DataMismatchError, RefusedError, UsageError
+from reprokit.errors import DataMismatchError, RecipeError, RefusedError, UsageError
 from reprokit.lock import CodeIdentity
 from reprokit.manifest import Entry
+from reprokit.notebook import Notebook
 from reprokit.record import CodeFacts
 from reprokit.registry.base import Sink
 
@@ -51,6 +52,8 @@ class CodeCapture:
     """The code of a run before it is stored.
 
     Attributes:
+        identity: Of this tree; where a notebook is executed, with that one by its cells alone.
+        notebook: The bytes of the notebook that is executed, if the tree has it.
         blobs: Everything in the tree, sorted as git does.
         objects: Folder of git objects that are not in the repository: those of uncommitted changes.
         patch: What differs from the commit, for people; empty in a clean tree.
@@ -60,6 +63,7 @@ class CodeCapture:
     facts: CodeFacts
     blobs: tuple[Blob, ...]
     patch: bytes = b""
+    notebook: bytes | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
     objects: Path | None = field(default=None, repr=False)
 
@@ -87,16 +91,25 @@ class Repository:
             raise UsageError(f"{path} is not inside the repository {self.root}.") from None
 
     @contextlib.contextmanager
-    def capture(self, *, allow_dirty: bool = False, ignore: tuple[str, ...] = ()) -> Iterator[CodeCapture]:
+    def capture(
+        self, *, allow_dirty: bool = False, ignore: tuple[str, ...] = (), notebook: str | None = None
+    ) -> Iterator[CodeCapture]:
         """Capture the commit's tree or, with `allow_dirty`, the working tree as it is.
 
         Args:
             ignore: Paths whose changes do not count: files that reprokit itself writes.
+            notebook: Path of the notebook that is executed; if only its outputs changed, that does not count either.
         Raises:
             RefusedError: No commit yet; a dirty tree, listing what is dirty; a secret or too much untracked data.
         """
         commit = self._head()
         dirty = [(status, path) for status, path in self._status() if path not in ignore]
+        if (
+            notebook is not None
+            and [path for _, path in dirty] == [notebook]
+            and self._same_cells(f"HEAD:{notebook}", notebook)
+        ):
+            dirty = []
         if dirty and not allow_dirty:
             shown = "".join(f"\n  {status} {path}" for status, path in dirty[:20])
             more = f"\n  … and {len(dirty) - 20} more" if len(dirty) > 20 else ""
@@ -112,8 +125,13 @@ class Repository:
             else:
                 tree, objects, patch = self._git("rev-parse", "HEAD^{tree}").decode().strip(), None, b""
             blobs = self._list(tree, objects)
+            format_: Literal["sha1", "sha256"] = "sha256" if len(tree) == 64 else "sha1"
+            executed = self._content(blobs, notebook, objects) if notebook is not None else None
             yield CodeCapture(
-                identity=CodeIdentity(tree=tree, object_format="sha256" if len(tree) == 64 else "sha1"),
+                identity=CodeIdentity(
+                    tree=_by_cells(blobs, notebook, executed, format_) or tree, object_format=format_
+                ),
+                notebook=executed,
                 facts=CodeFacts(
                     tree=tree, commit=commit, dirty=bool(dirty), remote=self._remote(), branch=self._branch()
                 ),
@@ -188,6 +206,19 @@ class Repository:
                 blobs.append(Blob(os.fsdecode(path), mode, oid))
         return tuple(blobs)
 
+    def _same_cells(self, committed: str, path: str) -> bool:
+        """True if a committed notebook and the one in the working tree have the same cells."""
+        try:
+            one = Notebook.parse(self._git("cat-file", "blob", committed), what=committed)
+            other = Notebook.parse((self.root / path).read_bytes(), what=path)
+        except (RefusedError, RecipeError, OSError):  # new, deleted, or not a notebook: it counts as any other file
+            return False
+        return one.identity == other.identity
+
+    def _content(self, blobs: tuple[Blob, ...], path: str, objects: Path | None) -> bytes | None:
+        oid = next((blob.oid for blob in blobs if blob.path == path and blob.mode.startswith("100")), None)
+        return None if oid is None else self._git("cat-file", "blob", oid, environment=self._with_objects(objects))
+
     def _refuse_secrets(self, untracked: list[str]) -> None:
         total = 0
         for path in untracked:
@@ -246,16 +277,22 @@ def code_entries(repository: Repository, capture: CodeCapture, sink: Sink) -> tu
 
 
 def identity_of_entries(
-    entries: tuple[Entry, ...], object_format: Literal["sha1", "sha256"], folder: Path
+    entries: tuple[Entry, ...],
+    object_format: Literal["sha1", "sha256"],
+    folder: Path,
+    *,
+    notebook: str | None = None,
 ) -> CodeIdentity:
     """Recompute the git tree hash of `code/…` entries from their bytes.
 
     Args:
         folder: Holds the entries as files and links, without the prefix.
+        notebook: The one that is executed: it counts by its cells alone.
     Raises:
         DataMismatchError: An entry has no mode that git knows.
+        RecipeError: The notebook is malformed.
     """
-    root: dict[bytes, object] = {}
+    files: list[tuple[bytes, bytes, bytes]] = []
     for entry in entries:
         path = entry.logical_key.removeprefix(CODE_PREFIX)
         facts = entry.meta.get("reprokit")
@@ -267,16 +304,40 @@ def identity_of_entries(
         else:
             file = folder / path
             data = os.fsencode(file.readlink()) if file.is_symlink() else file.read_bytes()
+            if path == notebook and mode != "120000":
+                data = Notebook.parse(data, what=path).identity
             oid = _git_hash(b"blob", data, object_format)
+        files.append((os.fsencode(path), mode.encode(), oid))
+    return CodeIdentity(tree=_tree_of(files, object_format), object_format=object_format)
+
+
+def _by_cells(
+    blobs: tuple[Blob, ...], notebook: str | None, executed: bytes | None, object_format: Literal["sha1", "sha256"]
+) -> str | None:
+    """Return the tree's hash with the notebook that is executed taken by its cells; None if there is none."""
+    if notebook is None or executed is None:
+        return None
+    cells = _git_hash(b"blob", Notebook.parse(executed, what=notebook).identity, object_format)
+    files = [
+        (os.fsencode(blob.path), blob.mode.encode(), cells if blob.path == notebook else bytes.fromhex(blob.oid))
+        for blob in blobs
+    ]
+    return _tree_of(files, object_format)
+
+
+def _tree_of(files: list[tuple[bytes, bytes, bytes]], object_format: str) -> str:
+    """Return the hash of the git tree of (path, mode, object ID)."""
+    root: dict[bytes, object] = {}
+    for path, mode, oid in files:
         node = root
-        parts = os.fsencode(path).split(b"/")
+        parts = path.split(b"/")
         for part in parts[:-1]:
             child = node.setdefault(part, {})
             if not isinstance(child, dict):
-                raise DataMismatchError(f"{entry.logical_key} is below a file.")
+                raise DataMismatchError(f"{os.fsdecode(path)} is below a file.")
             node = child
-        node[parts[-1]] = (mode.encode(), oid)
-    return CodeIdentity(tree=_tree_hash(root, object_format).hex(), object_format=object_format)
+        node[parts[-1]] = (mode, oid)
+    return _tree_hash(root, object_format).hex()
 
 
 def _tree_hash(node: Mapping[bytes, object], object_format: str) -> bytes:

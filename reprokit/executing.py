@@ -21,10 +21,11 @@ import msgspec
 from reprokit._version import __version__
 from reprokit.config import Config
 from reprokit.data import LaidTree, check_inputs, lay_data
-from reprokit.determinism import as_text, child_variables
+from reprokit.determinism import child_variables
 from reprokit.environment.container import Container
 from reprokit.errors import DataMismatchError
 from reprokit.journal import Journal
+from reprokit.launching import FAILURE, check_notebook, command_of, notebook_command
 from reprokit.lock import DataPin, RunLock
 from reprokit.machine import machine_facts
 from reprokit.manifest import Entry, Manifest
@@ -124,6 +125,9 @@ def execute(
     """
     orders = orders or Orders()
     lock, continued = prepared.lock, orders.continues
+    notebook = lock.recipe.code.notebook
+    if notebook is not None:
+        check_notebook(lock.environment)
     run_id = continued.record.run_id if continued else new_run_id()
     journal = Journal.create(config.home, run_id, files=continued.files if continued else {})
     workspace = prepared.in_place or journal.file("workspace")
@@ -132,7 +136,7 @@ def execute(
     try:
         code = Manifest.make([entry for entry in prepared.entries if entry.logical_key.startswith("code/")])
         if prepared.in_place is None:
-            lay_code(code, lock.code, workspace, registry=registry, progress=progress)
+            lay_code(code, lock.code, workspace, registry=registry, notebook=notebook, progress=progress)
         facts, trees = lay_data(
             lock.data,
             workspace,
@@ -195,9 +199,15 @@ def _execute_script(
     config: Config,
     echo: Echo | None,
 ) -> Outcome:
-    """Start the script here, or in its container, and return what became of it."""
-    folder = workspace / prepared.lock.recipe.code.workdir
-    command = _command(prepared.lock, prepared.python)
+    """Start the script or notebook here, or the script in its container, and return what became of it."""
+    lock, python = prepared.lock, prepared.python
+    folder = workspace / lock.recipe.code.workdir
+    if lock.recipe.code.notebook is not None:
+        command, given = notebook_command(
+            lock, python, workspace=workspace, scratch=scratch, folder=journal.folder, variables=variables
+        )
+        return _told(ScriptProcess(command, folder, given, journal, echo).run(), journal)
+    command = command_of(lock, python)
     container = prepared.container
     if container is None:
         return ScriptProcess(command, folder, variables, journal, echo).run()
@@ -231,6 +241,14 @@ def _lay_checkpoint(
     tree = lay_out(continued.checkpoint, registry=registry, cache=cache, what=what, look=True, progress=progress)
     trees["(checkpoint)"] = LaidTree(tree, tree.stat().st_ino)
     return {"folder": str(tree), "framework": continued.framework}
+
+
+def _told(outcome: Outcome, journal: Journal) -> Outcome:
+    """Return what became of a notebook in the words of the process that executed it, if it left any."""
+    file = journal.file(FAILURE)
+    if outcome.status == "finished" or not file.exists():
+        return outcome
+    return replace(outcome, failure=file.read_text(encoding="utf-8"))
 
 
 def _checked(outcome: Outcome, session: Session, trees: dict[str, LaidTree]) -> tuple[Outcome, str | None]:
@@ -380,17 +398,6 @@ def _readable(prepared: Prepared, workspace: Path, config: Config, package: Path
 def _libraries(python: Path) -> list[Path]:
     """Return where an environment made for this run has its packages; this process's own are allowed anyhow."""
     return [] if python == Path(sys.executable) else [python.parent.parent / "lib"]
-
-
-def _command(lock: RunLock, python: Path) -> list[str]:
-    code = lock.recipe.code
-    command = [str(python), code.entrypoint] if code.entrypoint is not None else list(code.command or [])
-    if code.entrypoint is not None and code.workdir != ".":
-        command[1] = os.path.relpath(code.entrypoint, code.workdir)
-    if lock.execution.params == "flags":
-        for key, value in lock.params.items():
-            command += [f"--{key}", as_text(value)]
-    return command
 
 
 def _conclude(

@@ -1,7 +1,8 @@
 """The local journal of a run: an append-only file that says what happened, so that a kill loses nothing finished.
 
 `<home>/runs/<run id>/`: `lock` (flock held by the runner), `journal.jsonl`, `metrics.jsonl`, `log.txt`, `inputs.txt`,
-`workspace/`. A journal whose lock nobody holds belongs to a run that was killed.
+`workspace/`; of a notebook, `notebook/` with what was executed of it, and `failure.txt`. A journal whose lock nobody
+holds belongs to a run that was killed.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ class Journal:
             handle.close()
         workspace = self.folder / "workspace"
         if keep_workspace and workspace.exists():
-            for name in (_FILE, "metrics.jsonl", "log.txt", "inputs.txt", "lock"):
+            for name in (_FILE, "metrics.jsonl", "log.txt", "inputs.txt", "failure.txt", "lock"):
                 (self.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "notebook", ignore_errors=True)
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()

@@ -19,7 +19,7 @@ from reprokit.journal import Journal
 from reprokit.paths import os_errors
 from reprokit.record import Status
 
-__all__ = ["Echo", "Outcome", "ScriptProcess"]
+__all__ = ["Echo", "Outcome", "ScriptProcess", "die_with_parent"]
 
 Echo = Callable[[str, bytes], None]
 """Called with 'stdout' or 'stderr' and the bytes that the script wrote."""
@@ -63,7 +63,7 @@ class ScriptProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 process_group=0,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,
             )
         pumps = [
             threading.Thread(target=self._pump, args=(stream, name), daemon=True)
@@ -166,7 +166,8 @@ def _is_there(group: int) -> bool:
     return True
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have the kernel end this process when the thread that started it ends; for Linux, after the fork."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

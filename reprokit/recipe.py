@@ -38,7 +38,10 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Code(_Strict, frozen=True, kw_only=True):
-    """What is executed; exactly one of `entrypoint` and `command`. Paths are relative to the repository root."""
+    """What is executed: exactly one of `entrypoint`, `command` and `notebook`.
+
+    Paths are relative to the repository root.
+    """
 
     entrypoint: str | None = None
     command: list[str] | None = None
@@ -242,6 +245,11 @@ def _check(recipe: Recipe) -> None:
     except (ValueError, TypeError):
         raise RecipeError("params: a value is NaN, infinite or not JSON; write it as a string.") from None
     _check_execution(recipe.execution)
+    if recipe.code.notebook is not None and recipe.execution.params == "flags":
+        raise RecipeError(
+            "execution.params: a notebook has no command line that flags could be on.",
+            hint="It has `reprokit.params()`, `params: variables`, and a cell tagged `parameters`.",
+        )
     _check_tolerance(recipe.tolerance)
     if recipe.checkpoints.package is not None:
         check_package_name(recipe.checkpoints.package)
@@ -288,12 +296,12 @@ def _check_tolerance(tolerance: Tolerance) -> None:
 
 
 def _check_code(code: Code) -> None:
-    if code.notebook is not None:
-        raise RecipeError("code.notebook is not executed by this release.", hint="Export the notebook to a script.")
-    if (code.entrypoint is None) == (code.command is None):
-        raise RecipeError("code: give exactly one of entrypoint and command.")
+    if sum(given is not None for given in (code.entrypoint, code.command, code.notebook)) != 1:
+        raise RecipeError("code: give exactly one of entrypoint, command and notebook.")
     if code.entrypoint is not None:
         check_relative(code.entrypoint, what="code.entrypoint")
+    if code.notebook is not None:
+        check_relative(code.notebook, what="code.notebook")
     if code.command is not None and (not code.command or not code.command[0]):
         raise RecipeError("code.command: must be a list of at least one word, such as [python, train.py].")
     check_relative(code.workdir, what="code.workdir")

@@ -116,7 +116,11 @@ class OutputFacts(_Part, frozen=True, kw_only=True):
 
 
 class Record(_Part, frozen=True, kw_only=True):
-    """Everything known about a run. Times are ISO 8601 in UTC."""
+    """Everything known about a run. Times are ISO 8601 in UTC.
+
+    Attributes:
+        notebook: The entry with the executed notebook and its outputs, of a run that executes one.
+    """
 
     run_id: str
     name: str
@@ -137,6 +141,7 @@ class Record(_Part, frozen=True, kw_only=True):
     checkpoints: list[CheckpointEntry] = []
     outputs: list[OutputFacts] = []
     artifacts: list[str] = []
+    notebook: str | None = None
     reproduces: str | None = None
     relaxed: list[str] = []
     verdicts: list[Verdict] = []

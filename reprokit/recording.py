@@ -17,6 +17,7 @@ from reprokit.errors import Error
 from reprokit.journal import Journal, abandoned, read_lines
 from reprokit.lock import RunLock
 from reprokit.manifest import Entry, Manifest
+from reprokit.notebook import FOLDER as NOTEBOOK
 from reprokit.package import RESERVED
 from reprokit.paths import os_errors
 from reprokit.record import CheckpointEntry, Record
@@ -79,14 +80,18 @@ class Recording:
         """
         facts = {output.path: output for output in record.outputs}
         extra = list(collected.artifacts.values())
+        notebook = None
         with self._registry.staging() as sink:
             for name in _FILES:
                 extra += _file_entry(name, self.journal.file(name), sink)
+            for file in sorted(self.journal.file(NOTEBOOK).glob("[!.]*")):
+                notebook = f"{NOTEBOOK}/{file.name}"
+                extra += _file_entry(notebook, file, sink)
             for key, file in outputs.items():
                 stored = _file_entry(f"outputs/{key}", file, sink)
                 extra += stored
                 facts[key] = msgspec.structs.replace(facts[key], size=stored[0].size, digest=stored[0].digest.hex)
-        self.record = msgspec.structs.replace(record, outputs=list(facts.values()))
+        self.record = msgspec.structs.replace(record, outputs=list(facts.values()), notebook=notebook)
         self._publish(extra)
         self._entries += extra
         return self.record

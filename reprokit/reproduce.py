@@ -10,7 +10,7 @@ import msgspec
 
 from reprokit.causes import causes_between
 from reprokit.checkpoint.reader import Checkpoint
-from reprokit.code import Repository, code_entries
+from reprokit.code import CODE_PREFIX, Repository, code_entries
 from reprokit.compare import Side, compare
 from reprokit.config import Config
 from reprokit.data import output_name, part_of, pin_input
@@ -21,6 +21,7 @@ from reprokit.executing import Orders, Prepared, execute
 from reprokit.lock import DataPin, RunLock
 from reprokit.locking import ready_for
 from reprokit.manifest import Manifest, ManifestDiff
+from reprokit.notebook import Notebook, changed_cells
 from reprokit.package import Package
 from reprokit.plain_yaml import load_yaml
 from reprokit.process import Echo
@@ -183,7 +184,10 @@ def _prepare(original: StoredRun, lock: RunLock, chosen: Overrides, *, registry:
     code = original.record.code or CodeFacts(tree=lock.code.tree)
     if chosen.code is not None:
         repository = Repository(chosen.code)
-        with repository.capture(allow_dirty=True) as capture, registry.staging() as sink:
+        with (
+            repository.capture(allow_dirty=True, notebook=lock.recipe.code.notebook) as capture,
+            registry.staging() as sink,
+        ):
             entries, _ = code_entries(repository, capture, sink)
             code = capture.facts
             identity = msgspec.structs.replace(capture.identity, python_path=lock.code.python_path)
@@ -260,6 +264,7 @@ def _verdict(
         machines=(left.record.machine, right.record.machine),
         code=_code_diff(left, right, ours, theirs),
         data=_data_diffs(ours, theirs, registry),
+        cells=_cell_diffs(left, right, ours, theirs, registry),
     )
     if relaxed is None:
         relaxed = [cause for cause in causes if not cause.startswith("machine: ")]
@@ -283,6 +288,25 @@ def _code_diff(left: StoredRun, right: StoredRun, ours: RunLock | None, theirs: 
     if ours is None or theirs is None or ours.code.tree == theirs.code.tree:
         return None
     return _part(left.manifest, "code").diff(_part(right.manifest, "code"))
+
+
+def _cell_diffs(
+    left: StoredRun, right: StoredRun, ours: RunLock | None, theirs: RunLock | None, registry: Registry
+) -> dict[str, list[str]]:
+    """Return, of the notebook that both runs execute, which cells changed; by its key among the code's entries."""
+    if ours is None or theirs is None or ours.code.tree == theirs.code.tree:
+        return {}
+    name = ours.recipe.code.notebook
+    if name is None or theirs.recipe.code.notebook != name:
+        return {}
+    key = CODE_PREFIX + name
+    if key not in left.manifest or key not in right.manifest:
+        return {}
+    one, other = (
+        Notebook.parse(registry.read_object(run.manifest[key], what=f"{key} of run {run.record.run_id}"), what=name)
+        for run in (left, right)
+    )
+    return {key: changed_cells(one, other)}
 
 
 def _part(manifest: Manifest, folder: str) -> Manifest:

@@ -22,6 +22,7 @@ from reprokit.executing import Prepared, execute
 from reprokit.lock import RecipeLock
 from reprokit.locking import Ready, lock_run, read_recipe, recipe_lock_for, recipe_lock_path
 from reprokit.manifest import Entry
+from reprokit.notebook import Notebook
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
 from reprokit.recipe import Environment, Recipe
@@ -119,7 +120,8 @@ def prepare(
     recipe = with_params(read_recipe(path), params, seed)
     repository = Repository(path.absolute().parent)
     ignore = repository.relative(recipe_lock_path(path.absolute()))
-    with repository.capture(allow_dirty=allow_dirty or in_place, ignore=(ignore,)) as capture:
+    notebook = recipe.code.notebook
+    with repository.capture(allow_dirty=allow_dirty or in_place, ignore=(ignore,), notebook=notebook) as capture:
         check_entrypoint(recipe, {blob.path for blob in capture.blobs}, repository.root)
         with progress.task("Capturing the environment", None):
             pins, ready = recipe_lock_for(
@@ -144,6 +146,8 @@ def prepare(
     if sys.prefix == sys.base_prefix and not recipe_lock_path(path).exists():
         warnings.append(f"This is not a virtual environment: {sys.prefix} is shared with other work.")
     warnings += ignored_python_path(repository.root)
+    if notebook is not None and capture.notebook is not None:
+        warnings += Notebook.parse(capture.notebook, what=notebook).warnings(notebook)
     return Prepared(
         lock=lock,
         entries=entries,
@@ -204,13 +208,13 @@ def with_params(recipe: Recipe, params: Mapping[str, Any], seed: int | None) -> 
 
 
 def check_entrypoint(recipe: Recipe, files: set[str], root: Path) -> None:
-    entrypoint = recipe.code.entrypoint
-    if entrypoint is None or entrypoint in files:
+    """Raise unless git tracks the script or notebook of a recipe."""
+    field = "entrypoint" if recipe.code.notebook is None else "notebook"
+    executed = getattr(recipe.code, field)
+    if executed is None or executed in files:
         return
-    if (root / entrypoint).exists():
-        raise NotFoundError(
-            f"code.entrypoint: {entrypoint} is not tracked by git.", hint=f"Run `git add {entrypoint}`."
-        )
-    close = get_close_matches(entrypoint, files, n=1)
+    if (root / executed).exists():
+        raise NotFoundError(f"code.{field}: {executed} is not tracked by git.", hint=f"Run `git add {executed}`.")
+    close = get_close_matches(executed, files, n=1)
     guess = f"Did you mean {close[0]}?" if close else "Paths are relative to the repository root."
-    raise NotFoundError(f"code.entrypoint: {entrypoint} is not in the repository {root}.", hint=guess)
+    raise NotFoundError(f"code.{field}: {executed} is not in the repository {root}.", hint=guess)

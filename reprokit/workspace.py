@@ -23,10 +23,18 @@ _IGNORED = {"__pycache__", ".ipynb_checkpoints"}
 
 
 def lay_code(
-    manifest: Manifest, identity: CodeIdentity, folder: Path, *, registry: Registry, progress: Progress = SILENT
+    manifest: Manifest,
+    identity: CodeIdentity,
+    folder: Path,
+    *,
+    registry: Registry,
+    notebook: str | None = None,
+    progress: Progress = SILENT,
 ) -> None:
     """Write the `code/…` entries of a run's record into `folder` and check that they are the locked git tree.
 
+    Args:
+        notebook: The one that is executed; the locked tree has its cells alone.
     Raises:
         DataMismatchError: The bytes give another tree hash than the lock names.
     """
@@ -55,7 +63,7 @@ def lay_code(
                 target = path.read_bytes()
                 path.unlink()
                 path.symlink_to(os.fsdecode(target))
-        found = identity_of_entries(entries, identity.object_format, folder)
+        found = identity_of_entries(entries, identity.object_format, folder, notebook=notebook)
     if found.tree != identity.tree:
         raise DataMismatchError(
             f"The code in the record is not the locked tree: expected {identity.tree[:12]}…, found {found.tree[:12]}….",

@@ -16,7 +16,7 @@ python3 -m venv --clear "$venv"
 pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 # shellcheck disable=SC2086 # REPROKIT_TORCH may be several words
 pip install $torch
-pip install ".[sklearn,pandas,conda,examples,mount,lightning,transformers,test,dev]" "tensorflow-cpu==2.21.*" "keras==3.15.*"
+pip install ".[sklearn,pandas,conda,examples,mount,notebook,lightning,transformers,test,dev]" "tensorflow-cpu==2.21.*" "keras==3.15.*"
 
 PATH="$venv/bin:$PATH"
 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # the tree itself is checked, not the installed copy

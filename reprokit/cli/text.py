@@ -71,6 +71,7 @@ def run_text(record: Record) -> str:
         rows.append(("metrics", metrics_text(record.metrics)))
     for output in record.outputs:
         rows.append(("output", f"{output.path}  {'missing' if output.missing else size(output.size)}"))
+    rows += [("notebook", f"{record.notebook}, executed")] if record.notebook else []
     rows += [("artifact", name) for name in record.artifacts]
     if record.reproduces:
         rows.append(("reproduces", record.reproduces))
