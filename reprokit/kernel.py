@@ -62,7 +62,7 @@ class _Executor(NotebookClient):  # type: ignore[misc]  # of a library without t
         self.file = file
         self.asked_to_exit = False
         self._text = self._cut = self._total = 0
-        self._written, self._cost = time.monotonic(), 0.0
+        self._changed = False
 
     def begin_cell(self) -> None:
         self._text = self._cut = 0
@@ -71,18 +71,19 @@ class _Executor(NotebookClient):  # type: ignore[misc]  # of a library without t
         if self._cut:
             text = f"[reprokit: {self._cut:,} more characters are not kept here; the run's log has them]\n"
             cell.outputs.append(nbformat.v4.new_output("stream", name="stderr", text=text))
-        self.write_if_due()
+        self._changed = True
 
-    def write_if_due(self) -> None:
-        """Write the notebook as it is so far, unless that was done lately; large ones are written less often."""
-        if time.monotonic() - self._written > max(1.0, 20 * self._cost):
-            self.write()
+    async def keep_writing(self) -> None:
+        """Write the notebook as it is so far, about once a second; large ones, which take their time, less often."""
+        while True:
+            started = time.monotonic()
+            if self._changed:
+                self.write()
+            await asyncio.sleep(max(0.5, 20 * (time.monotonic() - started)))
 
     def write(self) -> None:
-        started = time.monotonic()
+        self._changed = False
         durable_write(self.file, encode(self.nb), sync=False)
-        self._written = time.monotonic()
-        self._cost = self._written - started
 
     def process_message(self, message: dict[str, Any], cell: Any, cell_index: int) -> Any:
         kind, content = message["msg_type"], message["content"]
@@ -101,9 +102,8 @@ class _Executor(NotebookClient):  # type: ignore[misc]  # of a library without t
             self._text = self._cut = 0
         if kind in ("display_data", "execute_result", "update_display_data"):
             self._cap_data(content, counted=kind != "update_display_data")
-        result = super().process_message(message, cell, cell_index)
-        self.write_if_due()
-        return result
+        self._changed = True
+        return super().process_message(message, cell, cell_index)
 
     def _within_cap(self, text: str) -> str:
         room = max(0, min(_KEPT_TEXT - self._text, _KEPT_IN_ALL - self._total))
@@ -149,6 +149,7 @@ async def execute(plan: dict[str, Any]) -> int:
     loop = asyncio.get_running_loop()
     for told in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         loop.add_signal_handler(told, forward, told)
+    writing = asyncio.ensure_future(executor.keep_writing())
     where = "before its first cell"
     failure: str | None = None
     code = 0
@@ -175,6 +176,7 @@ async def execute(plan: dict[str, Any]) -> int:
         how = f"was killed by {signal.Signals(-number).name}" if number < 0 else f"ended with exit code {number}"
         code, failure = (128 - number if number < 0 else number or 1), f"The kernel of {name} {how} {where}."
     finally:
+        writing.cancel()
         client.stop_channels()
         if process.poll() is None:
             process.kill()

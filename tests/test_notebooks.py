@@ -216,7 +216,7 @@ def test_a_stored_notebook_with_other_cells_is_not_the_locked_code(project: Proj
         entries = [e for e in run.manifest.below("code") if e.logical_key != "code/train.ipynb"]
         entries.append(Entry("code/train.ipynb", size, digest, {"reprokit": {"mode": "100644"}}))
         forged = Manifest.make(entries)
-        registry.publish("t/forged", forged)
+    registry.publish("t/forged", forged)
     with pytest.raises(DataMismatchError, match="The code in the record is not the locked tree"):
         lay_code(forged, identity, project.base / "forged", registry=registry, notebook="train.ipynb")
 
@@ -329,7 +329,7 @@ def test_what_a_cell_prints_is_kept_up_to_a_cap_and_logged_whole(project: Projec
     cells(
         project,
         "for i in range(30_000): print(f'{i:06d}', 'x' * 93)",
-        "for i in range(20_000): print(i, flush=True)",
+        "for i in range(12_000): print(i, flush=True)",
         "from IPython.display import HTML, display\ndisplay(HTML('y' * 9_000_000))\nprint('after')",
     )
     record = project.json("run", "recipe.yaml")
@@ -339,32 +339,27 @@ def test_what_a_cell_prints_is_kept_up_to_a_cap_and_logged_whole(project: Projec
     assert printed(found.cells[0], "stderr") == (
         "[reprokit: 2,030,000 more characters are not kept here; the run's log has them]\n"
     )
-    assert printed(found.cells[1]).splitlines() == [str(i) for i in range(20_000)]
+    assert printed(found.cells[1]).splitlines() == [str(i) for i in range(12_000)]
     assert "[reprokit: an output of 9," in found.cells[2]["outputs"][0]["data"]["text/plain"]
     lines = project.reprokit("logs", "latest").stdout.splitlines()
-    assert len([line for line in lines if line.endswith(" stdout 019999") or "x" * 93 in line]) >= 30_000
+    assert len([line for line in lines if "x" * 93 in line]) == 30_000
 
 
 DIGITS = (
-    "import json, pathlib, torch\n"
-    "import reprokit\n"
+    "import json, pathlib\n"
+    "import numpy as np, reprokit\n"
     "from sklearn.datasets import load_digits\n"
-    "from torch.utils.data import DataLoader, TensorDataset\n"
-    "from reprokit.callbacks.pytorch import PackageCheckpoint\n"
+    "from sklearn.linear_model import SGDClassifier\n"
+    "from reprokit.callbacks.sklearn import PackageCheckpoint\n"
     "params = reprokit.params(epochs=4)",
     "digits = load_digits()\n"
-    "x = torch.tensor(digits.data / 16, dtype=torch.float32)\n"
-    "y = torch.tensor(digits.target)\n"
-    "loader = DataLoader(TensorDataset(x, y), batch_size=64, shuffle=True,\n"
-    "                    generator=torch.Generator().manual_seed(torch.initial_seed()))\n"
-    "model = torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.Dropout(0.1), torch.nn.Linear(16, 10))\n"
-    "optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)\n"
-    "ckpt = PackageCheckpoint(model=model, optimizer=optimizer, loader=loader)",
+    "x, y = digits.data / 16, digits.target\n"
+    "model = SGDClassifier(random_state=np.random.randint(1000))\n"
+    "ckpt = PackageCheckpoint(estimator=model)",
     "for epoch in ckpt.epochs(params['epochs']):\n"
-    "    for some, target in ckpt.batches(loader):\n"
-    "        loss = torch.nn.functional.cross_entropy(model(some), target)\n"
-    "        optimizer.zero_grad(); loss.backward(); optimizer.step()\n"
-    "    ckpt.state['result'] = {'loss': loss.item()}\n"
+    "    shuffled = np.random.permutation(len(x))\n"
+    "    model.partial_fit(x[shuffled], y[shuffled], classes=range(10))\n"
+    "    ckpt.state['result'] = {'accuracy': model.score(x, y)}\n"
     "    ckpt.save(**ckpt.state['result'])\n"
     "    KILL",
     "pathlib.Path('metrics.json').write_text(json.dumps(ckpt.state['result']));",

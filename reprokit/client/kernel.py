@@ -5,17 +5,27 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
-__all__ = ["prepare"]
+__all__ = ["keep", "prepare"]
+
+_Hook = Callable[[type[BaseException], BaseException, TracebackType | None], None]
+_KEPT: list[_Hook] = []
+
+
+def keep(hook: _Hook | None) -> None:
+    """Keep what a callback made `sys.excepthook`: IPython puts back its own before a cell's exception gets to it."""
+    _KEPT[:] = [] if hook is None else [hook]
 
 
 def prepare(shell: Any, folder: str) -> None:
     """Make an IPython shell ready for a run.
 
     Modules beside the notebook are imported as those beside a script are. Python's random numbers begin at the run's
-    seed, whatever the kernel drew since it started. `sys.excepthook`, through which callbacks save on an exception, is
-    called for a cell that raises; IPython itself does not call it.
+    seed, whatever the kernel drew since it started. What callbacks do on an exception is done for a cell that raises.
+    Output is waited for, not dropped, where the process that keeps it cannot keep up.
 
     Args:
         folder: The notebook's.
@@ -23,8 +33,10 @@ def prepare(shell: Any, folder: str) -> None:
     sys.path.insert(0, folder)
     if os.environ.get("REPROKIT_DETERMINISM", "off") != "off":
         random.seed(int(os.environ["REPROKIT_SEED"]))
-    sys.excepthook = _shown_by_ipython
+    shell.excepthook = _shown_by_ipython
     shell.events.register("post_run_cell", _after_cell)
+    line = shell.kernel.iopub_thread
+    line.schedule(lambda: setattr(line.socket, "xpub_nodrop", 1))
 
 
 def _shown_by_ipython(*_: object) -> None:
@@ -34,4 +46,6 @@ def _shown_by_ipython(*_: object) -> None:
 def _after_cell(result: Any) -> None:
     error = result.error_in_exec
     if error is not None and not isinstance(error, SystemExit):
-        sys.excepthook(type(error), error, error.__traceback__)
+        for hook in [*_KEPT]:
+            hook(type(error), error, error.__traceback__)
+        _KEPT.clear()

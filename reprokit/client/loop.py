@@ -21,6 +21,7 @@ from typing import Any
 
 from reprokit.client import number
 from reprokit.client.connection import connect
+from reprokit.client.kernel import keep
 from reprokit.client.policy import Policy
 from reprokit.client.restored import Restored, resumed
 from reprokit.client.snapshot import Snapshot
@@ -230,8 +231,10 @@ class Loop(ABC):
         hook = sys.excepthook
         if "exception" in self._policy.on:
             sys.excepthook = self._save_on_exception(hook)
+            keep(sys.excepthook)
         try:
             yield
+            keep(None)
             sys.excepthook = hook  # not in `finally`: an exception ends this generator before the hook is called
         finally:
             for number_, handler in before.items():
