@@ -13,7 +13,9 @@ from reprokit.environment.exports import as_environment_yml, as_explicit, as_pyl
 from reprokit.environment.interpreter import find_interpreter
 from reprokit.errors import EnvironmentMismatchError, UsageError
 from reprokit.export.image import write_image_context
+from reprokit.export.notebook import as_notebook
 from reprokit.paths import os_errors
+from reprokit.runs import RunStore
 
 __all__ = ["export"]
 
@@ -24,9 +26,9 @@ __all__ = ["export"]
     "--as",
     "form",
     required=True,
-    type=click.Choice(["environment.yml", "explicit", "pylock", "requirements", "image"]),
-    help="A conda environment, its explicit list, pylock.toml (PEP 751), a requirements file with hashes; or what an "
-    "image is built from.",
+    type=click.Choice(["environment.yml", "explicit", "pylock", "requirements", "image", "notebook"]),
+    help="A conda environment, its explicit list, pylock.toml (PEP 751), a requirements file with hashes; what an "
+    "image is built from; or a notebook.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write a file, and not to stdout; of an image, a folder."
@@ -41,17 +43,25 @@ def export(face: Face, ref: str, form: str, output: Path | None, base: str | Non
 
     image: a folder with a Containerfile and all that it needs, for podman, docker and buildah. The image rebuilds the
     run's environment, code and data without a network, and reproduces the run.
+
+    notebook: one that opens the run's data and best checkpoint, by hash.
     """
     if form == "image":
         _image(face, ref, output, base)
         return
     if base is not None:
         raise UsageError(f"--base is for --as image, not for {form}.")
-    text, plain = _environment(face, ref, form)
+    text, plain = _notebook(face, ref) if form == "notebook" else _environment(face, ref, form)
     if output is not None:
         with os_errors(f"Writing {output}"):
             output.write_text(text, encoding="utf-8")
     face.result({"as": form, "text": text, **plain}, f"wrote {output}" if output is not None else text.rstrip("\n"))
+
+
+def _notebook(face: Face, ref: str) -> tuple[str, dict[str, object]]:
+    registry = face.registry()
+    run = RunStore(registry).load(ref)
+    return as_notebook(run, registry=registry).decode(), {"run_id": run.record.run_id}
 
 
 def _environment(face: Face, ref: str, form: str) -> tuple[str, dict[str, object]]:
