@@ -40,6 +40,7 @@ _HOMES = {
     "Package": "reprokit.package",
     "build": "reprokit.building",
     "load_checkpoint": "reprokit.checkpoint.reader",
+    "load_ipython_extension": "reprokit.cli.magic",
     "log": "reprokit.client",
     "log_artifact": "reprokit.client",
     "params": "reprokit.client",

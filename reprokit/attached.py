@@ -1,17 +1,20 @@
 """The writer of a script that no runner started: records its checkpoints in the default registry until it ends.
 
-Started by `reprokit.client` as `python -m reprokit.attached FD SCRIPT`; its socket's address comes back when it is
-ready.
+Started by `reprokit.client` as `python -m reprokit.attached FD FACTS`. Its socket's address and the run's ID come back
+when it is ready, `done` when the record is complete.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import socket
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -21,6 +24,8 @@ from reprokit.environment.capture import capture_environment
 from reprokit.errors import Error
 from reprokit.journal import Journal
 from reprokit.machine import machine_facts
+from reprokit.notebook import FOLDER, encode, notebook_of
+from reprokit.paths import durable_write
 from reprokit.record import EnvironmentFacts, Record
 from reprokit.recording import Recording, new_run_id, now, recover
 from reprokit.registry import open_registry
@@ -30,13 +35,27 @@ from reprokit.session import Session
 __all__ = ["serve"]
 
 
-def serve(channel: socket.socket, script: str) -> None:
-    """Record what comes through `channel` as one run without a lock, until it is closed."""
-    config = Config.load()
+_WARNING = "Not started from a recipe: its code and data are not pinned, and it cannot be reproduced."
+_INTERACTIVE = (
+    "Recorded interactively: its environment is known, but its code and data are not pinned, and it cannot be "
+    "reproduced as it is."
+)
+_CELLS = "The notebook has the cells as they were executed: a recipe that names it makes a run that can be reproduced."
+
+
+def serve(channel: socket.socket, facts: dict[str, Any]) -> None:
+    """Record what comes through `channel` as one run without a lock, until it is closed.
+
+    Args:
+        facts: `name`; of an interactive run also `params` and `registry`.
+    """
+    config = Config.load(registry=facts.get("registry"))
+    script, interactive = str(facts["name"]), "params" in facts
     registry = open_registry(config.registry)
     recover(config.home)
     run_id = new_run_id()
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", script.rpartition(".")[0] or script) or "interactive"
+    stem = script if interactive else script.rpartition(".")[0] or script
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", stem) or "interactive"
     environment = capture_environment(config.cache)
     record = Record(
         run_id=run_id,
@@ -50,8 +69,9 @@ def serve(channel: socket.socket, script: str) -> None:
             python=environment.python,
         ),
         machine=machine_facts(dict(os.environ), python=environment.python),
+        params=facts.get("params", {}),
         started=now(),
-        warnings=["Not started from a recipe: its code and data are not pinned, and it cannot be reproduced."],
+        warnings=[_INTERACTIVE if interactive else _WARNING],
         reprokit=__version__,
     )
     journal = Journal.create(config.home, run_id)
@@ -64,14 +84,22 @@ def serve(channel: socket.socket, script: str) -> None:
         session = Session(registry=registry, journal=journal, saver=saver)
         address = Path(scratch) / "socket"
         session.listen(address)
-        channel.sendall(os.fsencode(address))
-        channel.recv(1)  # until the script's process closes it
+        channel.sendall(json.dumps([str(address), run_id]).encode())
+        told = _listen(channel)
         session.finish()
         collected = session.collected
+        if told.get("cells"):
+            durable_write(journal.file(FOLDER) / f"{name}.ipynb", encode(notebook_of(told["cells"])))
+        status, failure = "finished", None
+        if interactive:
+            status = told.get("status", "interrupted")
+            failure = told.get("failure", None if "status" in told else "Its process ended inside the block.")
         recording.end(
             msgspec.structs.replace(
                 record,
-                status="finished",
+                status=status,
+                warnings=[*record.warnings, *([_CELLS] if told.get("cells") else [])],
+                failure=failure,
                 ended=now(),
                 initial=collected.initial,
                 checkpoints=collected.checkpoints,
@@ -83,10 +111,27 @@ def serve(channel: socket.socket, script: str) -> None:
             outputs={},
         )
     journal.close(keep_workspace=False)
+    with contextlib.suppress(OSError):  # who waited may be gone
+        channel.sendall(b"done")
+
+
+def _listen(channel: socket.socket) -> dict[str, Any]:
+    """Return what is told of the run as a whole until its process closes the line, what came last counting."""
+    told: dict[str, Any] = {}
+    with channel.makefile("rb") as lines, contextlib.suppress(OSError):
+        for line in lines:
+            if line.endswith(b"\n"):
+                told |= json.loads(line)
+    return told
 
 
 if __name__ == "__main__":
+    if os.fork():  # no child of the script's any more: a Jupyter kernel ends its children with itself
+        os._exit(0)
+    line = socket.socket(fileno=int(sys.argv[1]))
     try:
-        serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+        serve(line, json.loads(sys.argv[2]))
     except Error as error:
-        sys.exit(str(error))
+        if error.args:
+            sys.stderr.write(f"{error}\n")
+        sys.exit(1)

@@ -14,6 +14,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,34 @@ _KEPT_TEXT = 1_000_000
 _KEPT_OUTPUT = 8_000_000
 _KEPT_IN_ALL = 48_000_000
 _LOGGED_RESULT = 10_000
+_LAST_WORDS = 4_000
 _PATIENCE = 600.0
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class _LastWords(threading.Thread):
+    """The end of what a kernel writes to its own stderr: why it did not start, or how it crashed."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(daemon=True)
+        self._stream = process.stderr
+        self._tail = b""
+        self.start()
+
+    def run(self) -> None:
+        while self._stream is not None and (block := os.read(self._stream.fileno(), 65536)):
+            self._tail = (self._tail + block)[-_LAST_WORDS:]
+
+    def text(self) -> str:
+        self.join(2)
+        return self._tail.decode(errors="replace")
 
 
 class _Client(AsyncKernelClient):  # type: ignore[misc]  # of a library without types
     """A client that knows the kernel's process, and so whether it lives."""
 
     process: subprocess.Popen[bytes]
+    last_words: _LastWords
 
     async def _async_is_alive(self) -> bool:
         return self.process.poll() is None
@@ -56,18 +77,22 @@ class _Executor(NotebookClient):  # type: ignore[misc]  # of a library without t
 
     def __init__(self, notebook: Any, file: Path) -> None:
         super().__init__(
-            notebook, timeout=None, iopub_timeout=60, coalesce_streams=True, store_widget_state=False,
+            notebook, timeout=None, iopub_timeout=60, store_widget_state=False,
             skip_cells_with_tag=SKIPPED, on_cell_executed=self._note,
         )  # fmt: skip
         self.file = file
         self.asked_to_exit = False
         self._text = self._cut = self._total = 0
         self._changed = False
+        self._stream: Any = None  # the output that text is being added to, and the pieces it is made of
+        self._pieces: list[str] = []
 
     def begin_cell(self) -> None:
         self._text = self._cut = 0
 
     def end_cell(self, cell: Any) -> None:
+        self._join()
+        self._stream = None
         if self._cut:
             text = f"[reprokit: {self._cut:,} more characters are not kept here; the run's log has them]\n"
             cell.outputs.append(nbformat.v4.new_output("stream", name="stderr", text=text))
@@ -82,6 +107,7 @@ class _Executor(NotebookClient):  # type: ignore[misc]  # of a library without t
             await asyncio.sleep(max(0.5, 20 * (time.monotonic() - started)))
 
     def write(self) -> None:
+        self._join()
         self._changed = False
         durable_write(self.file, encode(self.nb), sync=False)
 
@@ -103,7 +129,28 @@ class _Executor(NotebookClient):  # type: ignore[misc]  # of a library without t
         if kind in ("display_data", "execute_result", "update_display_data"):
             self._cap_data(content, counted=kind != "update_display_data")
         self._changed = True
-        return super().process_message(message, cell, cell_index)
+        if kind == "stream" and self._goes_on(message, cell):
+            self._pieces.append(content["text"])
+            return None
+        self._join()
+        output = super().process_message(message, cell, cell_index)
+        if output is not None and kind == "stream":
+            self._stream, self._pieces = output, [content["text"]]
+        return output
+
+    def _goes_on(self, message: dict[str, Any], cell: Any) -> bool:
+        """True if a text belongs behind the one that the cell printed last."""
+        hooked = self.output_hook_stack[message["parent_header"].get("msg_id")]
+        last = cell.outputs[-1] if cell.outputs else None
+        same = last is not None and last is self._stream and last["name"] == message["content"]["name"]
+        return bool(same and not hooked and not self.clear_before_next_output)
+
+    def _join(self) -> None:
+        """Make one text of the pieces; of a line that was written over, as progress bars do, what was written last."""
+        if self._stream is not None and len(self._pieces) > 0:
+            lines = "".join(self._pieces).split("\n")
+            text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+            self._stream["text"], self._pieces = text, [text]
 
     def _within_cap(self, text: str) -> str:
         room = max(0, min(_KEPT_TEXT - self._text, _KEPT_IN_ALL - self._total))
@@ -173,6 +220,7 @@ async def execute(plan: dict[str, Any]) -> int:
         await _ended(process)
     except (DeadKernelError, _KernelDied):
         number = process.wait()
+        _print(client.last_words.text(), error=True)
         how = f"was killed by {signal.Signals(-number).name}" if number < 0 else f"ended with exit code {number}"
         code, failure = (128 - number if number < 0 else number or 1), f"The kernel of {name} {how} {where}."
     finally:
@@ -203,10 +251,13 @@ def _start_kernel(plan: dict[str, Any]) -> tuple[_Client, subprocess.Popen[bytes
         cwd=plan["workdir"],
         env={**plan["variables"], "JPY_PARENT_PID": str(os.getpid())},
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # the cells' output comes over the line; the kernel writes it here once more
+        stderr=subprocess.PIPE,
         preexec_fn=die_with_parent if sys.platform == "linux" else None,
     )
     client = _Client()
     client.process = process
+    client.last_words = _LastWords(process)
     client.load_connection_file(connection)
     return client, process
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import keyword
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from reprokit.canonical import canonical
 from reprokit.errors import DataMismatchError, RecipeError
 from reprokit.untrusted import load_json
 
-__all__ = ["FOLDER", "SKIPPED", "Cell", "Notebook", "changed_cells", "encode"]
+__all__ = ["FOLDER", "SKIPPED", "Cell", "Notebook", "changed_cells", "encode", "notebook_of"]
 
 FOLDER = "notebook"
 """Where the executed notebook lies: below it in the record, and in the run's journal until then."""
@@ -158,6 +158,22 @@ def changed_cells(before: Notebook, after: Notebook) -> list[str]:
 def _changed(one: Cell, other: Cell) -> str:
     where = f"cell {one.number}" if one.number == other.number else f"cell {one.number} → {other.number}"
     return f"{where} changed"
+
+
+def notebook_of(sources: Sequence[str]) -> dict[str, Any]:
+    """Return a notebook of code cells that were not executed."""
+    cells: list[dict[str, Any]] = [
+        {
+            "cell_type": "code",
+            "id": f"cell-{n}",
+            "metadata": {},
+            "execution_count": None,
+            "outputs": [],
+            "source": source,
+        }
+        for n, source in enumerate(sources, 1)
+    ]
+    return {"cells": cells, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
 
 
 def encode(plain: Mapping[str, Any]) -> bytes:

@@ -26,6 +26,7 @@ Echo = Callable[[str, bytes], None]
 
 _STOPPED_FROM_OUTSIDE = {signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP}
 _GRACE = 10.0
+_LONGEST_LINE = 4 * 1024 * 1024  # what is longer is broken in the log: a line that never ends must not fill the memory
 _PR_SET_PDEATHSIG = 1
 
 
@@ -118,15 +119,22 @@ class ScriptProcess:
                 signal.signal(number, handler)
 
     def _pump(self, stream: IO[bytes], name: str) -> None:
-        rest = b""
+        rest: list[bytes] = []  # of a line that has not ended; joined once, since it may be long
+        length = 0
         while block := os.read(stream.fileno(), 65536):
             if self._echo is not None:
                 self._echo(name, block)
-            *lines, rest = (rest + block).split(b"\n")
+            *lines, last = block.split(b"\n")
             for line in lines:
-                self._keep(name, line)
-        if rest:
-            self._keep(name, rest)
+                self._keep(name, b"".join([*rest, line]))
+                rest, length = [], 0
+            rest.append(last)
+            length += len(last)
+            if length > _LONGEST_LINE:
+                self._keep(name, b"".join(rest))
+                rest, length = [], 0
+        if length:
+            self._keep(name, b"".join(rest))
 
     def _keep(self, name: str, line: bytes) -> None:
         if name == "stderr" and line.strip():

@@ -7,17 +7,19 @@ import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 
 from reprokit import recipe as recipes
+from reprokit.canonical import canonical
+from reprokit.client.interactive import InteractiveRun
 from reprokit.code import Repository, code_entries
 from reprokit.config import Config
 from reprokit.environment.capture import importable_folders
 from reprokit.environment.interpreter import Interpreter
 from reprokit.environment.vault import store_archives, store_vault
-from reprokit.errors import NotFoundError, RecipeError
+from reprokit.errors import NotFoundError, RecipeError, UsageError
 from reprokit.executing import Prepared, execute
 from reprokit.lock import RecipeLock
 from reprokit.locking import Ready, lock_run, read_recipe, recipe_lock_for, recipe_lock_path
@@ -36,6 +38,17 @@ from reprokit.saving import Observer
 __all__ = ["prepare", "run"]
 
 
+@overload
+def run(
+    recipe: None = None,
+    *,
+    registry: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    name: str | None = None,
+) -> InteractiveRun: ...
+
+
+@overload
 def run(
     recipe: str | Path,
     *,
@@ -50,8 +63,28 @@ def run(
     progress: Progress = SILENT,
     observer: Observer | None = None,
     echo: Echo | None = None,
-) -> Record:
+) -> Record: ...
+
+
+def run(
+    recipe: str | Path | None = None,
+    *,
+    registry: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    env: str = "exact",
+    allow_dirty: bool = False,
+    in_place: bool = False,
+    name: str | None = None,
+    reuse: bool = False,
+    progress: Progress = SILENT,
+    observer: Observer | None = None,
+    echo: Echo | None = None,
+) -> Record | InteractiveRun:
     """Run a recipe and return its record, whatever became of the script: look at `record.status`.
+
+    Without a recipe, `with reprokit.run(name=…, params=…):` records what is saved and logged inside the block, such as
+    in a notebook. Its record says that it cannot be reproduced, and why.
 
     Args:
         registry: Address; the configured one if None.
@@ -63,6 +96,10 @@ def run(
     Raises:
         Error: Before the script was started: a recipe, code, data, environment or registry that is not in order.
     """
+    if recipe is None:
+        if (seed, env, allow_dirty, in_place, reuse) != (None, "exact", False, False, False):
+            raise UsageError("seed, env, allow_dirty, in_place and reuse go with a recipe.")
+        return InteractiveRun(name=name or "interactive", params=_json_params(params or {}), registry=registry)
     path = Path(recipe)
     config = Config.load(registry=registry, folder=path.absolute().parent)
     store = open_registry(config.registry)
@@ -85,6 +122,14 @@ def run(
     if twin is not None:
         progress.note(f"Run {twin} has the same lock; --reuse returns it instead of repeating it.")
     return execute(prepared, config=config, registry=store, progress=progress, observer=observer, echo=echo).record
+
+
+def _json_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        canonical(dict(params))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"params: a value is not JSON, NaN or infinite: {error}.") from None
+    return dict(params)
 
 
 def same_lock(runs: RunStore, lock_hash: str) -> str | None:

@@ -111,6 +111,9 @@ class Face:
             self._bars.console.out(data.decode(errors="replace"), end="", highlight=False)  # above the bar
             return
         target = sys.stderr if stream == "stderr" or self.as_json else sys.stdout
+        if not hasattr(target, "buffer"):  # a notebook's
+            target.write(data.decode(errors="replace"))
+            return
         target.flush()
         target.buffer.write(data)
         target.buffer.flush()

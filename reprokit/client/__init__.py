@@ -14,13 +14,17 @@ from typing import Any
 
 from reprokit.client.connection import connect
 
-__all__ = ["connect", "context", "log", "log_artifact", "number", "params"]
+__all__ = ["ATTACHED", "connect", "context", "log", "log_artifact", "number", "params"]
+
+
+ATTACHED: dict[str, Any] = {}
+"""Inside `with reprokit.run(…)`, its ID and params; else empty."""
 
 
 def context() -> dict[str, Any]:
     """Return what the runner tells the script: ID, params, when to save, what to resume from; empty outside a run."""
     path = os.environ.get("REPROKIT_CONTEXT")
-    return _read(path) if path else {}
+    return _read(path) if path else dict(ATTACHED)
 
 
 @functools.cache

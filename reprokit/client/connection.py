@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Connection", "RunnerGoneError", "connect", "dial"]
+__all__ = ["Attached", "Connection", "RunnerGoneError", "attach", "connect", "detach", "dial"]
 
 MAX_FRAME = 256 * 1024 * 1024
 _LOCK = threading.Lock()
@@ -33,6 +33,9 @@ class Connection:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._lock = threading.Lock()
+
+    def close(self) -> None:
+        self._channel.close()
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message that needs no answer."""
@@ -102,7 +105,8 @@ def connect() -> Connection:
     with _LOCK:
         if _CURRENT["pid"] != os.getpid():
             if not os.environ.get("REPROKIT_SOCKET") and _CURRENT["address"] is None:
-                _CURRENT.update(keeper=_start_writer())
+                keeper = _start_writer({})
+                _CURRENT.update(keeper=keeper, address=keeper.address)
             _CURRENT.update(pid=os.getpid(), connection=dial())
         connection: Connection = _CURRENT["connection"]
         return connection
@@ -119,13 +123,64 @@ def dial() -> Connection:
     return Connection(channel)
 
 
-def _start_writer() -> socket.socket:
-    """Start the writer process of a script that no runner started; it ends when what is returned is closed."""
+class Attached:
+    """The writer process of a script that no runner started; it ends when its line is closed.
+
+    Attributes:
+        before: The line and the like that this process had when it was started.
+    """
+
+    def __init__(self, channel: socket.socket, address: str, run_id: str) -> None:
+        self._channel = channel
+        self.address = address
+        self.run_id = run_id
+        self.before: dict[str, Any] = {}
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Say something about the run as a whole."""
+        try:
+            self._channel.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            raise RunnerGoneError(f"reprokit: the writer process is gone ({error})") from None
+
+    def finish(self) -> None:
+        """Wait until the run's record is complete.
+
+        Raises:
+            RunnerGoneError: It could not be completed.
+        """
+        with self._channel:
+            self._channel.shutdown(socket.SHUT_WR)
+            text = b"".join(iter(lambda: self._channel.recv(4096), b"")).decode(errors="replace")
+        if text.strip() != "done":
+            raise RunnerGoneError(f"reprokit: the record of run {self.run_id} is not complete: {text or 'no answer'}")
+
+
+def attach(told: dict[str, Any]) -> Attached:
+    """Start a writer process for a run of its own; until `detach`, `connect` leads there."""
+    with _LOCK:
+        attached = _start_writer(told)
+        attached.before = dict(_CURRENT)
+        _CURRENT.update(pid=None, connection=None, address=attached.address)
+        return attached
+
+
+def detach(attached: Attached) -> None:
+    """End what `attach` began."""
+    with _LOCK:
+        ours = _CURRENT["connection"] if _CURRENT["pid"] == os.getpid() else None
+        _CURRENT.update(attached.before)
+    if ours is not None:
+        ours.close()
+    attached.finish()
+
+
+def _start_writer(told: dict[str, Any]) -> Attached:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     script = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "interactive"
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "reprokit.attached", str(theirs.fileno()), script],
+            [sys.executable, "-m", "reprokit.attached", str(theirs.fileno()), json.dumps({"name": script, **told})],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -134,12 +189,12 @@ def _start_writer() -> socket.socket:
         )
         theirs.close()
         ours.settimeout(60)
-        address = ours.recv(4096)
+        answer = ours.recv(4096)
         ours.settimeout(None)
-        if not address:
-            process.wait(10)
+        process.wait(10)  # what goes on is a child of its own
+        if not answer:
             errors.seek(0)
             text = errors.read().decode(errors="replace").strip()[-2000:]
             raise RunnerGoneError(f"reprokit: no writer process could be started:\n{text}")
-    _CURRENT["address"] = os.fsdecode(address)
-    return ours
+    address, run_id = json.loads(answer)
+    return Attached(ours, address, run_id)

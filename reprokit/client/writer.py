@@ -17,7 +17,7 @@ from typing import Any
 from reprokit.client import context
 from reprokit.client.connection import Connection, connect, dial
 
-__all__ = ["Buffer", "Saving", "Writer", "writer"]
+__all__ = ["Buffer", "Saving", "Writer", "set_aside", "take_up", "writer"]
 
 _BUFFERS = 2
 _CURRENT: dict[str, Any] = {"pid": None, "writer": None}
@@ -159,8 +159,27 @@ def writer() -> Writer:
     return found
 
 
+def set_aside() -> dict[str, Any]:
+    """Return what this process saves with, and begin without it."""
+    before = dict(_CURRENT)
+    _CURRENT.update(pid=None, writer=None)
+    return before
+
+
+def take_up(before: dict[str, Any]) -> None:
+    """Go back to what `set_aside` returned, once everything handed over since is stored.
+
+    Raises:
+        RuntimeError: Something was not.
+    """
+    now = dict(_CURRENT)
+    _CURRENT.update(before)
+    if now["pid"] == os.getpid():
+        now["writer"].drain()
+
+
 def _drain_at_exit(pid: int) -> None:
-    if os.getpid() != pid:
+    if os.getpid() != pid or _CURRENT["pid"] != pid:
         return
     try:
         writer().drain(last=True)
