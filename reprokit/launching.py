@@ -33,7 +33,8 @@ def check_notebook(environment: EnvironmentLock) -> None:
     if "ipykernel" not in installed:
         raise EnvironmentMismatchError(
             "The environment of this run has no ipykernel, which executes the cells of its notebook.",
-            hint="Install it there (`python -m pip install ipykernel`), and lock again if the recipe has a lock file.",
+            hint="Name it where the recipe declares its environment, or `python -m pip install ipykernel` there; lock "
+            "again if there is a lock file.",
         )
 
 

@@ -20,7 +20,7 @@ __all__ = ["init", "lock", "schema"]
 
 _DRAFT = """\
 name: {name}
-code: {{entrypoint: {script}}}
+code: {{{kind}: {script}}}
 environment: current
 data: {{}}                        # images: {{package: vision/cifar10, path: data/cifar10}}
 params: {{}}                      # epochs: 3; the script reads them with reprokit.params()
@@ -34,7 +34,7 @@ outputs: []                     # files that the script writes, such as metrics.
 @click.argument("script", required=False)
 @common
 def init(face: Face, script: str | None) -> None:
-    """Name the project's registry in .reprokit/config.yaml, and draft a recipe for SCRIPT."""
+    """Name the project's registry in .reprokit/config.yaml, and draft a recipe for SCRIPT, which may be a notebook."""
     root = Repository(Path.cwd()).root
     made = []
     config = root / CONFIG_FILE
@@ -44,14 +44,15 @@ def init(face: Face, script: str | None) -> None:
         made.append(str(config))
     if script is not None:
         if not Path(script).is_file():
-            raise NotFoundError(f"No script {script}.", hint="Name an existing Python file.")
+            raise NotFoundError(f"No script {script}.", hint="Name an existing Python file or notebook.")
         relative = Repository(Path.cwd()).relative(Path(script))
         name = Path(script).stem.replace(".", "-")
         recipe = root / "recipes" / f"{name}.yaml"
         if recipe.exists():
             raise RefusedError(f"{recipe} exists; nothing was written.", hint="Edit it, or move it away.")
         recipe.parent.mkdir(exist_ok=True)
-        recipe.write_text(_DRAFT.format(name=name, script=relative))
+        kind = "notebook" if relative.endswith(".ipynb") else "entrypoint"
+        recipe.write_text(_DRAFT.format(name=name, kind=kind, script=relative))
         made.append(str(recipe))
     face.result(
         {"made": made}, "\n".join(f"made {path}" for path in made) or "nothing to do: give --registry or SCRIPT"
