@@ -325,6 +325,7 @@ def test_what_a_cell_prints_is_kept_up_to_a_cap_and_logged_whole(project: Projec
         "for i in range(30_000): print(f'{i:06d}', 'x' * 93)",
         "for i in range(12_000): print(i, flush=True)",
         "from IPython.display import HTML, display\ndisplay(HTML('y' * 9_000_000))\nprint('after')",
+        "print('z' * 10_000_000)\nfor i in range(5): print(i, end='\\r')",
     )
     record = project.json("run", "recipe.yaml")
     assert record["status"] == "finished"
@@ -337,6 +338,9 @@ def test_what_a_cell_prints_is_kept_up_to_a_cap_and_logged_whole(project: Projec
     assert "[reprokit: an output of 9," in found.cells[2]["outputs"][0]["data"]["text/plain"]
     lines = project.reprokit("logs", "latest").stdout.splitlines()
     assert len([line for line in lines if "x" * 93 in line]) == 30_000
+    long = [line.count("z") for line in lines if "zzz" in line]
+    assert sum(long) == 10_000_000
+    assert 3 <= len(long) <= 5  # a line is broken where it gets too long to be kept in memory
 
 
 DIGITS = (

@@ -13,6 +13,9 @@ __all__ = ["keep", "prepare"]
 
 _Hook = Callable[[type[BaseException], BaseException, TracebackType | None], None]
 _KEPT: list[_Hook] = []
+_PATIENCE = (
+    0.5  # seconds; ipykernel 7.4 may flush once more when nothing takes output any longer, and would wait for 10
+)
 
 
 def keep(hook: _Hook | None) -> None:
@@ -35,6 +38,8 @@ def prepare(shell: Any, folder: str) -> None:
         random.seed(int(os.environ["REPROKIT_SEED"]))
     shell.excepthook = _shown_by_ipython
     shell.events.register("post_run_cell", _after_cell)
+    for stream in (sys.stdout, sys.stderr):
+        setattr(stream, "flush_timeout", _PATIENCE)  # noqa: B010 - of ipykernel's streams, no others
     line = shell.kernel.iopub_thread
     line.schedule(lambda: setattr(line.socket, "xpub_nodrop", 1))
 
