@@ -245,6 +245,11 @@ def _check(recipe: Recipe) -> None:
     except (ValueError, TypeError):
         raise RecipeError("params: a value is NaN, infinite or not JSON; write it as a string.") from None
     _check_execution(recipe.execution)
+    if recipe.code.notebook is not None and recipe.image is not None:
+        raise RecipeError(
+            "code.notebook is not executed in a container by this release.",
+            hint="Declare the environment with conda, pip or lock, or run reprokit inside the container.",
+        )
     if recipe.code.notebook is not None and recipe.execution.params == "flags":
         raise RecipeError(
             "execution.params: a notebook has no command line that flags could be on.",

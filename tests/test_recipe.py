@@ -134,6 +134,16 @@ def test_unknown_words_are_named_with_what_was_meant(extra, message, guess):
         ("name: x", "r.yaml: missing the key code."),
         ("name: x\ncode: {}", "code: give exactly one of entrypoint, command and notebook."),
         ("name: x\ncode: {entrypoint: a, command: [b]}", "code: give exactly one of entrypoint, command and notebook."),
+        ("name: x\ncode: {entrypoint: a, notebook: b}", "code: give exactly one of entrypoint, command and notebook."),
+        ("name: x\ncode: {notebook: ../a.ipynb}", "code.notebook: '../a.ipynb' is not a path inside the repository."),
+        (
+            f"name: x\ncode: {{notebook: a}}\nenvironment: {{container: 'x@sha256:{'a' * 64}'}}",
+            "code.notebook is not executed in a container by this release.",
+        ),
+        (
+            "name: x\ncode: {notebook: a}\nexecution: {params: flags}",
+            "execution.params: a notebook has no command line that flags could be on.",
+        ),
         ("name: x\ncode: {entrypoint: ../a.py}", "code.entrypoint: '../a.py' is not a path inside the repository."),
         ("name: é\ncode: {entrypoint: a}", "name: 'é' must be ASCII letters, digits, '_' and '-'."),
         (MINIMAL + "execution: {seed: '1'}", "r.yaml: execution.seed: expected int, got str."),
