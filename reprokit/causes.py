@@ -7,6 +7,7 @@ from typing import Any
 
 from reprokit.lock import RunLock
 from reprokit.manifest import ManifestDiff
+from reprokit.numeric_class import differences
 
 __all__ = ["causes_between"]
 
@@ -81,24 +82,12 @@ def _value_causes(where: str, left: Mapping[str, Any], right: Mapping[str, Any])
 
 
 def _machine_causes(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
-    """Return how the numeric classes differ; thread variables are told once, by execution.threads."""
-    ours, theirs = _flat(left.get("numeric", {})), _flat(right.get("numeric", {}))
+    """Return how the numeric classes differ; threads are told once, by execution.threads."""
     return [
-        f"machine: {key} {_short(ours.get(key))} → {_short(theirs.get(key))}"
-        for key in dict.fromkeys([*ours, *theirs])
-        if ours.get(key) != theirs.get(key)
-        and "thread" not in key.lower()
-        and key.rpartition(".")[2] not in _CONSEQUENCES
+        f"machine: {item}"
+        for item in differences(left.get("numeric"), right.get("numeric"))
+        if "thread" not in item.what and item.what not in _CONSEQUENCES
     ]
-
-
-def _flat(value: Any, where: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {where: value}
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{where}.{key}" if where else str(key))
-    return found
 
 
 def _named(diff: ManifestDiff, prefix: str, cells: Mapping[str, list[str]] | None = None) -> str:

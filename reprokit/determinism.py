@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reprokit.lock import RunLock
+from reprokit.machine import NUMERIC_VARIABLES
+from reprokit.numeric_class import HARMLESS
 
-__all__ = ["BENIGN", "BENIGN_VERSION", "child_variables"]
+__all__ = ["BENIGN", "BENIGN_VERSION", "as_text", "child_variables", "lay_bootstrap", "of_the_shell"]
 
 BENIGN_VERSION = 1
 BENIGN = ("/proc", "/sys", "/dev", "/etc", "/usr/lib", "/usr/lib64", "/usr/share", "/usr/local/lib", "/lib", "/lib64")
@@ -86,6 +88,49 @@ def child_variables(
         "REPROKIT_ALLOWED": os.pathsep.join(dict.fromkeys(allowed)),
     }
     return variables
+
+
+def of_the_shell(lock: RunLock, *, inherited: Mapping[str, str], variables: Mapping[str, str]) -> list[str]:
+    """Return warnings: switches that a run has from the shell alone, and threads that the shell asked for in vain.
+
+    Args:
+        inherited: The runner's own environment.
+        variables: What the script gets, by `child_variables`.
+    """
+    switches = [
+        f"{name}={value}"
+        for name, value in sorted(inherited.items())
+        if NUMERIC_VARIABLES.match(name)
+        and variables.get(name) == value
+        and name not in {*HARMLESS, *_THREAD_VARIABLES, *_STRICT, *lock.execution.variables, "CUDA_VISIBLE_DEVICES"}
+    ]
+    found = []
+    if switches:
+        found.append(
+            f"The shell decides how numbers are computed: {', '.join(switches)}. A reproduction has it only where its "
+            "shell says so too; declare it under execution.variables."
+        )
+    ignored = [
+        f"{name}={inherited[name]}"
+        for name in _THREAD_VARIABLES
+        if name in inherited and inherited[name] != variables.get(name) and lock.recipe.execution.threads is None
+    ]
+    if ignored:
+        found.append(
+            f"The run has {lock.execution.threads} threads, whatever the shell says ({', '.join(ignored)}); "
+            "execution.threads sets them."
+        )
+    return found
+
+
+def lay_bootstrap(scratch: Path) -> Path:
+    """Make the folder that is first on the script's module search path: our `sitecustomize`, and the client."""
+    package = Path(__file__).resolve().parent
+    boot = scratch / "boot"
+    boot.mkdir()
+    (boot / "sitecustomize.py").symlink_to(package / "client" / "boot" / "sitecustomize.py")
+    (boot / "reprokit").symlink_to(package, target_is_directory=True)
+    return boot
 
 
 def as_text(value: object) -> str:

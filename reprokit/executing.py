@@ -21,8 +21,9 @@ import msgspec
 from reprokit._version import __version__
 from reprokit.config import Config
 from reprokit.data import LaidTree, check_inputs, lay_data
-from reprokit.determinism import child_variables
+from reprokit.determinism import child_variables, lay_bootstrap, of_the_shell
 from reprokit.environment.container import Container
+from reprokit.environment.importing import packages_behind
 from reprokit.errors import DataMismatchError
 from reprokit.journal import Journal
 from reprokit.launching import FAILURE, check_notebook, command_of, notebook_command
@@ -168,7 +169,9 @@ def execute(
                 outcome = _execute_script(prepared, workspace, scratch, variables, journal, config, echo)
                 session.finish()
                 outcome, spoilt = _checked(outcome, session, trees)
-                record = _conclude(recording, session, outcome, lock, workspace, resume is not None)
+                record = _conclude(
+                    recording, session, outcome, lock, workspace, resumes=resume is not None, prepared=prepared
+                )
                 ended = True
                 if spoilt is not None:
                     raise DataMismatchError(
@@ -287,7 +290,11 @@ def _record(
         checkpoint_package=lock.recipe.checkpoint_package,
         reproduces=orders.reproduces,
         relaxed=orders.relaxed,
-        warnings=[*prepared.warnings, *(_other_numbers(before.machine, machine) if before else [])],
+        warnings=[
+            *prepared.warnings,
+            *of_the_shell(lock, inherited={} if prepared.container else os.environ, variables=variables),
+            *(_other_numbers(before.machine, machine) if before else []),
+        ],
         reprokit=__version__,
     )
 
@@ -350,10 +357,7 @@ def _variables(
     """Write what the script's process needs into `scratch`, and return its variables."""
     lock = prepared.lock
     package = Path(__file__).resolve().parent
-    boot = scratch / "boot"
-    boot.mkdir()
-    (boot / "sitecustomize.py").symlink_to(package / "client" / "boot" / "sitecustomize.py")
-    (boot / "reprokit").symlink_to(package, target_is_directory=True)
+    boot = lay_bootstrap(scratch)
     context = scratch / "context.json"
     told = {
         "run_id": run_id,
@@ -401,7 +405,14 @@ def _libraries(python: Path) -> list[Path]:
 
 
 def _conclude(
-    recording: Recording, session: Session, outcome: Outcome, lock: RunLock, workspace: Path, resumes: bool
+    recording: Recording,
+    session: Session,
+    outcome: Outcome,
+    lock: RunLock,
+    workspace: Path,
+    *,
+    resumes: bool,
+    prepared: Prepared,
 ) -> Record:
     """Publish the end of a run: what it wrote, what it logged, what went wrong."""
     collected = session.collected
@@ -431,7 +442,11 @@ def _conclude(
             f"they stay in {workspace}."
         )
     recording.left_behind = left
-    machine = {**record.machine, "numeric": {**record.machine["numeric"], **collected.numeric}}
+    machine = {
+        **record.machine,
+        "imported": [] if prepared.container else packages_behind(collected.imported, prepared.python),
+        "numeric": {**record.machine["numeric"], **collected.numeric},
+    }
     return recording.end(
         msgspec.structs.replace(
             record,

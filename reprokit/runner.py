@@ -217,7 +217,7 @@ def _vaulted(
     ]
     if which == "none" or ready.container is not None:
         return [], warnings
-    interpreter = Interpreter.here() if ready.python == Path(sys.executable) else Interpreter.at(ready.python)
+    interpreter = Interpreter.of(ready.python)
     entries, lost = store_vault(
         pins.environment, which, ready.changed, sink, interpreter=interpreter, cache=config.cache, progress=progress
     )

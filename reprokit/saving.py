@@ -57,6 +57,8 @@ class Collected:
     Attributes:
         untold: Checkpoints that could not be stored, and whose script went on without learning it.
         resumed: The script restored the checkpoint that it was given.
+        imported: Top-level modules that the script's processes had imported at their ends.
+        told: What is known of the numbers comes from a process that saved, at its end.
     """
 
     initial: CheckpointEntry | None = None
@@ -67,6 +69,8 @@ class Collected:
     errors: list[str] = field(default_factory=list)
     untold: int = 0
     resumed: bool = False
+    imported: set[str] = field(default_factory=set)
+    told: bool = False
 
     def add(self, entry: CheckpointEntry) -> None:
         """Add a checkpoint; one of the same epoch and step, as a resumed run may save again, replaces the older."""

@@ -140,6 +140,9 @@ class Session:
             self.collected.resumed = True
             self.collected.numeric = dict(message.get("numeric", {})) or self.collected.numeric
             return {}
+        if kind == "numeric":
+            self._note_numeric(message)
+            return {}
         if kind == "told":
             with self._lock:
                 self.collected.untold = 0
@@ -147,6 +150,14 @@ class Session:
         if kind == "snapshot":
             return self._snapshot(message, descriptor, buffers)
         raise UsageError(f"The runner does not know the message {kind!r}.")
+
+    def _note_numeric(self, message: dict[str, Any]) -> None:
+        """Keep what a process said at its end; of several, one that saved knows best."""
+        with self._lock:
+            self.collected.imported.update(str(name) for name in message["imported"])
+            if message.get("saved") or not self.collected.told:
+                self.collected.numeric = {**self.collected.numeric, **dict(message["numeric"])}
+                self.collected.told = bool(message.get("saved"))
 
     def _snapshot(
         self, message: dict[str, Any], descriptor: int | None, buffers: dict[int, mmap.mmap]

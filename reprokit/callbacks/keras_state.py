@@ -13,6 +13,7 @@ import numpy as np
 from keras.src.backend.common import global_state  # the global seed generator has no public home
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
+from reprokit.client.numeric import note_parts
 from reprokit.client.restored import Restored
 from reprokit.client.rng import rng_state, set_rng_state
 from reprokit.client.snapshot import Snapshot
@@ -54,6 +55,8 @@ def add_model(snapshot: Snapshot, model: Any) -> None:
     trainable = {id(variable) for variable in model.trainable_variables}
     weights = {id(variable) for variable in model.weights}
     names = _model_variables(model)
+    compiled = (getattr(model, name, None) for name in ("optimizer", "loss"))
+    note_parts([*model._flatten_layers(), *(one for one in compiled if one is not None)])
     for name, variable in names.items():
         group = "trainable" if id(variable) in trainable else "frozen" if id(variable) in weights else "buffer"
         _add(snapshot, "model", name, variable, group)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from reprokit.callbacks.tensorflow_survey import Found, Survey, is_keras, raw
+from reprokit.client.numeric import note_parts
 from reprokit.client.restored import Restored
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.tensors import DTYPES, StoredArray
@@ -37,6 +38,7 @@ def add_model(snapshot: Snapshot, survey: Survey) -> None:
             _add(snapshot, "model", one)
         else:
             snapshot.add_alias("model", one.name, first)
+    note_parts(survey.layers.values())
     snapshot.state["model"] = {"frozen": [path for path, layer in survey.layers.items() if not layer.trainable]}
 
 
@@ -93,6 +95,7 @@ def _array(stored: StoredArray, dtype: tf.DType) -> Any:
 
 def add_optimizers(snapshot: Snapshot, optimizers: Mapping[str, Any], names: Mapping[int, str]) -> None:
     """Add optimisers: the slots of Keras's as `<variable>.<slot>`, the variables of any other by their path."""
+    note_parts(optimizers.values())
     for key, optimizer in optimizers.items():
         for one in _of_optimizer(key, optimizer, names):
             _add(snapshot, "optimizer", one)

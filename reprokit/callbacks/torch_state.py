@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from reprokit.client.numeric import note_parts
 from reprokit.client.restored import Restored
 from reprokit.client.rng import generator_state, rng_state, set_generator_state, set_rng_state
 from reprokit.client.snapshot import Snapshot
@@ -68,6 +69,7 @@ def add_model(snapshot: Snapshot, section: str, models: Mapping[str, torch.nn.Mo
     flags: dict[str, Any] = {}
     for key, wrapped in models.items():
         model = bare(wrapped)
+        note_parts(model.modules())
         prefix = "" if len(models) == 1 else f"{key}."
         known: set[str] = set()
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -137,6 +139,7 @@ def add_optimizer(
     Args:
         names: The name of each parameter by `id()`, as `add_model` returns them.
     """
+    note_parts(optimizers.values())
     for key, optimizer in optimizers.items():
         plain = optimizer.state_dict()
         order = parameters_of(optimizer)

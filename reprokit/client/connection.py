@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Attached", "Connection", "RunnerGoneError", "attach", "connect", "detach", "dial"]
+__all__ = ["Attached", "Connection", "RunnerGoneError", "attach", "connect", "detach", "dial", "is_connected"]
 
 MAX_FRAME = 256 * 1024 * 1024
 _LOCK = threading.Lock()
@@ -110,6 +110,11 @@ def connect() -> Connection:
             _CURRENT.update(pid=os.getpid(), connection=dial())
         connection: Connection = _CURRENT["connection"]
         return connection
+
+
+def is_connected() -> bool:
+    """True if this very process has talked to the runner."""
+    return bool(_CURRENT["pid"] == os.getpid())
 
 
 def dial() -> Connection:

@@ -55,6 +55,11 @@ class Interpreter:
         )
 
     @classmethod
+    def of(cls, python: Path) -> Interpreter:
+        """Return this process's own if that is it, else another one; raises as `at`."""
+        return cls.here() if python == Path(sys.executable) else cls.at(python)
+
+    @classmethod
     def at(cls, python: Path) -> Interpreter:
         """Return another one, by asking it.
 

@@ -4,6 +4,7 @@ The runner puts this folder first on PYTHONPATH. It stands alone (standard libra
 every descendant pays for it, and it ends by handing over to the `sitecustomize` that it hides, if there is one.
 """
 
+import atexit
 import contextlib
 import importlib.machinery
 import importlib.util
@@ -147,6 +148,21 @@ def _watch_inputs(policy, report, allowed):
     sys.addaudithook(hook)
 
 
+def _report_at_exit(process):
+    """Have the run's own process, and every one that saved, say as it ends what its numbers were computed with."""
+    own = os.getpid()
+
+    def report():
+        connection = sys.modules.get("reprokit.client.connection")
+        talked = connection is not None and connection.is_connected()
+        if os.getpid() == own and (process == "0" or talked):
+            from reprokit.client import ending
+
+            ending.report()
+
+    atexit.register(report)
+
+
 def _lay_over(told):
     """Lay the inputs over the paths that `reprokit.vfs.setup` did in the process that this one comes from."""
     import json
@@ -177,6 +193,7 @@ def _start():
     if determinism != "off":
         _install_seeds(_seed_of_process(int(os.environ.get("REPROKIT_SEED", "0")), process), determinism == "strict")
     _number_children(process)
+    _report_at_exit(process)
     policy = os.environ.get("REPROKIT_INPUTS", "off")
     if policy != "off":
         allowed = [place for place in os.environ.get("REPROKIT_ALLOWED", "").split(os.pathsep) if place]

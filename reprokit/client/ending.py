@@ -1,0 +1,54 @@
+"""What a script's process says as it ends: what its numbers were computed with, and what it had imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from reprokit.client.connection import RunnerGoneError, dial, is_connected
+from reprokit.client.fingerprint import fingerprint
+from reprokit.client.numeric import numeric_facts
+
+__all__ = ["imported", "report"]
+
+
+def report() -> None:
+    """Tell the runner. Called when nothing more is computed, so that what it starts up can change no bit.
+
+    A script that failed is spared the workload: it may have ended because memory ran out.
+    """
+    if not os.environ.get("REPROKIT_SOCKET"):
+        return
+    numeric: dict[str, Any] = {}
+    try:
+        numeric = numeric_facts(whole=True)
+    except Exception as error:  # noqa: BLE001 - a library that cannot be asked must not spoil a run that is over
+        numeric["unknown"] = f"{type(error).__name__}: {error}"[:500]
+    if not hasattr(sys, "last_type"):
+        numeric["fingerprint"] = fingerprint(tuple(_in_use()))
+    try:
+        dial().send({"type": "numeric", "numeric": numeric, "imported": imported(), "saved": is_connected()})
+    except (OSError, RunnerGoneError):  # the runner has other words for its end
+        return
+
+
+def _in_use() -> Iterator[str]:
+    """Yield the libraries whose kernels are tried: a TensorFlow that computed nothing is not started up for it."""
+    yield from ("libm", "numpy", "scipy", "torch", "cuda")
+    eager = sys.modules.get("tensorflow.python.eager.context")
+    if getattr(getattr(eager, "_context", None), "_initialized", False):
+        yield "tensorflow"
+
+
+def imported() -> list[str]:
+    """Return the top-level modules that this process imported and that are not Python's own."""
+    modules = [
+        name
+        for name, module in list(sys.modules.items())  # not by getattr: a lazy module would import for it
+        if not isinstance(module, ModuleType) or module.__dict__.get("__spec__") is not None
+    ]
+    names = {name.partition(".")[0] for name in modules}
+    return sorted(names - sys.stdlib_module_names - {"__main__", "__mp_main__", "sitecustomize", "reprokit"})
