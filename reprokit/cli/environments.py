@@ -1,12 +1,16 @@
-"""env lock, env build."""
+"""env lock, env build, env check."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 import msgspec
 
+from reprokit.asking import MOST_THREADS
+from reprokit.checking import check_lock, check_run
+from reprokit.cli.check_text import check_text
 from reprokit.cli.face import Face, common
 from reprokit.environment.capture import capture
 from reprokit.environment.realise import realise
@@ -17,6 +21,7 @@ from reprokit.errors import UsageError
 from reprokit.lock import EnvironmentLock, LockedEnvironment
 from reprokit.paths import durable_write, os_errors
 from reprokit.recipe import Environment, check_environment
+from reprokit.reproduce import Overrides
 from reprokit.runs import RunStore
 
 __all__ = ["env", "locked_environment"]
@@ -24,7 +29,7 @@ __all__ = ["env", "locked_environment"]
 
 @click.group()
 def env() -> None:
-    """Pin environments, and make them from locks."""
+    """Pin environments, make them from locks, and see whether a run would be the same in them."""
 
 
 @env.command("lock")
@@ -77,6 +82,54 @@ def build(face: Face, ref: str) -> None:
     locked, vault, _ = locked_environment(face, ref)
     python = realise(locked, cache=face.config.cache, vault=vault, progress=face)
     face.result({"python": str(python), "hash": locked.hash, "packages": locked.size}, str(python))
+
+
+@env.command("check")
+@click.argument("ref", metavar="RUN|LOCK")
+@click.option(
+    "--env",
+    "which",
+    type=click.Choice(["current", "exact"]),
+    default="current",
+    help="Compare with the environment here (current), or with the run's own, made if need be (exact).",
+)
+@click.option("--with", "changes", multiple=True, metavar="threads=N", help="As reproduce would be told.")
+@common
+def check(face: Face, ref: str, which: str, changes: tuple[str, ...]) -> None:
+    """Compare a run's environment with this one, package by package, and predict whether its bits can be had here.
+
+    A small workload is executed in the environment, as the run's script would be started, and compared kernel by kernel
+    with what the run recorded. Nothing of the run is executed, and no code of it.
+
+    Exit codes: 0 EQUAL (of a lock file: no package differs) · 5 the environment cannot be made · 7 DIFFERENT (of a lock
+    file: packages differ) · 8 MAY-DIFFER or UNKNOWN.
+    """
+    threads, current = _changes(changes)
+    exact, cache = which == "exact" and not current, face.config.cache
+    if Path(ref).is_file():
+        locked, vault, _ = locked_environment(face, ref)
+        found = check_lock(locked, exact=exact, cache=cache, vault=vault, progress=face)
+    else:
+        store = face.registry()
+        run = RunStore(store).load(ref)
+        found = check_run(
+            run.record, RunStore(store).lock(run), registry=store, exact=exact, cache=cache, threads=threads,
+            vault=open_vault(run.manifest, store), progress=face,
+        )  # fmt: skip
+    face.result(msgspec.to_builtins(found), lambda: check_text(found))
+    sys.exit(found.exit_code)
+
+
+def _changes(items: tuple[str, ...]) -> tuple[int | None, bool]:
+    """Return the threads that `--with` names, if any, and whether it names the environment here."""
+    overrides = Overrides.parse(items)
+    execution = dict(overrides.execution)
+    threads = execution.pop("threads", None)
+    if execution or overrides.data or overrides.params or overrides.code is not None:
+        raise UsageError("--with: only threads=N and env=current decide how numbers are computed.")
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
+        raise UsageError(f"--with threads={threads}: a whole number from 1 to {MOST_THREADS} is expected.")
+    return threads, overrides.environment
 
 
 def locked_environment(face: Face, ref: str) -> tuple[EnvironmentLock, Vault, str]:
