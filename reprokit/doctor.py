@@ -19,10 +19,11 @@ from reprokit.compare import first_difference
 from reprokit.config import Config
 from reprokit.diagnosis import Diagnosis, Finding, Look, Looks, Omission, find_lost
 from reprokit.errors import InterruptedRunError, NotFoundError, UsageError, UserCodeError
-from reprokit.executing import Continued, Orders, Prepared, execute
+from reprokit.executing import execute
 from reprokit.lint import lint
 from reprokit.omitting import PARTS, without
 from reprokit.package import Package
+from reprokit.prepared import Continued, Orders, Prepared
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
 from reprokit.record import CheckpointEntry, Record

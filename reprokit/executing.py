@@ -6,13 +6,10 @@ beyond it, and in what is done with the record.
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
-import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,89 +18,26 @@ import msgspec
 from reprokit._version import __version__
 from reprokit.config import Config
 from reprokit.data import LaidTree, check_inputs, lay_data
-from reprokit.determinism import child_variables, lay_bootstrap, of_the_shell
-from reprokit.environment.container import Container
+from reprokit.determinism import of_the_shell
 from reprokit.environment.importing import packages_behind
 from reprokit.errors import DataMismatchError
 from reprokit.journal import Journal
-from reprokit.launching import FAILURE, check_notebook, command_of, notebook_command
+from reprokit.launching import Place, check_notebook, start, variables_of
 from reprokit.lock import DataPin, RunLock
 from reprokit.machine import machine_facts
-from reprokit.manifest import Entry, Manifest
-from reprokit.process import Echo, Outcome, ScriptProcess
+from reprokit.manifest import Manifest
+from reprokit.prepared import Continued, Orders, Prepared
+from reprokit.process import Echo, Outcome
 from reprokit.progress import SILENT, Progress
-from reprokit.record import Attempt, CodeFacts, DataFacts, EnvironmentFacts, OutputFacts, Record
+from reprokit.record import Attempt, DataFacts, EnvironmentFacts, OutputFacts, Record
 from reprokit.recording import Recording, new_run_id, now
 from reprokit.registry import Registry
-from reprokit.saving import Collected, Observer, Saver, SavingPolicy
+from reprokit.saving import Observer, Saver, SavingPolicy
 from reprokit.session import Session
 from reprokit.tree import lay_out
 from reprokit.workspace import find_outputs, lay_code, lay_outputs, written_files
 
-__all__ = ["Continued", "Orders", "Prepared", "execute"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A lock and everything that must be in the registry to execute it.
-
-    Attributes:
-        python: The interpreter of the locked environment.
-        container: What the script is executed in, where the environment is an image.
-    """
-
-    lock: RunLock
-    entries: list[Entry]
-    code: CodeFacts
-    name: str
-    warnings: list[str] = field(default_factory=list)
-    in_place: Path | None = None
-    python: Path = Path(sys.executable)
-    container: Container | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Continued:
-    """The run that an execution goes on with, from one of its checkpoints.
-
-    Attributes:
-        record: As it was when the run stopped.
-        collected: What stays of it: the checkpoints up to that one, metrics, artifacts.
-        checkpoint: That checkpoint's version; None to start from the beginning again.
-        framework: Whose callback saved it.
-        files: Contents that the journal starts with, by name: `log.txt`, `metrics.jsonl`.
-        outputs: Files that it had written at declared paths, by path in the workspace.
-    """
-
-    record: Record
-    collected: Collected
-    checkpoint: Manifest | None
-    framework: str
-    where: str
-    files: dict[str, bytes]
-    outputs: dict[str, bytes]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Orders:
-    """What an execution is told beyond its lock.
-
-    Attributes:
-        reproduces: The run that this one repeats; its checkpoints then move no tags.
-        relaxed: In what it differs from that run, in the words it was given.
-        until: Stop after this epoch (from 0).
-        at: Save inside epochs after these batches, by epoch, and no others: where the original did by the clock.
-        stop_after: Stop after so many checkpoints.
-        told: More for the script's process to find in its context.
-    """
-
-    reproduces: str | None = None
-    relaxed: list[str] = field(default_factory=list)
-    until: int | None = None
-    at: list[tuple[int, int]] | None = None
-    stop_after: int | None = None
-    continues: Continued | None = None
-    told: dict[str, Any] = field(default_factory=dict)
+__all__ = ["execute"]
 
 
 def execute(
@@ -153,7 +87,8 @@ def execute(
             resume = _lay_checkpoint(continued, trees, registry=registry, cache=config.cache, progress=progress)
         with tempfile.TemporaryDirectory(prefix="reprokit-") as name:
             scratch = Path(name)
-            variables = _variables(prepared, orders, run_id, scratch, workspace, journal, config, resume)
+            place = Place(workspace, scratch, journal, config.cache)
+            variables = variables_of(prepared, orders, run_id, place, resume)
             record = _record(prepared, orders, run_id, facts, variables)
             saver = Saver(
                 registry=registry,
@@ -166,7 +101,7 @@ def execute(
                 saver.note_again()
                 session = Session(registry=registry, journal=journal, saver=saver)
                 session.listen(scratch / "socket")
-                outcome = _execute_script(prepared, workspace, scratch, variables, journal, config, echo)
+                outcome = start(prepared, place, variables, echo=echo)
                 session.finish()
                 outcome, spoilt = _checked(outcome, session, trees)
                 record = _conclude(
@@ -182,56 +117,15 @@ def execute(
         return recording
     finally:
         if prepared.in_place is not None or lock.execution.layout != "copy":
-            for place in made:
-                if place.is_symlink():
-                    place.unlink()
+            for link in made:
+                if link.is_symlink():
+                    link.unlink()
         if ended:
             journal.close(keep_workspace=prepared.in_place is None and bool(recording.left_behind))
         elif not journal.file("journal.jsonl").stat().st_size:
             journal.close(keep_workspace=False)  # nothing was started
         else:
             journal.leave()
-
-
-def _execute_script(
-    prepared: Prepared,
-    workspace: Path,
-    scratch: Path,
-    variables: dict[str, str],
-    journal: Journal,
-    config: Config,
-    echo: Echo | None,
-) -> Outcome:
-    """Start the script or notebook here, or the script in its container, and return what became of it."""
-    lock, python = prepared.lock, prepared.python
-    folder = workspace / lock.recipe.code.workdir
-    if lock.recipe.code.notebook is not None:
-        command, given = notebook_command(
-            lock, python, workspace=workspace, scratch=scratch, folder=journal.folder, variables=variables
-        )
-        return _told(ScriptProcess(command, folder, given, journal, echo).run(), journal)
-    command = command_of(lock, python)
-    container = prepared.container
-    if container is None:
-        return ScriptProcess(command, folder, variables, journal, echo).run()
-    trees = config.cache / "trees"
-    trees.mkdir(parents=True, exist_ok=True)
-    name = f"reprokit-{variables['REPROKIT_RUN_ID']}-{secrets.token_hex(4)}"
-    command = container.command(
-        command,
-        name=name,
-        folder=folder,
-        writable=[
-            *dict.fromkeys([journal.file("workspace").parent, *([workspace] if prepared.in_place else [])]),
-            scratch,
-        ],
-        readable=[Path(__file__).resolve().parent, trees],
-        variables=variables,
-    )
-    try:
-        return ScriptProcess(command, folder, dict(os.environ), journal, echo).run()
-    finally:
-        container.remove(name)
 
 
 def _lay_checkpoint(
@@ -244,14 +138,6 @@ def _lay_checkpoint(
     tree = lay_out(continued.checkpoint, registry=registry, cache=cache, what=what, look=True, progress=progress)
     trees["(checkpoint)"] = LaidTree(tree, tree.stat().st_ino)
     return {"folder": str(tree), "framework": continued.framework}
-
-
-def _told(outcome: Outcome, journal: Journal) -> Outcome:
-    """Return what became of a notebook in the words of the process that executed it, if it left any."""
-    file = journal.file(FAILURE)
-    if outcome.status == "finished" or not file.exists():
-        return outcome
-    return replace(outcome, failure=file.read_text(encoding="utf-8"))
 
 
 def _checked(outcome: Outcome, session: Session, trees: dict[str, LaidTree]) -> tuple[Outcome, str | None]:
@@ -342,66 +228,6 @@ def _input_link(pin: DataPin) -> dict[str, str]:
     """Return what a checkpoint says of an input that it was made from."""
     link = {"name": pin.name, "package": pin.package, "top_hash": pin.top_hash}
     return {**link, "within": pin.within} if pin.within else link
-
-
-def _variables(
-    prepared: Prepared,
-    orders: Orders,
-    run_id: str,
-    scratch: Path,
-    workspace: Path,
-    journal: Journal,
-    config: Config,
-    resume: dict[str, Any] | None,
-) -> dict[str, str]:
-    """Write what the script's process needs into `scratch`, and return its variables."""
-    lock = prepared.lock
-    package = Path(__file__).resolve().parent
-    boot = lay_bootstrap(scratch)
-    context = scratch / "context.json"
-    told = {
-        "run_id": run_id,
-        "params": lock.params,
-        "every": dict(zip(("n", "unit"), lock.recipe.every, strict=True)),
-        "on": lock.recipe.checkpoints.on,
-        "writer": lock.recipe.checkpoints.writer,
-        "until": orders.until,
-        "at": orders.at,
-        "stop_after": orders.stop_after,
-        "resume": resume,
-        "data": [
-            {"name": pin.name, "package": pin.package, "top_hash": pin.top_hash, "folder": str(workspace / pin.path)}
-            for pin in lock.data
-        ],
-        **orders.told,
-    }
-    context.write_text(json.dumps(told))
-    contained = prepared.container is not None
-    variables = child_variables(
-        lock,
-        inherited={} if contained else os.environ,
-        run_id=run_id,
-        scratch=scratch,
-        socket=scratch / "socket",
-        context=context,
-        report=journal.file("inputs.txt"),
-        python_path=[boot, *(workspace / folder for folder in lock.code.python_path)],
-        readable=[Path("/")] if contained else _readable(prepared, workspace, config, package),
-    )
-    if contained:  # it sees the image, and what it is shown: nothing that was not declared
-        (scratch / "home").mkdir()
-        return {**variables, "HOME": str(scratch / "home")}
-    variables["PATH"] = os.pathsep.join([str(prepared.python.parent), variables.get("PATH", os.defpath)])
-    return variables
-
-
-def _readable(prepared: Prepared, workspace: Path, config: Config, package: Path) -> list[Path]:
-    return [workspace, config.cache / "trees", package, *_libraries(prepared.python)]
-
-
-def _libraries(python: Path) -> list[Path]:
-    """Return where an environment made for this run has its packages; this process's own are allowed anyhow."""
-    return [] if python == Path(sys.executable) else [python.parent.parent / "lib"]
 
 
 def _conclude(

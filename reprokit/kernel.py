@@ -1,6 +1,6 @@
 """The process that executes a run's notebook: a kernel of the run's environment, fed cell by cell, its outputs kept.
 
-Started by the runner as `python -m reprokit.kernel PLAN`; the plan is what `launching.notebook_command` wrote. What the
+Started by the runner as `python -m reprokit.kernel PLAN`; the plan is what `launching` wrote. What the
 cells print is printed here too, so the runner logs it as it does a script's output.
 """
 

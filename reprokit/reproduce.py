@@ -17,13 +17,14 @@ from reprokit.data import output_name, part_of, pin_input
 from reprokit.environment.capture import capture_environment
 from reprokit.environment.vault import kept_entries, open_vault
 from reprokit.errors import NotFoundError, RefusedError, UsageError
-from reprokit.executing import Orders, Prepared, execute
+from reprokit.executing import execute
 from reprokit.lock import DataPin, RunLock
 from reprokit.locking import ready_for
 from reprokit.manifest import Manifest, ManifestDiff
 from reprokit.notebook import Notebook, changed_cells
 from reprokit.package import Package
 from reprokit.plain_yaml import load_yaml
+from reprokit.prepared import Orders, Prepared
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
 from reprokit.recipe import DataInput, Tolerance, from_plain, to_plain

@@ -7,9 +7,10 @@ from dataclasses import replace
 from reprokit.config import Config
 from reprokit.environment.vault import kept_entries, open_vault
 from reprokit.errors import RefusedError
-from reprokit.executing import Continued, Orders, Prepared, execute
+from reprokit.executing import execute
 from reprokit.locking import ready_for
 from reprokit.manifest import Entry
+from reprokit.prepared import Continued, Orders, Prepared
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
 from reprokit.record import CheckpointEntry, CodeFacts, Record

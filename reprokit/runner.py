@@ -20,11 +20,12 @@ from reprokit.environment.capture import importable_folders
 from reprokit.environment.interpreter import Interpreter
 from reprokit.environment.vault import store_archives, store_vault
 from reprokit.errors import NotFoundError, RecipeError, UsageError
-from reprokit.executing import Prepared, execute
+from reprokit.executing import execute
 from reprokit.lock import RecipeLock
 from reprokit.locking import Ready, lock_run, read_recipe, recipe_lock_for, recipe_lock_path
 from reprokit.manifest import Entry
 from reprokit.notebook import Notebook
+from reprokit.prepared import Prepared
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
 from reprokit.recipe import Environment, Recipe
