@@ -321,6 +321,19 @@ def test_a_lock_is_compared_package_by_package(project: Project, tmp_path: Path)
     assert f"numpy 1.0 → {was}" in project.reprokit("env", "check", str(file), expect=7).stdout
 
 
+def test_an_image_is_not_asked_and_not_vouched_for(project: Project, tmp_path: Path) -> None:
+    run = project.json("run", "recipe.yaml")
+    registry = LocalRegistry(project.registry)
+    stored = RunStore(registry).load(run["run_id"])
+    lock = RunStore(registry).lock(stored)
+    image = msgspec.structs.replace(lock.environment, container=f"sha256:{'0' * 64}")
+    found = check_run(
+        stored.record, msgspec.structs.replace(lock, environment=image), registry=registry, exact=True, cache=tmp_path
+    )
+    assert found.prediction is not None and (found.python, found.exit_code) == (None, 8)
+    assert found.prediction.reasons == ["the run's environment is an image, which is not asked"]
+
+
 @pytest.mark.slow
 def test_packages_that_differ_are_named_and_count_if_the_run_imported_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
