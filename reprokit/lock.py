@@ -47,7 +47,7 @@ _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 _File = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.+!~-]*\Z", max_length=400)]
 _ImageDigest = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
-_Url = Annotated[str, msgspec.Meta(pattern=r"\A(https?|file)://[!-~]+\Z", max_length=4000)]
+_Url = Annotated[str, msgspec.Meta(pattern=r"\A((git|hg|svn|bzr)\+)?(https?|ssh|file)://[!-~]+\Z", max_length=4000)]
 
 
 class CondaPackage(_Artefact, frozen=True, kw_only=True):
@@ -82,19 +82,22 @@ class PipPackage(_Artefact, frozen=True, kw_only=True):
 
 
 class Archive(_Artefact, frozen=True, kw_only=True):
-    """Where a package's archive was found: a fact, never part of an identity.
+    """Where a package came from: a fact, never part of an identity.
 
     Attributes:
-        url: Without credentials, tokens, query and fragment.
-        sha256: Of the archive, in hex.
+        file: Name of the archive; None of a repository or folder.
+        url: Without credentials, tokens, query and fragment; of a repository as `git+https://…`.
+        sha256: Of the archive, in hex; None where nobody noted it.
+        revision: Of a repository.
     """
 
     kind: Literal["conda", "pip"]
     name: _Name
     version: _Version
-    file: _File
+    file: _File | None = None
     url: _Url
-    sha256: _Sha256
+    sha256: _Sha256 | None = None
+    revision: _Word | None = None
 
 
 class PackageChange(_Artefact, frozen=True, kw_only=True):

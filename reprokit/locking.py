@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from reprokit.data import pin_data
+from reprokit.environment.archives import with_archives
 from reprokit.environment.capture import capture
 from reprokit.environment.container import Container, open_container
 from reprokit.environment.declared import declared_files
@@ -102,12 +103,20 @@ class Ready:
 
 
 def lock_recipe(
-    path: Path, *, registry: Registry, root: Path, cache: Path, upgrade: bool = False, progress: Progress = SILENT
+    path: Path,
+    *,
+    registry: Registry,
+    root: Path,
+    cache: Path,
+    upgrade: bool = False,
+    archives: bool = False,
+    progress: Progress = SILENT,
 ) -> tuple[RecipeLock, LockChanges]:
     """Pin a recipe, write the lock beside it, and say what moved since the last one.
 
     Args:
         upgrade: Solve a declared environment anew also where the files that declare it are unchanged.
+        archives: Ask the indexes where the wheels of an environment that was not solved are.
     """
     recipe = read_recipe(path)
     file = recipe_lock_path(path)
@@ -117,10 +126,12 @@ def lock_recipe(
         before is not None and declares.environment is not None and before.declares.environment == declares.environment
     )
     if before is not None and unchanged and not upgrade:
-        environment, archives = before.environment, before.archives
+        environment, known = before.environment, before.archives
     else:
-        environment, archives, _ = _environment(recipe, root=root, cache=cache, progress=progress)
-    lock = _pinned(recipe, declares, environment, archives, registry=registry)
+        environment, known, ready = _environment(recipe, root=root, cache=cache, progress=progress)
+        if archives and ready is not None and ready.container is None:
+            known = with_archives(environment, known, cache=cache, progress=progress)
+    lock = _pinned(recipe, declares, environment, known, registry=registry)
     with os_errors(f"Writing {file}"):
         durable_write(file, lock.encode())
     return lock, _changes(before, lock)

@@ -189,8 +189,8 @@ def prepare(
                 vaulted, unpacked = _vaulted(recipe, pins, ready, sink, config=config, progress=progress)
                 entries, warnings = [*entries, *vaulted], [*warnings, *unpacked]
         facts = capture.facts
-    if sys.prefix == sys.base_prefix and not recipe_lock_path(path).exists():
-        warnings.append(f"This is not a virtual environment: {sys.prefix} is shared with other work.")
+    if not recipe_lock_path(path).exists():
+        warnings += shared_environment()
     warnings += ignored_python_path(repository.root)
     if notebook is not None and capture.notebook is not None:
         warnings += Notebook.parse(capture.notebook, what=notebook).warnings(notebook)
@@ -223,6 +223,16 @@ def _vaulted(
         pins.environment, which, ready.changed, sink, interpreter=interpreter, cache=config.cache, progress=progress
     )
     return entries, [*warnings, *lost]
+
+
+def shared_environment() -> list[str]:
+    """Return a warning if reprokit runs in a system's Python, or in conda's base environment."""
+    if (Path(sys.prefix) / "conda-meta").is_dir():
+        base = (Path(sys.prefix) / "condabin").is_dir()
+        return [f"This is conda's base environment, {sys.prefix}: it changes as conda does."] if base else []
+    if sys.prefix == sys.base_prefix:
+        return [f"This is not a virtual environment: {sys.prefix} is shared with other work."]
+    return []
 
 
 def ignored_python_path(root: Path) -> list[str]:

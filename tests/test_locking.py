@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Project
-from tests.environment.making import only, wheel
+from tests.environment.making import needed_by_reprokit, only, repacked, venv, wheel
 
 
 @pytest.fixture
@@ -46,6 +49,24 @@ def test_a_lock_stands_until_its_files_change(index: Path, tmp_path: Path) -> No
     project.json("run", "recipe.yaml", "-q")
     done = project.reprokit("reproduce", "latest", home="elsewhere")
     assert "BITWISE" in done.stdout
+
+
+def test_where_wheels_are_is_asked_only_if_wanted(index: Path, tmp_path: Path) -> None:
+    python = venv(tmp_path / "venv", repacked(tmp_path / "wheels", needed_by_reprokit()))
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "demo==1.0"]
+    subprocess.run(command, check=True)
+    project = Project(tmp_path)
+    project.build()
+    project.python = str(python)
+    told = {}
+    for options in ([], ["--archives"]):
+        project.reprokit("lock", "recipe.yaml", *options)
+        told[bool(options)] = json.loads((project.root / "recipe.lock.json").read_text())
+    assert [one["name"] for one in told[False]["archives"] if one["name"] == "demo"] == []
+    (demo,) = [one for one in told[True]["archives"] if one["name"] == "demo"]
+    assert demo["url"] == (index / demo["file"]).as_uri()
+    assert demo["sha256"] == hashlib.sha256((index / demo["file"]).read_bytes()).hexdigest()
+    assert told[True]["environment"] == told[False]["environment"]
 
 
 def test_without_a_lock_a_declared_environment_is_solved_and_that_is_said(index: Path, tmp_path: Path) -> None:

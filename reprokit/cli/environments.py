@@ -12,6 +12,7 @@ from reprokit.asking import MOST_THREADS
 from reprokit.checking import check_lock, check_run
 from reprokit.cli.check_text import check_text
 from reprokit.cli.face import Face, common
+from reprokit.environment.archives import with_archives
 from reprokit.environment.capture import capture
 from reprokit.environment.realise import realise
 from reprokit.environment.solving import solve
@@ -37,10 +38,17 @@ def env() -> None:
 @click.option("--pip", metavar="FILE", help="Solve a requirements file, or a pyproject.toml.")
 @click.option("--lock", metavar="FILE", help="Take a pylock.toml.")
 @click.option("--extra", "extras", multiple=True, help="An extra of the pyproject.toml or pylock.toml; repeatable.")
+@click.option("--archives", is_flag=True, help="Ask the indexes where installed wheels are, with their hashes.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a file, and not to stdout.")
 @common
 def lock(
-    face: Face, conda: str | None, pip: str | None, lock: str | None, extras: tuple[str, ...], output: Path | None
+    face: Face,
+    conda: str | None,
+    pip: str | None,
+    lock: str | None,
+    extras: tuple[str, ...],
+    archives: bool,
+    output: Path | None,
 ) -> None:
     """Pin an environment by itself: the one here, or what a file declares.
 
@@ -61,7 +69,9 @@ def lock(
         here = capture(face.config.cache)
         for package, files in here.changed.items():
             face.note(f"{package} was changed since it was installed: {', '.join(files[:3])}")
-        made = LockedEnvironment(environment=here.lock, archives=here.archives)
+        cache = face.config.cache
+        known = with_archives(here.lock, here.archives, cache=cache, progress=face) if archives else here.archives
+        made = LockedEnvironment(environment=here.lock, archives=known)
     text = made.encode()
     if output is not None:
         with os_errors(f"Writing {output}"):

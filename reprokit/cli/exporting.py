@@ -76,7 +76,7 @@ def _environment(face: Face, ref: str, form: str) -> tuple[str, dict[str, object
     elif form == "explicit":
         text, lost = as_explicit(locked, archives)
     else:
-        wheels = [one for one in archives if one.kind == "pip"]
+        wheels = [one for one in archives if one.kind == "pip" and one.file and one.sha256]
         if {one.name for one in wheels} != {one.name for one in locked.pip}:
             base = find_interpreter(version=locked.python, implementation=locked.implementation, system=locked.platform)
             wheels, lost = find_archives(locked, interpreter=base, cache=face.config.cache, progress=face)

@@ -62,8 +62,9 @@ def init(face: Face, script: str | None) -> None:
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--upgrade", is_flag=True, help="Solve a declared environment anew, though its files are unchanged.")
+@click.option("--archives", is_flag=True, help="Ask the indexes where installed wheels are, with their hashes.")
 @common
-def lock(face: Face, recipe: Path, upgrade: bool) -> None:
+def lock(face: Face, recipe: Path, upgrade: bool, archives: bool) -> None:
     """Pin RECIPE's environment and data in a lock beside it, and say what moved.
 
     `environment: current` takes what is installed. A declared environment is solved: an environment.yml by conda's
@@ -71,8 +72,9 @@ def lock(face: Face, recipe: Path, upgrade: bool) -> None:
     """
     root = Repository(recipe.absolute().parent).root
     made, changes = lock_recipe(
-        recipe, registry=face.registry(), root=root, cache=face.config.cache, upgrade=upgrade, progress=face
-    )
+        recipe, registry=face.registry(), root=root, cache=face.config.cache, upgrade=upgrade, archives=archives,
+        progress=face,
+    )  # fmt: skip
     lines = [f"  environment  {made.environment.hash[:8]}  {made.environment.size} packages"]
     lines += [f"    {change}" for change in changes.environment]
     moved = {name: before for name, before, _ in changes.data}

@@ -23,7 +23,7 @@ from reprokit.lock import Archive, EnvironmentLock, PipPackage
 from reprokit.paths import os_errors
 from reprokit.progress import SILENT, Progress
 
-__all__ = ["find_archives", "resolve"]
+__all__ = ["find_archives", "resolve", "with_archives"]
 
 _MISSING = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)")
 
@@ -58,7 +58,7 @@ def find_archives(
         archive = _archive(row)
         if archive is None or archive.name not in wanted:
             continue
-        if _tags_of(archive.file) != set(wanted[archive.name].tags):
+        if _tags_of(str(archive.file)) != set(wanted[archive.name].tags):
             lost[archive.name] = f"the index has {archive.file}, which is not the wheel that was installed"
         else:
             found[archive.name] = archive
@@ -66,6 +66,18 @@ def find_archives(
         if name not in found:
             lost.setdefault(name, "the index states no hash of it")
     return [found[name] for name in sorted(found)], dict(sorted(lost.items()))
+
+
+def with_archives(
+    lock: EnvironmentLock, known: Sequence[Archive], *, cache: Path, progress: Progress = SILENT
+) -> list[Archive]:
+    """Return what is known of where the packages here came from, and what the indexes say of the others."""
+    told = {(one.kind, one.name) for one in known}
+    rest = msgspec.structs.replace(lock, pip=[one for one in lock.pip if ("pip", one.name) not in told])
+    found, lost = find_archives(rest, interpreter=Interpreter.here(), cache=cache, progress=progress)
+    for name, why in lost.items():
+        progress.note(f"Where {name} came from is not in the lock: {why}.")
+    return [*known, *found]
 
 
 def resolve(file: Path, *, interpreter: Interpreter, scratch: Path, beside: bool) -> list[Archive]:
@@ -89,7 +101,7 @@ def resolve(file: Path, *, interpreter: Interpreter, scratch: Path, beside: bool
     found = []
     for row in rows:
         archive = _archive(row)
-        if archive is None or not archive.file.endswith(".whl"):
+        if archive is None or not str(archive.file).endswith(".whl"):
             told = row.get("metadata", {}).get("name") if isinstance(row, dict) else None
             raise EnvironmentMismatchError(
                 f"{file.name} asks for {told or 'a package'} from a place that serves no wheel of it.",

@@ -12,12 +12,15 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from packaging.utils import canonicalize_name
 
 from reprokit.environment.condameta import conda_installed
 from reprokit.environment.installed import actual_rows, record_digest, rows_of
 from reprokit.environment.interpreter import Interpreter
+from reprokit.environment.locators import clean_url
 from reprokit.environment.memory import Memory
 from reprokit.lock import Archive, EnvironmentLock, PipPackage
 
@@ -32,7 +35,7 @@ class Captured:
 
     Attributes:
         changed: Files that were edited, or are missing, since they were installed, by package.
-        archives: Where conda packages came from; pip does not note it.
+        archives: Where conda packages came from, and those of pip's that no index served: of others it notes nothing.
     """
 
     lock: EnvironmentLock
@@ -57,8 +60,11 @@ def capture(cache: Path | None = None, *, interpreter: Interpreter | None = None
     pip: dict[str, PipPackage] = {}
     changed = {one.package.name: one.changed for one in conda if one.changed}
     owned = {str(chosen.prefix / folder) for one in conda for folder in one.metadata}
+    archives = [one.archive for one in conda if one.archive is not None]
     for name, distribution in packages_of(chosen, owned):
         pip[name], files = _pip_package(name, distribution, memory)
+        if (direct := _direct_url(distribution)) is not None and (origin := _origin(pip[name], direct)) is not None:
+            archives.append(origin)
         if files:
             changed[name] = files
     memory.save()
@@ -69,7 +75,7 @@ def capture(cache: Path | None = None, *, interpreter: Interpreter | None = None
         conda=[one.package for one in conda],
         pip=[pip[name] for name in sorted(pip)],
     )
-    return Captured(lock, changed, [one.archive for one in conda if one.archive is not None])
+    return Captured(lock, changed, archives)
 
 
 def packages_of(interpreter: Interpreter, owned: Container[str] = ()) -> Iterator[tuple[str, Distribution]]:
@@ -113,17 +119,47 @@ def importable_folders(root: Path) -> list[str]:
 
 
 def _editable_folder(distribution: Distribution) -> Path | None:
-    text = distribution.read_text("direct_url.json")
-    if not text:
-        return None
-    try:
-        value = json.loads(text)
-        url = str(value["url"])
-        if value.get("dir_info", {}).get("editable") is True and url.startswith("file://"):
-            return Path(url.removeprefix("file://"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
+    direct = _direct_url(distribution) or {}
+    folder = direct.get("dir_info")
+    url = str(direct.get("url"))
+    if isinstance(folder, dict) and folder.get("editable") is True and url.startswith("file://"):
+        return Path(url.removeprefix("file://"))
     return None
+
+
+def _direct_url(distribution: Distribution) -> dict[str, Any] | None:
+    """Return what an installer noted of a package that it did not take from an index by its name.
+
+    Source: https://packaging.python.org/en/latest/specifications/direct-url/
+    """
+    text = distribution.read_text("direct_url.json")
+    try:
+        value = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _origin(package: PipPackage, direct: dict[str, Any]) -> Archive | None:
+    """Return where a package came from, in words that may be recorded; None if they cannot be."""
+    repository, archive = direct.get("vcs_info"), direct.get("archive_info")
+    url = clean_url(str(direct.get("url")))
+    try:
+        if isinstance(repository, dict):
+            found = Archive(
+                kind="pip", name=package.name, version=package.version, url=f"{repository['vcs']}+{url}",
+                revision=repository["commit_id"],
+            )  # fmt: skip
+        else:
+            hashes = archive.get("hashes") if isinstance(archive, dict) else None
+            found = Archive(
+                kind="pip", name=package.name, version=package.version, url=str(url),
+                file=str(url).rpartition("/")[2] if isinstance(archive, dict) else None,
+                sha256=hashes.get("sha256") if isinstance(hashes, dict) else None,
+            )  # fmt: skip
+        return msgspec.convert(msgspec.to_builtins(found), Archive)
+    except (KeyError, TypeError, msgspec.ValidationError):
+        return None
 
 
 def _pip_package(name: str, distribution: Distribution, memory: Memory) -> tuple[PipPackage, list[str]]:

@@ -22,6 +22,7 @@ __all__ = ["CondaVault", "gather_conda"]
 CondaVault = Mapping[str, Callable[[Path], Path]]
 """`conda_key` of a package → what writes its archive into a folder, and returns the file."""
 
+_SCHEMES = ("http:", "https:", "file:")
 _SUFFIXES = (".conda", ".tar.bz2")
 
 
@@ -45,7 +46,7 @@ def gather_conda(
         EnvironmentMismatchError: A package has no archive, or none that is the locked one; it is named.
     """
     store = cache / "conda"
-    known = {one.name: one.url for one in archives if one.kind == "conda"}
+    known = {one.name: one.url for one in archives if one.kind == "conda" and one.url.startswith(_SCHEMES)}
     todo = list(packages)
     found: dict[str, Path] = {}
     served: list[CondaPackage] = []

@@ -32,9 +32,9 @@ def as_pylock(lock: EnvironmentLock, archives: Sequence[Archive], lost: Mapping[
     lines += ['lock-version = "1.0"', f"environments = [{_quoted(marker)}]"]
     lines += [f"requires-python = {_quoted(f'=={lock.python}')}", 'created-by = "reprokit"']
     for one in archives:
-        hashes = f"hashes = {{sha256 = {_quoted(one.sha256)}}}"
+        hashes = f"hashes = {{sha256 = {_quoted(str(one.sha256))}}}"
         lines += ["", "[[packages]]", f"name = {_quoted(one.name)}", f"version = {_quoted(one.version)}"]
-        lines += [f"wheels = [{{name = {_quoted(one.file)}, url = {_quoted(one.url)}, {hashes}}}]"]
+        lines += [f"wheels = [{{name = {_quoted(str(one.file))}, url = {_quoted(one.url)}, {hashes}}}]"]
     return "\n".join(lines) + "\n"
 
 

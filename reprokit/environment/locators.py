@@ -19,4 +19,4 @@ def clean_url(url: str) -> str | None:
         cleaned = urlunsplit((parts.scheme, host, _TOKEN.sub("", parts.path), "", ""))
     except ValueError:
         return None
-    return cleaned if parts.scheme in ("http", "https", "file") and _WRITABLE.fullmatch(cleaned) else None
+    return cleaned if parts.scheme in ("http", "https", "ssh", "file") and _WRITABLE.fullmatch(cleaned) else None

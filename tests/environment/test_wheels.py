@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import zipfile
@@ -148,3 +149,34 @@ def test_pip_and_other_installers_leave_the_same_identity(tmp_path: Path) -> Non
     (info / "RECORD").write_text((info / "RECORD").read_text() + "demo-1.0.dist-info/uv_cache.json,sha256=x,2\n")
     assert capture_environment(interpreter=Interpreter.at(python)) == first
     assert sys.prefix not in str(first)
+
+
+@pytest.mark.parametrize(
+    ("noted", "told"),
+    [
+        (
+            {"url": "https://u:secret@git.example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "a1" * 20}},
+            {"url": "git+https://git.example.org/x.git", "revision": "a1" * 20, "file": None, "sha256": None},
+        ),
+        (
+            {
+                "url": "https://example.org/demo-1.0-py3-none-any.whl?sig=s",
+                "archive_info": {"hashes": {"sha256": "0" * 64}},
+            },
+            {"url": "https://example.org/demo-1.0-py3-none-any.whl", "sha256": "0" * 64, "revision": None},
+        ),
+        ({"url": "file:///srv/demo", "dir_info": {}}, {"url": "file:///srv/demo", "file": None}),
+        ({"url": "https://example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "--upload-pack=x y"}}, None),
+        ({"url": "javascript:x", "archive_info": {}}, None),
+        ({"url": 3, "vcs_info": []}, None),
+    ],
+)
+def test_where_a_package_came_from_is_told_without_secrets_or_not_at_all(
+    tmp_path: Path, noted: dict[str, object], told: dict[str, object] | None
+) -> None:
+    python = venv(tmp_path / "venv", [wheel(tmp_path, "demo", "1.0", {"demo.py": "x = 1\n"})])
+    (info,) = (tmp_path / "venv").rglob("demo-1.0.dist-info")
+    (info / "direct_url.json").write_text(json.dumps(noted))
+    found = capture(interpreter=Interpreter.at(python)).archives
+    assert len(found) == (told is not None)
+    assert all(getattr(found[0], key) == value for key, value in (told or {}).items())
