@@ -268,7 +268,7 @@ def ready_for(
             hint=f"{error.hint or ''} Or accept the one here: --env current for a run, --with env=current for a "
             "reproduction.".strip(),
         ) from None
-    progress.note(f"The environment of {what} differs from this one in {len(changes)} package(s); it was made anew.")
+    progress.note(f"The environment of {what} is not this one ({len(changes)} packages differ): {python} is used.")
     return Ready(python, {}, vault.archives if vault else ())
 
 

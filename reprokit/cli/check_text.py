@@ -8,7 +8,7 @@ from reprokit.checking import Check
 
 __all__ = ["check_text"]
 
-_MOST, _WIDE = 30, 120
+_MOST, _FEW, _WIDE = 30, 6, 120
 _WORDS = {
     "EQUAL": "EQUAL: nothing that decides bits differs, and every kernel that was tried gave equal bits",
     "MAY-DIFFER": "MAY-DIFFER: something that can decide bits differs; `{settles}` settles it",
@@ -21,10 +21,8 @@ def check_text(check: Check) -> str:
     """Return the comparison in lines; the last one is the prediction."""
     rows: list[tuple[str, str]] = [("run", check.run)] if check.run else []
     count, prediction = len(check.packages), check.prediction
-    word = "match   " if not count else "DIFFERS "
-    rows.append(
-        ("environment", f"{word} {count or check.compared} of {check.compared} packages, lock {check.hash[:8]}")
-    )
+    differs = f"DIFFERS  in {count} packages" if count else f"match    {check.compared} of {check.compared} packages"
+    rows.append(("environment", f"{differs}, lock {check.hash[:8]}"))
     if check.failure:
         rows.append(("environment", f"cannot be made here: {check.failure}"))
     rows.append(("python", check.python or "none"))
@@ -37,9 +35,9 @@ def check_text(check: Check) -> str:
     if prediction.kernels:
         told = (f"{family} {equal} of {tried}" for family, (tried, equal) in prediction.kernels.items())
         rows.append(("kernels", f"equal bits: {', '.join(told)}"))
-    for name, texts in (("no effect", prediction.notes), ("reason", prediction.reasons)):
-        rows += [(name, text) for text in texts[:_MOST]]
-        rows += [("", f"and {len(texts) - _MOST} more")] if len(texts) > _MOST else []
+    for name, texts, most in (("no effect", prediction.notes, _FEW), ("reason", prediction.reasons, _MOST)):
+        rows += [(name, text) for text in texts[:most]]
+        rows += [("", f"and {len(texts) - most} more")] if len(texts) > most else []
     settles = f"reproduce {check.run}{' --with env=current' if count else ''} --until epoch=0"
     rows.append(("prediction", _WORDS[prediction.prediction].format(settles=settles)))
     return _table(rows)

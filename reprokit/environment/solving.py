@@ -56,6 +56,7 @@ def solve(environment: Environment, *, root: Path, cache: Path, progress: Progre
     if file.endswith(".toml"):
         wanted = requirements_of_pyproject(read_text(root, file), environment.extras, what=file)
         return _with_pip(Solved(empty, []), wanted, None, here, cache, progress)
+    read_text(root, file)
     return _with_pip(Solved(empty, []), [], root / file, here, cache, progress)
 
 

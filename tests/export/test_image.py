@@ -20,6 +20,8 @@ from tests.conftest import ROOT, Project, put_run
 from tests.environment.making import install, needed_by_reprokit, only, repacked, venv, wheel
 from tests.export.building import Buildah, base_root
 
+SCALE = float(os.environ.get("REPROKIT_TEST_SCALE", "1"))
+LARGE = pytest.mark.skipif(SCALE < 2, reason="builds a large image, for minutes; REPROKIT_TEST_SCALE=2")
 BUILDAH = pytest.mark.skipif(shutil.which("buildah") is None, reason="needs buildah: `apt-get install buildah`")
 
 
@@ -99,7 +101,7 @@ def test_an_image_built_from_a_run_reproduces_it_in_every_bit(made: Made, tmp_pa
 
 
 @BUILDAH
-@pytest.mark.slow
+@LARGE
 @pytest.mark.skipif(importlib.util.find_spec("skops") is None, reason="needs reprokit's extra `sklearn`")
 def test_an_image_of_a_digits_run_of_scikit_learn_reproduces_it_in_every_bit(tmp_path: Path) -> None:
     wheels = repacked(tmp_path / "wheels", needed_by_reprokit("scikit-learn", "skops", "joblib"))
@@ -117,7 +119,7 @@ def test_an_image_of_a_digits_run_of_scikit_learn_reproduces_it_in_every_bit(tmp
 
 
 @BUILDAH
-@pytest.mark.slow
+@LARGE
 @pytest.mark.skipif(importlib.util.find_spec("rattler") is None, reason="needs reprokit's extra `conda`")
 def test_an_image_of_a_conda_environment_reproduces_its_run_in_every_bit(tmp_path: Path) -> None:
     channels = importlib.import_module("tests.environment.channels")
