@@ -27,7 +27,8 @@ def check_text(check: Check) -> str:
         rows.append(("environment", f"cannot be made here: {check.failure}"))
     rows.append(("python", check.python or "none"))
     if prediction is None or check.failure:  # otherwise each package stands where it counts
-        rows += [("package", str(change)) for change in check.packages[:_MOST]]
+        locked_first = sorted(check.packages, key=lambda change: change.locked is None)
+        rows += [("package", str(change)) for change in locked_first[:_MOST]]
         rows += [("", f"and {count - _MOST} more")] if count > _MOST else []
     if prediction is None:
         return _table(rows)
