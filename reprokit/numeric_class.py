@@ -13,7 +13,8 @@ __all__ = ["HARMLESS", "Difference", "differences", "explanations", "kernels_com
 
 HARMLESS = {
     "LANG", "LC_ALL", "LC_NUMERIC", "TZ", "PYTHONHASHSEED", "PYTHONOPTIMIZE",
-    "KMP_BLOCKTIME", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "OMP_WAIT_POLICY", "OMP_DISPLAY_ENV", "GOMP_SPINCOUNT", "KMP_SETTINGS", "KMP_WARNINGS",
+    "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK",
+    "KMP_BLOCKTIME", "OMP_WAIT_POLICY", "OMP_DISPLAY_ENV", "GOMP_SPINCOUNT", "KMP_SETTINGS", "KMP_WARNINGS",
     "MKL_VERBOSE", "ONEDNN_VERBOSE", "DNNL_VERBOSE", "OPENBLAS_VERBOSE", "CUBLAS_LOGINFO_DBG",
 }  # fmt: skip
 """Variables that no arithmetic reads; what a script makes of them is its own."""
