@@ -6,13 +6,10 @@ within the recipe's tolerance), METRIC-TOLERANCE (declared metrics within theirs
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +17,8 @@ import numpy.typing as npt
 from reprokit.canonical import canonical
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.lock import RunLock
-from reprokit.recipe import Tolerance
+from reprokit.outputs import MAX_OUTPUT, compare_output
+from reprokit.recipe import OutputMode, Tolerance
 from reprokit.record import CheckpointEntry, OutputFacts, Record
 from reprokit.verdict import Comparison, Divergence, Rung, Verdict
 
@@ -316,7 +314,7 @@ def _compare_outputs(left: Side, right: Side, tolerance: Tolerance, seen: _Seen)
 
 def _compare_output(
     path: str,
-    mode: str,
+    mode: OutputMode,
     one: OutputFacts | None,
     other: OutputFacts | None,
     left: Side,
@@ -326,63 +324,13 @@ def _compare_output(
     if one is None or other is None or one.missing or other.missing:
         side = "the original" if one is None or one.missing else "the repetition"
         return Comparison(what=path, result="missing", detail=f"{side} does not have it")
-    if one.digest == other.digest:
+    if one.digest is not None and one.digest == other.digest:
         return Comparison(what=path, result="match", detail=f"{one.size:,} bytes")
-    if mode == "values":
-        return _compare_values(path, left.output(path), right.output(path), tolerance)
-    return Comparison(what=path, result="differs", detail=f"{one.size:,} and {other.size:,} bytes")
-
-
-def _compare_values(path: str, left: bytes, right: bytes, tolerance: Tolerance) -> Comparison:
-    try:
-        ours, theirs = _values(path, left), _values(path, right)
-    except (ValueError, UnicodeDecodeError, RecursionError, csv.Error) as error:
-        return Comparison(what=path, result="differs", detail=f"bytes differ, and values cannot be read: {error}")
-    worst = 0.0
-    for where in dict.fromkeys([*ours, *theirs]):
-        a, b = ours.get(where), theirs.get(where)
-        if a == b and type(a) is type(b):
-            continue
-        allowed = tolerance.metrics.get(where.rpartition(".")[2], 0.0)
-        if not (_is_number(a) and _is_number(b)) or not abs(float(a) - float(b)) <= allowed:
-            return Comparison(what=path, result="differs", detail=f"{where}: {_short(a)} → {_short(b)}")
-        worst = max(worst, abs(float(a) - float(b)))
-    return Comparison(what=path, result="tolerated", detail=f"other bytes, values within {worst:.3g}")
-
-
-def _values(path: str, data: bytes) -> dict[str, Any]:
-    """Return the scalars of a JSON or CSV file by their place in it."""
-    text = data.decode("utf-8")
-    if path.endswith((".csv", ".tsv")):
-        rows = csv.reader(io.StringIO(text), delimiter="\t" if path.endswith(".tsv") else ",")
-        return {f"[{i}][{j}]": _cell(cell) for i, row in enumerate(rows) for j, cell in enumerate(row)}
-    found: dict[str, Any] = {}
-    pending: list[tuple[str, Any]] = [("", json.loads(text))]
-    while pending:
-        where, node = pending.pop()
-        if isinstance(node, dict) and node:
-            pending += [(f"{where}.{key}" if where else str(key), item) for key, item in node.items()]
-        elif isinstance(node, list) and node:
-            pending += [(f"{where}[{i}]", item) for i, item in enumerate(node)]
-        else:
-            found[where] = node
-    return found
-
-
-def _cell(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    if max(one.size, other.size) > MAX_OUTPUT:
+        return Comparison(
+            what=path, result="differs", detail=f"{one.size:,} and {other.size:,} bytes, too many to read"
+        )
+    return compare_output(path, mode, left.output(path), right.output(path), tolerance.metrics)
 
 
 def _compare_metrics(left: Record, right: Record, tolerance: Tolerance, seen: _Seen, until: int | None) -> bool | None:

@@ -23,6 +23,7 @@ __all__ = [
     "Environment",
     "Execution",
     "Output",
+    "OutputMode",
     "Recipe",
     "Tolerance",
     "WeightTolerance",
@@ -116,11 +117,18 @@ class Checkpoints(_Strict, frozen=True, kw_only=True):
     writer: Literal["auto", "process", "sync"] = "auto"
 
 
+OutputMode = Literal["bytes", "values", "pixels", "lines", "ignore"]
+
+
 class Output(_Strict, frozen=True, kw_only=True):
-    """A file or folder that the script writes, and how a reproduction's is compared with it."""
+    """A file or folder that the script writes, and how a reproduction's is compared with it.
+
+    By `bytes`, by `values` (JSON, tables, NumPy arrays; within the metrics' tolerances), by `pixels`, by `lines` of
+    text, or not at all: `ignore`. Of a folder each file is compared so.
+    """
 
     path: str
-    compare: Literal["bytes", "values", "ignore"] = "bytes"
+    compare: OutputMode = "bytes"
 
 
 class WeightTolerance(_Strict, frozen=True, kw_only=True):

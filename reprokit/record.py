@@ -9,6 +9,7 @@ import msgspec
 
 from reprokit.canonical import canonical
 from reprokit.errors import DataMismatchError, NotFoundError
+from reprokit.recipe import OutputMode
 from reprokit.untrusted import load_json
 from reprokit.verdict import Verdict
 
@@ -109,7 +110,7 @@ class OutputFacts(_Part, frozen=True, kw_only=True):
     """A declared output; `missing` if the script did not write it. A folder has one of these for each file."""
 
     path: str
-    compare: Literal["bytes", "values", "ignore"] = "bytes"
+    compare: OutputMode = "bytes"
     missing: bool = False
     size: int = 0
     digest: str | None = None

@@ -11,19 +11,23 @@ from reprokit.errors import DataMismatchError
 __all__ = ["check_depth", "load_json"]
 
 
-def load_json(data: bytes, *, what: str, max_bytes: int = 64 * 1024 * 1024, max_depth: int = 64) -> Any:
+def load_json(
+    data: bytes, *, what: str, max_bytes: int = 64 * 1024 * 1024, max_depth: int = 64, constants: bool = False
+) -> Any:
     """Parse untrusted JSON.
 
     Args:
         what: Names the source in errors, e.g. ``record.json of run 20261123-…``.
         max_bytes, max_depth: Caps; more is refused before or right after the parse.
+        constants: Read NaN and the infinities, which Python and others write though JSON has none.
     Raises:
         DataMismatchError: Too large, too deep, not JSON, NaN or a key twice.
     """
     if len(data) > max_bytes:
         raise DataMismatchError(f"{what} is {len(data):,} bytes long; at most {max_bytes:,} are read.")
     try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
+        allowed = None if constants else _no_constant
+        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=allowed, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise DataMismatchError(f"{what} is not JSON that reprokit reads: {error}.") from None
     check_depth(value, what=what, max_depth=max_depth)

@@ -66,7 +66,7 @@ RECIPES = st.builds(
         best=st.dictionaries(WORD, st.sampled_from(["min", "max"]), max_size=2),
     ),
     outputs=st.lists(
-        st.just("out") | st.builds(Output, path=st.just("out.csv"), compare=st.sampled_from(["bytes", "values"])),
+        st.just("out") | st.builds(Output, path=st.just("out.csv"), compare=st.sampled_from(["bytes", "values", "pixels", "lines", "ignore"])),
         max_size=2,
     ),
     tolerance=st.builds(
