@@ -293,6 +293,7 @@ def within_tolerance(left: npt.NDArray[Any], right: npt.NDArray[Any], atol: floa
 def _compare_outputs(left: Side, right: Side, tolerance: Tolerance, seen: _Seen) -> None:
     ours = {output.path: output for output in left.record.outputs}
     theirs = {output.path: output for output in right.record.outputs}
+    folders = [{above for path in outputs for above in _above(path)} for outputs in (ours, theirs)]
     for path in dict.fromkeys([*ours, *theirs]):
         one, other = ours.get(path), theirs.get(path)
         mode = next(side.compare for side in (one, other) if side is not None)
@@ -303,7 +304,12 @@ def _compare_outputs(left: Side, right: Side, tolerance: Tolerance, seen: _Seen)
         if absent and (left.record.status != "finished" or other is None or other.missing):
             continue
         seen.compared += 1
-        comparison = _compare_output(path, mode, one, other, left, right, tolerance)
+        if one is None or one.missing:
+            comparison = _missing(path, "the original", ours, folders[0])
+        elif other is None or other.missing:
+            comparison = _missing(path, "the repetition", theirs, folders[1])
+        else:
+            comparison = _compare_output(path, mode, one, other, left, right, tolerance)
         seen.say(comparison)
         if comparison.result != "match":
             seen.bits_equal = False
@@ -312,18 +318,28 @@ def _compare_outputs(left: Side, right: Side, tolerance: Tolerance, seen: _Seen)
             seen.first = seen.first or Divergence(what=f"output {path}")
 
 
+def _missing(path: str, side: str, outputs: dict[str, OutputFacts], folders: set[str]) -> Comparison:
+    """Say that a side lacks an output, and what it has there instead: a folder, or a file where a folder should be."""
+    file = next((above for above in _above(path) if above in outputs and not outputs[above].missing), None)
+    has = "has a folder there" if path in folders else f"has a file {file} instead" if file else "does not have it"
+    return Comparison(what=path, result="missing", detail=f"{side} {has}")
+
+
+def _above(path: str) -> list[str]:
+    """Return the folders that an output lies in."""
+    parts = path.split("/")[:32]
+    return ["/".join(parts[:end]) for end in range(1, len(parts))]
+
+
 def _compare_output(
     path: str,
     mode: OutputMode,
-    one: OutputFacts | None,
-    other: OutputFacts | None,
+    one: OutputFacts,
+    other: OutputFacts,
     left: Side,
     right: Side,
     tolerance: Tolerance,
 ) -> Comparison:
-    if one is None or other is None or one.missing or other.missing:
-        side = "the original" if one is None or one.missing else "the repetition"
-        return Comparison(what=path, result="missing", detail=f"{side} does not have it")
     if one.digest is not None and one.digest == other.digest:
         return Comparison(what=path, result="match", detail=f"{one.size:,} bytes")
     if max(one.size, other.size) > MAX_OUTPUT:

@@ -13,7 +13,8 @@ import numpy as np
 
 from reprokit.pixels import compare_pixels
 from reprokit.recipe import OutputMode
-from reprokit.values import MAX_TEXT, compare_values, printable
+from reprokit.untrusted import printable
+from reprokit.values import MAX_TEXT, compare_values
 from reprokit.verdict import Comparison
 
 __all__ = ["MAX_OUTPUT", "compare_output"]

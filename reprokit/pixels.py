@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reprokit.values import printable
+from reprokit.untrusted import printable
 from reprokit.verdict import Comparison
 
 __all__ = ["compare_pixels"]
@@ -22,6 +23,7 @@ _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # none of them starts 
 _MAX_PIXELS = 64 * 1024 * 1024  # of all frames
 _MAX_FRAMES = 1000
 _BLOCK = 1 << 20  # pixels compared at once
+_QUIET = logging.NullHandler()  # what Pillow has to say of a broken file is in the exception, too
 
 
 def compare_pixels(path: str, left: bytes, right: bytes) -> Comparison:
@@ -34,6 +36,7 @@ def compare_pixels(path: str, left: bytes, right: bytes) -> Comparison:
     except ImportError:
         detail = "bytes differ, and pixels are compared only with Pillow: `pip install 'reprokit-runs[images]'`"
         return Comparison(what=path, result="differs", detail=detail)
+    logging.getLogger("PIL").addHandler(_QUIET)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)

@@ -1,4 +1,4 @@
-"""Reading JSON that a stranger wrote: capped in size and depth; no NaN, no infinity, no key twice."""
+"""Reading JSON that a stranger wrote: capped in size and depth, no key twice. Showing a stranger's text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from reprokit.errors import DataMismatchError
 
-__all__ = ["check_depth", "load_json"]
+__all__ = ["check_depth", "load_json", "printable"]
 
 
 def load_json(
@@ -51,6 +51,13 @@ def check_depth(value: Any, *, what: str, max_depth: int, max_nodes: int = 50_00
         if not level:
             return
     raise DataMismatchError(f"{what} nests deeper than {max_depth} levels.")
+
+
+def printable(text: str, limit: int = 60) -> str:
+    """Return a stranger's text for a terminal: nothing in it moves the cursor, and it is short."""
+    cut = text[: limit + 1]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

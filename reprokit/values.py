@@ -11,24 +11,20 @@ import io
 import itertools
 import math
 import re
-import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from reprokit.errors import DataMismatchError
-from reprokit.untrusted import load_json
+from reprokit.npy import MAX_BYTES, Archive, read_array
+from reprokit.untrusted import load_json, printable
 from reprokit.verdict import Comparison
 
-__all__ = ["MAX_TEXT", "compare_values", "printable"]
+__all__ = ["MAX_TEXT", "compare_values"]
 
 MAX_TEXT = 64 * 1024 * 1024
-_MAX_ARRAYS = 256 * 1024 * 1024  # bytes of all members of an archive, unpacked
-_MAX_MEMBERS = 1000
 _BLOCK = 1 << 20  # elements compared at once, so that an array is never held thrice
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,299})", re.ASCII)  # 007 is a label
 _REAL = re.compile(
@@ -76,15 +72,9 @@ def compare_values(path: str, left: bytes, right: bytes, tolerances: Mapping[str
             else:
                 tally.walk(_json(left), _json(right))
     except (ValueError, csv.Error) as error:
-        return Comparison(what=path, result="differs", detail=f"bytes differ, and values cannot be read: {error}")
+        detail = f"bytes differ, and values cannot be read: {printable(str(error), 200)}"
+        return Comparison(what=path, result="differs", detail=detail)
     return tally.conclusion(path)
-
-
-def printable(text: str, limit: int = 60) -> str:
-    """Return a stranger's text for a terminal: nothing in it moves the cursor, and it is short."""
-    cut = text[: limit + 1]
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 class _Tally:
@@ -243,79 +233,19 @@ def _cell(text: str | _Absent) -> Any:
 # ── arrays ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _compare_arrays(kind: Literal["npy", "npz"] | str, left: bytes, right: bytes, tally: _Tally) -> None:
-    if max(len(left), len(right)) > _MAX_ARRAYS:
-        raise ValueError(f"more than {_MAX_ARRAYS:,} bytes are not read")
+def _compare_arrays(kind: str, left: bytes, right: bytes, tally: _Tally) -> None:
+    if max(len(left), len(right)) > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES:,} bytes are not read")
     if kind == "npy":
-        tally.arrays(_array(left), _array(right), "")
+        tally.arrays(read_array(left), read_array(right), "")
         return
-    with _Archive(left) as ours, _Archive(right) as theirs:
+    with Archive(left) as ours, Archive(right) as theirs:
         for name in dict.fromkeys([*ours.names, *theirs.names]):
             if name in ours.names and name in theirs.names:
                 tally.arrays(ours.read(name), theirs.read(name), name)
             else:
                 sides = [_Type(side.read(name)) if name in side.names else _ABSENT for side in (ours, theirs)]
                 tally.value(sides[0], sides[1], "", name)
-
-
-class _Archive:
-    """A stranger's `.npz`. What its members unpack to is bounded before one of them is unpacked."""
-
-    def __init__(self, data: bytes) -> None:
-        if data.count(b"PK\x01\x02") > 2 * _MAX_MEMBERS:  # zipfile makes an object of each
-            raise ValueError(f"more than {_MAX_MEMBERS:,} arrays are not read")
-        try:
-            self._zip = zipfile.ZipFile(io.BytesIO(data))
-        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
-            raise ValueError(f"not an .npz file ({error})") from None
-        members = self._zip.infolist()
-        self.names = {info.filename.removesuffix(".npy"): info for info in members}
-        if len(members) > _MAX_MEMBERS:
-            raise ValueError(f"more than {_MAX_MEMBERS:,} arrays are not read")
-        if len(self.names) != len(members) or not all(info.filename.endswith(".npy") for info in members):
-            raise ValueError("not an .npz file: a member is no array, or is there twice")
-        if sum(info.file_size for info in members) > _MAX_ARRAYS:
-            raise ValueError(f"unpacked, the arrays have more than {_MAX_ARRAYS:,} bytes; so many are not read")
-        if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in members):
-            raise ValueError("not an .npz file that NumPy writes: packed otherwise than by deflate")
-
-    def __enter__(self) -> _Archive:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._zip.close()
-
-    def read(self, name: str) -> npt.NDArray[Any]:
-        try:
-            with self._zip.open(self.names[name]) as handle:
-                data = handle.read(self.names[name].file_size)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeDecodeError) as error:
-            raise ValueError(f"the array {printable(name)!r} cannot be unpacked ({error})") from None
-        return _array(data)
-
-
-def _array(data: bytes) -> npt.NDArray[Any]:
-    """Return the array of an `.npy` file. Its size is checked against the bytes that are there, not believed."""
-    handle = io.BytesIO(data)
-    npy = np.lib.format
-    try:
-        version = npy.read_magic(handle)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"version {version[0]}.{version[1]} of the format is not read")
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what NumPy would rather not see in a header
-            shape, fortran, dtype = read(handle)
-        if dtype.kind not in "biufcSUmM" or dtype.itemsize == 0:
-            raise ValueError(
-                f"elements of type {dtype.kind!r} are not compared by value, and objects are not unpickled"
-            )
-        if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(data) - handle.tell():
-            raise ValueError("the header does not fit the bytes that follow")
-        flat = np.frombuffer(data, dtype, offset=handle.tell()) if math.prod(shape) else np.empty(0, dtype)
-        return flat.reshape(shape, order="F" if fortran else "C")
-    except Exception as error:  # noqa: BLE001 - whatever a hostile header makes NumPy's parser raise
-        raise ValueError(f"not an .npy file that is read here: {printable(str(error), 200)}") from None
 
 
 def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -329,10 +259,12 @@ def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 def _distances(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return |Δ| without overflow; infinity where a NaN meets a number."""
+    distances: npt.NDArray[Any]
     if a.dtype.kind in "iu":
-        return np.maximum(a, b).astype(np.uint64) - np.minimum(a, b).astype(np.uint64)  # modulo 2^64, which is exact
+        distances = np.maximum(a, b).astype(np.uint64) - np.minimum(a, b).astype(np.uint64)  # exact modulo 2^64
+        return distances
     wide = np.result_type(a.dtype, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         delta = np.abs(a.astype(wide) - b.astype(wide))
-    distances: npt.NDArray[Any] = np.where(np.isnan(delta), math.inf, delta)
+    distances = np.where(np.isnan(delta), math.inf, delta)
     return distances

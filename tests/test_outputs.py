@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from reprokit.outputs import compare_output
+from tests.conftest import RECIPE, SCRIPT, Project
 
 
 def told(path: str, left: bytes, right: bytes, mode: Any = "values", **tolerances: float) -> tuple[str, str]:
@@ -377,3 +378,58 @@ def test_bytes_say_where_they_differ_first() -> None:
     long = bytes(40_000_000)
     assert told("x", long, long[:-1] + b"1", "bytes")[1].endswith("byte 39,999,999 (from 0)")
     assert told("x", b"abc", b"abc", "bytes") == ("match", "3 bytes")
+
+
+# ── real runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+WRITES = """
+from PIL import Image, PngImagePlugin
+kind = [name for name in ("kinder", "worse") if os.path.exists(os.environ["MARK"] + name)]
+harm = "worse" in kind
+os.makedirs("plots")
+open("history.json", "w").write(json.dumps([{"loss": 0.5}, {"loss": 0.1 + harm}], indent=2 if kind else None))
+text = PngImagePlugin.PngInfo()
+text.add_text("kind", str(kind))
+for name in "ab":
+    Image.new("L", (4, 3), 7 + (harm and name == "b")).save(f"plots/{name}.png", pnginfo=text)
+open("log.txt", "w", newline="").write(("one\\r\\ntwo" if kind else "one\\ntwo\\n") + "!" * harm)
+open("raw.bin", "wb").write(bytes([1, 2, 3 + harm]))
+open("time.txt", "w").write(str(kind))
+if harm:
+    os.makedirs("odd")
+open("odd/x" if harm else "odd", "w").close()
+"""
+DECLARED = """[metrics.json, {path: history.json, compare: values}, {path: plots/, compare: pixels},
+  {path: log.txt, compare: lines}, raw.bin, {path: time.txt, compare: ignore}, odd]"""
+
+
+def test_a_run_is_reproduced_by_the_modes_that_its_recipe_declares(project: Project) -> None:
+    mark = project.base / "mark-"
+    recipe = RECIPE.replace("threads: 1", f"threads: 1, variables: {{MARK: {mark}}}")
+    project.write("recipe.yaml", recipe.replace("[metrics.json]", DECLARED))
+    project.write("train.py", SCRIPT.replace("HOOK", "pass") + WRITES)
+    project.commit()
+    first = project.json("run", "recipe.yaml")["run_id"]
+    (project.base / "mark-kinder").touch()
+    verdict = project.json("reproduce", first)
+    found = {line["what"]: (line["result"], line["detail"]) for line in verdict["comparisons"]}
+    assert verdict["verdict"] == "TENSOR-TOLERANCE", "equal by a kinder measure is not bitwise"
+    assert found["checkpoints"] == ("match", "3 of 3 equal in every bit")
+    assert found["history.json"] == ("tolerated", "other bytes, all 2 values equal")
+    assert found["plots/a.png"] == ("tolerated", "other bytes, every pixel equal (metadata is not compared)")
+    assert found["log.txt"][0] == "tolerated"
+    assert found["raw.bin"] == ("match", "3 bytes")
+    assert found["time.txt"][0] == "ignored"
+    (project.base / "mark-worse").touch()
+    second = project.json("run", "recipe.yaml")["run_id"]
+    verdict = project.json("diff", first, second)
+    assert verdict["verdict"] == "DIVERGED"
+    assert verdict["first_divergence"]["what"] == "output history.json"
+    found = {line["what"]: (line["result"], line["detail"]) for line in verdict["comparisons"]}
+    assert found["history.json"] == ("differs", "[1].loss: 0.1 → 1.1 (1 of 2 values differ)")
+    assert found["plots/a.png"][0] == "tolerated"
+    assert found["plots/b.png"] == ("differs", "pixel (0, 0): 7 → 8 (12 of 12 pixels differ, max |Δ| 1)")
+    assert found["log.txt"] == ("differs", "line 2: 'two' → 'two!' (1 of 2 lines differ)")
+    assert found["raw.bin"] == ("differs", "3 and 3 bytes, the first difference at byte 2 (from 0)")
+    assert found["odd"] == ("missing", "the repetition has a folder there")
+    assert found["odd/x"] == ("missing", "the original has a file odd instead")

@@ -1,5 +1,7 @@
 """A recipe says exactly what is meant, or is refused at the field that does not."""
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from reprokit.recipe import (
     Environment,
     Execution,
     Output,
+    OutputMode,
     Recipe,
     Tolerance,
     WeightTolerance,
@@ -66,7 +69,7 @@ RECIPES = st.builds(
         best=st.dictionaries(WORD, st.sampled_from(["min", "max"]), max_size=2),
     ),
     outputs=st.lists(
-        st.just("out") | st.builds(Output, path=st.just("out.csv"), compare=st.sampled_from(["bytes", "values", "pixels", "lines", "ignore"])),
+        st.just("out") | st.builds(Output, path=st.just("out.csv"), compare=st.sampled_from(get_args(OutputMode))),
         max_size=2,
     ),
     tolerance=st.builds(
@@ -105,6 +108,11 @@ def test_defaults_are_not_written():
         ("pramas: {}", "unknown key pramas.", "Did you mean 'params'? "),
         ("data: {images: {pakage: a/b, path: x}}", "unknown key data.images.pakage.", "Did you mean 'package'? "),
         ("execution: {sead: 1}", "unknown key execution.sead.", "Did you mean 'seed'? "),
+        (
+            "outputs: [{path: x, compare: pixel}]",
+            "outputs[0].compare: 'pixel' is not known.",
+            "Did you mean 'pixels'? Known here: bytes, values, pixels, lines, ignore.",
+        ),
         ("outputs: [{path: x, compair: bytes}]", "unknown key outputs[0].compair.", "Did you mean 'compare'? "),
         ("environment: {cnda: x}", "unknown key environment.cnda.", "Did you mean 'conda'? "),
         ("tolerance: {weights: {qqqq: 1}}", "unknown key tolerance.weights.qqqq.", "Known here: atol, rtol."),
