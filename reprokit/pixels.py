@@ -39,6 +39,7 @@ def compare_pixels(path: str, left: bytes, right: bytes) -> Comparison:
     logging.getLogger("PIL").addHandler(_QUIET)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             with _open(pillow, left) as one, _open(pillow, right) as other:
                 found = _first_difference(one, other)

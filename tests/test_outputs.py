@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import random
 import struct
 import subprocess
 import sys
@@ -15,7 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from reprokit.outputs import compare_output
+from reprokit.checkpoint.reader import Checkpoint
+from reprokit.compare import Side, compare
+from reprokit.outputs import MAX_OUTPUT, compare_output
+from reprokit.recipe import Tolerance
+from reprokit.record import CheckpointEntry, OutputFacts, Record
 from tests.conftest import RECIPE, SCRIPT, Project
 
 
@@ -378,6 +384,60 @@ def test_bytes_say_where_they_differ_first() -> None:
     long = bytes(40_000_000)
     assert told("x", long, long[:-1] + b"1", "bytes")[1].endswith("byte 39,999,999 (from 0)")
     assert told("x", b"abc", b"abc", "bytes") == ("match", "3 bytes")
+
+
+# ── any of them, broken ───────────────────────────────────────────────────────────────────────────────────────────────
+
+WHOLE = [
+    ("a.json", "values", b'{"a": [1, 2.5e3, null, "x"], "b": {"c": NaN}}'),
+    ("a.jsonl", "values", b'{"a": 1}\n[2]\n'),
+    ("a.csv", "values", b'a,b\n1,2.5\n"x",nan\n'),
+    ("a.npy", "values", npy(np.arange(5.0))),
+    ("a.npz", "values", npz(a=np.arange(5), b=np.array(["x", "yy"]))),
+    ("a.txt", "lines", "é\nb\r\n".encode()),
+    *((f"a.{kind}", "pixels", image(COLOURS, kind)) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")),
+]
+
+
+@pytest.mark.parametrize(("path", "mode", "whole"), WHOLE, ids=[path for path, _, _ in WHOLE])
+def test_bytes_changed_at_random_never_match_and_never_raise(path: str, mode: str, whole: bytes) -> None:
+    rng = random.Random(path)
+    for _ in range(int(200 * float(os.environ.get("REPROKIT_TEST_SCALE", "1")))):
+        broken = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            at, length = rng.randrange(len(broken)), rng.randint(0, 8)
+            broken[at : at + rng.choice([0, 1, 1, 1, length])] = rng.randbytes(rng.choice([0, 1, 1, 1, length])) or b"x"
+        if broken != whole:
+            result, detail = told(path, whole, bytes(broken), mode)
+            assert result in ("tolerated", "differs")
+            assert len(detail) < 400 and detail.isprintable()
+
+
+def _side(content: bytes, **facts: Any) -> Side:
+    needed = {"name": "n", "status": "finished", "lock_hash": None, "code": None, "environment": None}
+    outputs = [OutputFacts(path="x", **facts)]
+    record = Record(run_id="20260102-030405-aaaaaa", started="2026-01-02T03:04:05.000Z", outputs=outputs, **needed)
+
+    def load(entry: CheckpointEntry) -> Checkpoint:
+        raise AssertionError(entry)
+
+    def output(path: str) -> bytes:
+        assert content, "it was not to be read"
+        return content
+
+    return Side(record=record, lock=None, load=load, output=output)
+
+
+def test_an_output_too_large_to_read_differs_by_its_digest() -> None:
+    sides = [_side(b"", size=MAX_OUTPUT + 1, digest=f"sha2-256-chunked:{n}") for n in "ab"]
+    verdict = compare(*sides, tolerance=Tolerance(), relaxed=[], causes=[])
+    assert verdict.verdict == "DIVERGED"
+    assert verdict.comparisons[0].detail == "268,435,457 and 268,435,457 bytes, too many to read"
+
+
+def test_outputs_without_digests_are_not_equal_for_that() -> None:
+    verdict = compare(_side(b"a"), _side(b"b"), tolerance=Tolerance(), relaxed=[], causes=[])
+    assert (verdict.verdict, verdict.comparisons[0].result) == ("DIVERGED", "differs")
 
 
 # ── real runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
