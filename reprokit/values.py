@@ -25,6 +25,7 @@ from reprokit.verdict import Comparison
 __all__ = ["MAX_TEXT", "compare_values"]
 
 MAX_TEXT = 64 * 1024 * 1024
+_MAX_VALUES = 10_000_000  # of JSON, which is read as a whole: 3 bytes of it can become 72 in memory
 _BLOCK = 1 << 20  # elements compared at once, so that an array is never held thrice
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,299})", re.ASCII)  # 007 is a label
 _REAL = re.compile(
@@ -189,6 +190,8 @@ def _distance(one: float, other: float) -> float:
 
 
 def _json(data: bytes) -> Any:
+    if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise ValueError(f"more than {_MAX_VALUES:,} values are not read")
     try:
         return load_json(data, what="it", max_bytes=MAX_TEXT, constants=True)
     except DataMismatchError as error:

@@ -193,6 +193,7 @@ def _bomb() -> bytes:
         ("a.json", b"", "Expecting value"),
         ("a.json", b"\xff\xfe\x00", ""),
         ("a.json", b"[1" + b",1" * (33 << 20) + b"]", "more than 67,108,864 bytes are not read"),
+        ("a.json", b"[" + b"[]," * 5_000_000 + b"[]]", "more than 10,000,000 values are not read"),
         ("a.jsonl", b"{}\n{", "Expecting"),
         ("a.csv", b'"' + b"x" * 200_000 + b'"', "field larger than field limit"),
         ("a.csv", b'"open', "unexpected end of data"),
