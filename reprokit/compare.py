@@ -11,18 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import msgspec
 
-from reprokit.canonical import canonical
 from reprokit.checkpoint.reader import Checkpoint
+from reprokit.difference import first_difference
 from reprokit.lock import RunLock
 from reprokit.outputs import MAX_OUTPUT, compare_output
 from reprokit.recipe import OutputMode, Tolerance
 from reprokit.record import CheckpointEntry, OutputFacts, Record
 from reprokit.verdict import Comparison, Divergence, Rung, Verdict
 
-__all__ = ["Side", "compare", "first_difference"]
+__all__ = ["Side", "compare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +155,10 @@ def _compare_checkpoints(left: Side, right: Side, tolerance: Tolerance, until: i
         if seen.first is not None and not seen.tensors_within:
             seen.say(Comparison(what=name, result="differs"))
             continue
-        found, within = _first_tensor(left.load(one), right.load(other), tolerance)
-        seen.tensors_within &= within
-        divergence = Divergence(
-            epoch=one.epoch, step=one.step, tensor=found.name, shape=found.shape, max_abs=found.max_abs, what=name
-        )
-        seen.first = seen.first or divergence
-        seen.say(Comparison(what=name, result="tolerated" if within else "differs", detail=str(found)))
+        found = first_difference(left.load(one), right.load(other), tolerance)
+        seen.tensors_within &= found.within
+        seen.first = seen.first or msgspec.structs.replace(found.divergence, epoch=one.epoch, step=one.step, what=name)
+        seen.say(Comparison(what=name, result="tolerated" if found.within else "differs", detail=str(found)))
     if pairs:
         result: Any = "match" if equal == len(pairs) else "differs"
         if result == "differs" and seen.tensors_within:
@@ -203,91 +199,6 @@ def _keyed(record: Record, until: int | None) -> dict[str, CheckpointEntry]:
             key += "+"
         found[key] = entry
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Difference:
-    name: str
-    shape: list[int] | None
-    max_abs: float | None
-    count: int
-
-    def __str__(self) -> str:
-        where = f"{self.name} {self.shape}" if self.shape is not None else self.name
-        size = f", max |Δ| {self.max_abs:.3g}" if self.max_abs is not None else ""
-        return f"{where}{size}" + (f" (and {self.count - 1} more)" if self.count > 1 else "")
-
-
-def _first_tensor(left: Checkpoint, right: Checkpoint, tolerance: Tolerance) -> tuple[_Difference, bool]:
-    """Return the first difference of two checkpoints, and whether all tensors are within the tolerance."""
-    ours, theirs = left.all_stored(), right.all_stored()
-    differing = [key for key in ours.keys() | theirs.keys() if not _same(ours.get(key), theirs.get(key))]
-    if not differing:
-        return _Difference(f"state.json:{_first_path(left.raw_state, right.raw_state)}", None, None, 1), True
-    differing.sort(key=lambda key: (key[0] != "model", key not in ours, list(ours).index(key) if key in ours else 0))
-    within, first = True, None
-    for section, name in differing:
-        one, other = ours.get((section, name)), theirs.get((section, name))
-        label = name if section == "model" else f"{section}:{name}"
-        if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
-            within = False
-            difference = _Difference(
-                label, next((list(side.shape) for side in (one, other) if side is not None), None), None, len(differing)
-            )
-        else:
-            a = left.tensor(name, section)
-            b = right.tensor(name, section)
-            within &= within_tolerance(a, b, tolerance.weights.atol, tolerance.weights.rtol)
-            difference = _Difference(label, list(one.shape), max_abs(a, b), len(differing))
-        first = first or difference
-        if not within:
-            break
-    return first or _Difference("(none)", None, None, 0), within
-
-
-def first_difference(left: Checkpoint, right: Checkpoint) -> str:
-    """Return, in words, the first tensor of two checkpoints that differs, or else the first path of their state."""
-    return str(_first_tensor(left, right, Tolerance())[0])
-
-
-def _same(one: Any, other: Any) -> bool:
-    return (
-        one is not None
-        and other is not None
-        and (one.dtype, one.shape, one.digest) == (other.dtype, other.shape, other.digest)
-    )
-
-
-def max_abs(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> float | None:
-    """Return the largest |Δ|; infinity where one is NaN or infinite and the other is not the same; None if empty."""
-    if left.size == 0:
-        return None
-    if left.dtype.kind == "b":
-        return float(np.max(left != right))
-    if left.dtype.kind in "iu":
-        return float(max(abs(int(a) - int(b)) for a, b in _extremes(left, right)))
-    wide = np.complex128 if left.dtype.kind == "c" else np.float64
-    a, b = left.astype(wide), right.astype(wide)
-    with np.errstate(invalid="ignore", over="ignore"):
-        delta = np.abs(a - b)
-    delta = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, delta)
-    return float(np.max(np.where(np.isnan(delta), math.inf, delta)))
-
-
-def _extremes(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> list[tuple[int, int]]:
-    """Return the pairs among which the largest integer difference is, without overflow."""
-    delta = left.astype(np.float64) - right.astype(np.float64)
-    places = [int(np.argmax(delta)), int(np.argmin(delta))]
-    return [(int(left.reshape(-1)[i]), int(right.reshape(-1)[i])) for i in places]
-
-
-def within_tolerance(left: npt.NDArray[Any], right: npt.NDArray[Any], atol: float, rtol: float) -> bool:
-    """True if |left − right| ≤ atol + rtol·|left| everywhere; NaN is within of NaN, integers must be equal at zero."""
-    if atol == 0 and rtol == 0:
-        return left.tobytes() == right.tobytes()
-    if left.dtype.kind not in "fc":
-        return bool(np.array_equal(left, right))
-    return bool(np.allclose(right, left, atol=atol, rtol=rtol, equal_nan=True))
 
 
 def _compare_outputs(left: Side, right: Side, tolerance: Tolerance, seen: _Seen) -> None:
@@ -365,16 +276,3 @@ def _compare_metrics(left: Record, right: Record, tolerance: Tolerance, seen: _S
         result: Any = "match" if a == b else "tolerated" if inside else "differs"
         seen.say(Comparison(what=f"metric {name}", result=result, detail=f"{a:.6g} → {b:.6g}, allowed {allowed:g}"))
     return held
-
-
-def _first_path(left: Any, right: Any, where: str = "") -> str:
-    """Return the path of the first value that differs between two JSON values."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        for key in [*left, *(key for key in right if key not in left)]:
-            if key not in left or key not in right or canonical(left[key]) != canonical(right[key]):
-                return _first_path(left.get(key), right.get(key), f"{where}.{key}" if where else str(key))
-    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-        for index, (a, b) in enumerate(zip(left, right, strict=True)):
-            if canonical(a) != canonical(b):
-                return _first_path(a, b, f"{where}[{index}]")
-    return where or "(all)"

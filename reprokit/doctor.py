@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 from reprokit.checkpoint.reader import Checkpoint
-from reprokit.compare import first_difference
 from reprokit.config import Config
 from reprokit.diagnosis import Diagnosis, Finding, Look, Looks, Omission, find_lost
+from reprokit.difference import first_difference
 from reprokit.errors import InterruptedRunError, NotFoundError, UsageError, UserCodeError
 from reprokit.executing import execute
 from reprokit.lint import lint
@@ -26,6 +26,7 @@ from reprokit.package import Package
 from reprokit.prepared import Continued, Orders, Prepared
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress
+from reprokit.recipe import Tolerance
 from reprokit.record import CheckpointEntry, Record
 from reprokit.recording import Recording
 from reprokit.refs import PackageRef
@@ -259,7 +260,7 @@ def _difference(bench: _Bench, one: CheckpointEntry, other: CheckpointEntry) -> 
         return f"the next checkpoint was saved at {_place(other)}"
     if one.state_digest == other.state_digest:
         return None
-    return first_difference(bench.open(one), bench.open(other))
+    return str(first_difference(bench.open(one), bench.open(other), Tolerance()))
 
 
 def _repeatable(bench: _Bench, here: _Trained) -> list[Finding]:

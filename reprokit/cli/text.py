@@ -108,10 +108,5 @@ def verdict_text(verdict: Verdict, *, title: str) -> str:
 
 def _divergence(verdict: Verdict) -> str:
     first: Any = verdict.first_divergence
-    parts = [str(first.what or "")]
-    if first.tensor:
-        shape = f" {first.shape}" if first.shape is not None else ""
-        parts.append(f"{first.tensor}{shape}")
-    if first.max_abs is not None:
-        parts.append(f"max |Δ| {first.max_abs:.3g}")
+    parts = [str(first.what or ""), first.tensor_text()]
     return ", ".join(part for part in parts if part)

@@ -1,0 +1,162 @@
+"""In what two checkpoints differ first: which tensor, where in it, and by how much."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from reprokit.canonical import canonical
+from reprokit.checkpoint.format import StoredTensor
+from reprokit.checkpoint.reader import Checkpoint
+from reprokit.client.tensors import StoredArray
+from reprokit.digest import hash_bytes
+from reprokit.distance import distance, within_tolerance
+from reprokit.recipe import Tolerance
+from reprokit.verdict import Divergence
+
+__all__ = ["Difference", "first_difference"]
+
+_Key = tuple[str, str]  # section and name
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first tensor in which two checkpoints differ, how many do, and whether all are within the tolerance."""
+
+    divergence: Divergence
+    count: int
+    within: bool
+
+    def __str__(self) -> str:
+        return self.divergence.tensor_text() + (f" (and {self.count - 1} more)" if self.count > 1 else "")
+
+
+def first_difference(left: Checkpoint, right: Checkpoint, tolerance: Tolerance) -> Difference:
+    """Return the first tensor in which two checkpoints differ, the model's before others, or else the path of a state.
+
+    Digests tell which tensors differ; of these, only as many are read as it takes to know whether all are within the
+    tolerance. A tensor that has another name on the other side differs, and is not within.
+    """
+    ours, theirs = left.all_stored(), right.all_stored()
+    differing = [key for key in ours.keys() | theirs.keys() if not _same(ours.get(key), theirs.get(key))]
+    if not differing:
+        path = _first_path(left.raw_state, right.raw_state)
+        return Difference(Divergence(tensor=f"state.json:{path}"), 1, True)
+    renamed = _renamed(left, right, {key for key in differing if (key in ours) != (key in theirs)})
+    found = set(renamed.values())
+    differing = [key for key in differing if key in ours or key not in found]
+    order = {key: number for number, key in enumerate([*ours, *(key for key in theirs if key not in ours)])}
+    differing.sort(key=lambda key: (key[0] != "model", key not in ours, order[key]))
+    within = True
+    first: Divergence | None = None
+    for key in differing:
+        one, other = ours.get(key), theirs.get(key)
+        if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
+            within = False
+            first = first or _unlike(key, one, other, renamed.get(key))
+        else:
+            a, b = _array(left, key), _array(right, key)
+            within = within and within_tolerance(a, b, tolerance.weights.atol, tolerance.weights.rtol)
+            first = first or _apart(key, a, b)
+        if not within:
+            break
+    return Difference(first or Divergence(), len(differing), within)
+
+
+def _renamed(left: Checkpoint, right: Checkpoint, unmatched: set[_Key]) -> dict[_Key, _Key]:
+    """Pair tensors that one side lacks with those of other names that have the same dtype, shape and bytes."""
+    ours, theirs = left.all_stored(), right.all_stored()
+    gone = [key for key in ours if key in unmatched]
+    come = [key for key in theirs if key in unmatched]
+    shapes = {(ours[key].dtype, ours[key].shape) for key in gone} & {
+        (theirs[key].dtype, theirs[key].shape) for key in come
+    }
+
+    def contents(checkpoint: Checkpoint, key: _Key) -> tuple[Any, ...]:
+        stored = checkpoint.stored(key[1], key[0])
+        # the digest of a tensor's own file covers the name in its header
+        digest = hash_bytes(_array(checkpoint, key).data).hex if stored.alone else stored.digest
+        return stored.dtype, stored.shape, digest
+
+    free: dict[tuple[Any, ...], list[_Key]] = {}
+    for key in come:
+        if (theirs[key].dtype, theirs[key].shape) in shapes:
+            free.setdefault(contents(right, key), []).append(key)
+    found: dict[_Key, _Key] = {}
+    for key in gone:
+        if (ours[key].dtype, ours[key].shape) in shapes and (names := free.get(contents(left, key))):
+            found[key] = names.pop(0)
+    return found
+
+
+def _array(checkpoint: Checkpoint, key: _Key) -> StoredArray:
+    section, name = key
+    return checkpoint.arrays(section, [name])[name]
+
+
+def _label(key: _Key) -> str:
+    section, name = key
+    return name if section == "model" else f"{section}:{name}"
+
+
+def _unlike(key: _Key, one: StoredTensor | None, other: StoredTensor | None, renamed: _Key | None) -> Divergence:
+    """Say of two tensors that cannot be subtracted why."""
+    shape = next(list(side.shape) for side in (one, other) if side is not None)
+    if renamed is not None:
+        how = f"renamed to {_label(renamed)}"
+    elif one is None or other is None:
+        how = f"missing from the {'first' if one is None else 'second'} of the two"
+    else:
+        kinds = [f"{side.dtype} {list(side.shape)}" for side in (one, other)]
+        how = f"{kinds[0]} → {kinds[1]}"
+    return Divergence(tensor=_label(key), shape=shape, how=how)
+
+
+def _apart(key: _Key, left: StoredArray, right: StoredArray) -> Divergence:
+    found = distance(left, right)
+    if found is None:  # not reached: the metadata said that they are of one dtype and shape
+        return Divergence(tensor=_label(key), shape=list(left.shape))
+    counted = [
+        (found.nan_one, "NaN in one only"),
+        (found.nan_both, "NaN of other bits in both"),
+        (found.infinite, "infinite in one only, or of other signs"),
+        (found.zeros, "+0 and −0"),
+    ]
+    said = [f"{count:,} {what}" for count, what in counted if count]
+    return Divergence(
+        tensor=_label(key),
+        shape=list(left.shape),
+        elements=found.elements,
+        differing=found.differing,
+        max_abs=_finite(found.max_abs),
+        relative=_finite(found.relative),
+        ulp=found.ulp,
+        index=None if found.index is None else list(found.index),
+        how=", ".join(said) or None,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None  # JSON has no infinity
+
+
+def _same(one: StoredTensor | None, other: StoredTensor | None) -> bool:
+    return (
+        one is not None
+        and other is not None
+        and (one.dtype, one.shape, one.digest) == (other.dtype, other.shape, other.digest)
+    )
+
+
+def _first_path(left: Any, right: Any, where: str = "") -> str:
+    """Return the path of the first value that differs between two JSON values."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        for key in [*left, *(key for key in right if key not in left)]:
+            if key not in left or key not in right or canonical(left[key]) != canonical(right[key]):
+                return _first_path(left.get(key), right.get(key), f"{where}.{key}" if where else str(key))
+    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        for index, (a, b) in enumerate(zip(left, right, strict=True)):
+            if canonical(a) != canonical(b):
+                return _first_path(a, b, f"{where}[{index}]")
+    return where or "(all)"
