@@ -118,12 +118,12 @@ def _apart(key: _Key, left: StoredArray, right: StoredArray) -> Divergence:
     if found is None:  # not reached: the metadata said that they are of one dtype and shape
         return Divergence(tensor=_label(key), shape=list(left.shape))
     counted = [
-        (found.nan_one, "NaN in one only"),
-        (found.nan_both, "NaN of other bits in both"),
-        (found.infinite, "infinite in one only, or of other signs"),
-        (found.zeros, "+0 and −0"),
+        (found.nan_one, "NaN against a value"),
+        (found.nan_both, "NaN of other bits"),
+        (found.infinite, "infinity against another value"),
+        (found.zeros, "+0 against −0"),
     ]
-    said = [f"{count:,} {what}" for count, what in counted if count]
+    said = [f"{count:,} × {what}" for count, what in counted if count]
     return Divergence(
         tensor=_label(key),
         shape=list(left.shape),

@@ -49,11 +49,12 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
         at = f" at {self.index}" if self.index else ""
         if self.max_abs is not None:
             parts.append(f"max |Δ| {self.max_abs:.3g}{at}")
-            at = ""
+        elif self.index is not None:
+            parts.append(f"infinite |Δ|{at}")
         if self.ulp is not None:
             parts.append(f"at most {self.ulp:,} ulp")
         if self.how is not None:
-            parts.append(f"{self.how}{at}")
+            parts.append(self.how)
         return ", ".join(parts)
 
 

@@ -55,6 +55,10 @@ def test_one_changed_value_is_the_cause_and_is_listed(project: Project, change: 
     assert verdict["first_divergence"]["tensor"] == "layer.weight"
     assert verdict["first_divergence"]["shape"] == [4, 3]
     assert verdict["first_divergence"]["max_abs"] > 0
+    assert verdict["first_divergence"]["elements"] == 12
+    assert verdict["first_divergence"]["differing"] > 0
+    assert verdict["first_divergence"]["ulp"] > 0
+    assert len(verdict["first_divergence"]["index"]) == 2
 
 
 def test_one_changed_line_is_the_cause(project: Project) -> None:
