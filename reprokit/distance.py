@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ from reprokit.client.tensors import StoredArray
 __all__ = ["Distance", "distance", "within_tolerance"]
 
 _Array = npt.NDArray[Any]
-_CHUNK = 1 << 15  # elements; what is computed of them stays in a core's cache
+_Wide = Callable[[_Array, _Array], _Array]
+_CHUNK = 1 << 15  # units, an even number; what is computed of them stays in a core's cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,15 +107,21 @@ def within_tolerance(left: StoredArray, right: StoredArray, atol: float, rtol: f
     if (left.dtype, left.shape) != (right.dtype, right.shape):
         return False
     kind = _KINDS[left.dtype]
+    room = _Room()
     for chunk in _differing(left, right):
         if (atol == 0 and rtol == 0) or kind.wide is None:
             return False
-        if kind.parts == 2:  # both parts of every number of which one differs
-            numbers = slice(chunk.start // 2, (chunk.start + _CHUNK) // 2)
-            x, y = (kind.wide(_units(side).reshape(-1, 2)[numbers]).view("<c16") for side in (left, right))
-        else:
-            x, y = kind.wide(chunk.left), kind.wide(chunk.right)
-        near = np.abs(x - y) <= atol + rtol * np.abs(x)
+        a, b = chunk.left, chunk.right
+        if kind.parts == 2:  # both parts of every number
+            a, b = (_units(side)[chunk.start : chunk.start + _CHUNK] for side in (left, right))
+        x, y = kind.wide(a, room("x", len(a))), kind.wide(b, room("y", len(a)))
+        if kind.parts == 2:
+            x, y = x.view("<c16"), y.view("<c16")
+        size = np.abs(np.subtract(x, y, out=room("Δ", len(x), x.dtype)), out=room("|Δ|", len(x)))
+        allowed = np.abs(x, out=room("|x|", len(x)))
+        allowed *= rtol
+        allowed += atol
+        near = size <= allowed
         near &= np.isfinite(x) & np.isfinite(y)
         near |= (x == y) | (np.isnan(x) & np.isnan(y))
         if not near.all():
@@ -131,22 +138,52 @@ class _Kind:
 
     Attributes:
         unit: NumPy's dtype of its bits; of one part of a complex number. Unsigned for what is not a signed integer.
-        wide: Makes float64 of the bits of a float, without rounding.
+        wide: Makes float64 of the bits of floats, without rounding, in the memory given or in that of the bits.
         parts: Units of one element.
     """
 
     unit: str
-    wide: Callable[[_Array], _Array] | None = None
+    wide: _Wide | None = None
     parts: int = 1
 
 
-def _wide_bf16(bits: _Array) -> _Array:
-    return (bits.astype("<u4") << 16).view("<f4").astype("<f8")
+def _f64(bits: _Array, _: _Array) -> _Array:
+    return bits.view("<f8")
+
+
+def _f32(bits: _Array, out: _Array) -> _Array:
+    out[:] = bits.view("<f4")
+    return out
+
+
+def _f16(bits: _Array, out: _Array) -> _Array:
+    return np.take(_all_f16(), bits, out=out, mode="clip")
+
+
+def _bf16(bits: _Array, out: _Array) -> _Array:
+    return np.take(_all_bf16(), bits, out=out, mode="clip")
+
+
+def _e4m3(bits: _Array, out: _Array) -> _Array:
+    return np.take(_all_f8(4, 3, infinities=False), bits, out=out, mode="clip")
+
+
+def _e5m2(bits: _Array, out: _Array) -> _Array:
+    return np.take(_all_f8(5, 2, infinities=True), bits, out=out, mode="clip")
 
 
 @functools.cache
-def _table(exponent_bits: int, mantissa_bits: int, *, infinities: bool) -> _Array:
-    """Return the values of all 256 floats of 8 bits."""
+def _all_f16() -> _Array:
+    return np.arange(1 << 16, dtype="<u2").view("<f2").astype("<f8")
+
+
+@functools.cache
+def _all_bf16() -> _Array:
+    return (np.arange(1 << 16, dtype="<u4") << 16).view("<f4").astype("<f8")
+
+
+@functools.cache
+def _all_f8(exponent_bits: int, mantissa_bits: int, *, infinities: bool) -> _Array:
     bias = 2 ** (exponent_bits - 1) - 1
     values = np.zeros(256)
     for bits in range(128):
@@ -162,13 +199,8 @@ def _table(exponent_bits: int, mantissa_bits: int, *, infinities: bool) -> _Arra
 
 
 _KINDS = {
-    "F64": _Kind("<u8", lambda bits: bits.view("<f8")),
-    "F32": _Kind("<u4", lambda bits: bits.view("<f4").astype("<f8")),
-    "F16": _Kind("<u2", lambda bits: bits.view("<f2").astype("<f8")),
-    "BF16": _Kind("<u2", _wide_bf16),
-    "F8_E4M3": _Kind("|u1", lambda bits: _table(4, 3, infinities=False)[bits]),
-    "F8_E5M2": _Kind("|u1", lambda bits: _table(5, 2, infinities=True)[bits]),
-    "C64": _Kind("<u4", lambda bits: bits.view("<f4").astype("<f8"), parts=2),
+    "F64": _Kind("<u8", _f64), "F32": _Kind("<u4", _f32), "F16": _Kind("<u2", _f16), "BF16": _Kind("<u2", _bf16),
+    "F8_E4M3": _Kind("|u1", _e4m3), "F8_E5M2": _Kind("|u1", _e5m2), "C64": _Kind("<u4", _f32, parts=2),
     "I64": _Kind("<i8"), "I32": _Kind("<i4"), "I16": _Kind("<i2"), "I8": _Kind("|i1"),
     "U64": _Kind("<u8"), "U32": _Kind("<u4"), "U16": _Kind("<u2"), "U8": _Kind("|u1"), "BOOL": _Kind("|u1"),
 }  # fmt: skip
@@ -183,7 +215,7 @@ def _value(stored: StoredArray, at: int) -> bool | int | float | complex:
     units = _units(stored)[at * kind.parts : (at + 1) * kind.parts]
     if kind.wide is None:
         return bool(units[0]) if stored.dtype == "BOOL" else int(units[0])
-    values = [float(value) for value in kind.wide(units)]
+    values = [float(value) for value in kind.wide(units, np.empty(len(units)))]
     return complex(*values) if kind.parts == 2 else values[0]
 
 
@@ -192,7 +224,7 @@ def _relative(size: float, left: StoredArray, worst: int | None) -> float:
         return 0.0
     kind = _KINDS[left.dtype]
     unit = _units(left)[worst : worst + 1]
-    base = int(unit[0]) if kind.wide is None else float(kind.wide(unit)[0])
+    base = int(unit[0]) if kind.wide is None else float(kind.wide(unit, np.empty(1))[0])
     return math.inf if base == 0 or math.isinf(size) else float(size / abs(base))
 
 
@@ -230,6 +262,18 @@ def _differing(left: StoredArray, right: StoredArray) -> Iterator[_Chunk]:
             yield _Chunk(start, chosen, a[chosen], b[chosen])
 
 
+class _Room:
+    """Memory for what is computed of a chunk, used again for the next: the kernel would take as long to give new."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, _Array] = {}
+
+    def __call__(self, use: str, count: int, dtype: npt.DTypeLike = "<f8") -> _Array:
+        if use not in self._made:
+            self._made[use] = np.empty(_CHUNK, dtype)
+        return self._made[use][:count]
+
+
 @dataclass(slots=True)
 class _Seen:
     """What was seen in the chunks so far; `worst` is a place among the units."""
@@ -242,18 +286,21 @@ class _Seen:
     nan_both: int = 0
     infinite: int = 0
     zeros: int = 0
+    room: _Room = field(default_factory=_Room)
 
     def integers(self, chunk: _Chunk, *, is_bool: bool) -> None:
         if is_bool:
             self._worst(1, chunk, 0)
             return
-        sizes = _apart(chunk.left, chunk.right)
+        sizes = _apart(chunk.left, chunk.right, self.room)
         at = int(np.argmax(sizes))
         self._worst(int(sizes[at]), chunk, at)
 
-    def floats(self, chunk: _Chunk, wide: Callable[[_Array], _Array]) -> None:
-        x, y = wide(chunk.left), wide(chunk.right)
-        sizes = np.abs(x - y)
+    def floats(self, chunk: _Chunk, wide: _Wide) -> None:
+        count = len(chunk.left)
+        x, y = wide(chunk.left, self.room("x", count)), wide(chunk.right, self.room("y", count))
+        sizes = np.subtract(x, y, out=self.room("|Δ|", count))
+        np.abs(sizes, out=sizes)
         at = int(np.argmax(sizes))  # of NaN, if there is one
         a, b = chunk.left, chunk.right
         if not math.isfinite(sizes[at]):
@@ -271,28 +318,31 @@ class _Seen:
         self.zeros += len(sizes) - int(np.count_nonzero(sizes))
         self._worst(float(sizes[at]), chunk, at)
         if len(a) and self.nan_one + self.infinite == 0:
-            self.ulp = max(self.ulp, _ulps(a, b))
+            self.ulp = max(self.ulp, _ulps(a, b, self.room))
 
     def _worst(self, size: float, chunk: _Chunk, at: int) -> None:
         if self.worst is None or size > self.max_abs:
             self.max_abs, self.worst = size, chunk.place(at)
 
 
-def _apart(left: _Array, right: _Array) -> _Array:
+def _apart(left: _Array, right: _Array, room: _Room) -> _Array:
     """Return the exact |Δ| of integers: what wraps in a signed subtraction is right when read as unsigned."""
-    return (np.maximum(left, right) - np.minimum(left, right)).view(f"u{left.itemsize}")
+    greater = np.maximum(left, right, out=room("greater", len(left), left.dtype))
+    less = np.minimum(left, right, out=room("less", len(left), left.dtype))
+    return np.subtract(greater, less, out=greater).view(f"u{left.itemsize}")
 
 
-def _ulps(left: _Array, right: _Array) -> int:
+def _ulps(left: _Array, right: _Array, room: _Room) -> int:
     """Return the greatest ULP distance of finite floats, given as their bits.
 
     Without the sign, bits are in the order of the values, and count the steps from 0. Two such counts fit into the
     dtype together, as no finite float has an exponent of ones alone (of E4M3, not all bits).
     """
     sign = left.dtype.type(1 << (8 * left.itemsize - 1))
-    a, b = left & ~sign, right & ~sign
-    steps = np.maximum(a, b) - np.minimum(a, b)
-    across = (left ^ right) >= sign
+    a = np.bitwise_and(left, ~sign, out=room("a", len(left), left.dtype))
+    b = np.bitwise_and(right, ~sign, out=room("b", len(left), left.dtype))
+    steps = _apart(a, b, room)
+    across = np.bitwise_xor(left, right, out=room("less", len(left), left.dtype)) >= sign
     if across.any():
         np.add(a, b, out=steps, where=across)
     return int(steps.max())
