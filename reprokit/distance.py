@@ -266,12 +266,13 @@ class _Room:
     """Memory for what is computed of a chunk, used again for the next: the kernel would take as long to give new."""
 
     def __init__(self) -> None:
-        self._made: dict[str, _Array] = {}
+        self._made: dict[tuple[str, str], _Array] = {}
 
     def __call__(self, use: str, count: int, dtype: npt.DTypeLike = "<f8") -> _Array:
-        if use not in self._made:
-            self._made[use] = np.empty(_CHUNK, dtype)
-        return self._made[use][:count]
+        key = use, np.dtype(dtype).str
+        if key not in self._made:
+            self._made[key] = np.empty(_CHUNK, dtype)
+        return self._made[key][:count]
 
 
 @dataclass(slots=True)
@@ -341,8 +342,12 @@ def _ulps(left: _Array, right: _Array, room: _Room) -> int:
     sign = left.dtype.type(1 << (8 * left.itemsize - 1))
     a = np.bitwise_and(left, ~sign, out=room("a", len(left), left.dtype))
     b = np.bitwise_and(right, ~sign, out=room("b", len(left), left.dtype))
-    steps = _apart(a, b, room)
     across = np.bitwise_xor(left, right, out=room("less", len(left), left.dtype)) >= sign
-    if across.any():
-        np.add(a, b, out=steps, where=across)
-    return int(steps.max())
+    if not across.any():
+        return int(_apart(a, b, room).max())
+    kind = f"<i{left.itemsize}"
+    for bits, steps in ((left, a.view(kind)), (right, b.view(kind))):  # counted downwards below 0
+        mask = np.right_shift(bits.view(kind), 8 * left.itemsize - 1, out=room("mask", len(left), kind))
+        steps ^= mask
+        steps -= mask
+    return int(_apart(a.view(kind), b.view(kind), room).max())
