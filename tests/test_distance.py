@@ -138,7 +138,9 @@ def test_tolerance_is_that_of_the_formula_in_float64(dtype: str, data: st.DataOb
         return rounded(abs(x - y)) <= atol + rtol * float(abs(x))
 
     wanted = all(near(a, b) for a, b in zip(left, right, strict=True))
-    assert within_tolerance(stored(dtype, left), stored(dtype, right), atol, rtol) == wanted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CHUNK", data.draw(st.sampled_from([1, 2, 3, 64])))
+        assert within_tolerance(stored(dtype, left), stored(dtype, right), atol, rtol) == wanted
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)
@@ -223,6 +225,18 @@ def test_complex_numbers_are_compared_by_their_parts() -> None:
     assert (found.index, found.left, found.right) == ((1, 0), 5 + 6j, 5.5 + 6.25j)
     assert within_tolerance(left, right, 0.56, 0) and not within_tolerance(left, right, 0.55, 0)  # |0.5 + 0.25j|
     assert within_tolerance(left, right, 0, 0.1) and not within_tolerance(left, right, 0, 0.01)
+
+
+def test_complex_numbers_are_compared_across_the_borders_of_chunks() -> None:
+    ours = np.random.default_rng(1).standard_normal(200_002).astype("<f4").view("<c8")
+    theirs = ours.copy()
+    theirs[[16383, 16384]] += np.array([1, 2j], "<c8")
+    left = StoredArray("C64", ours.shape, memoryview(ours.tobytes()))
+    right = StoredArray("C64", ours.shape, memoryview(b"..." + theirs.tobytes())[3:])  # no aligned memory
+    found = distance(left, right)
+    assert found is not None
+    assert (found.differing, found.index, found.right) == (2, (16384,), complex(theirs[16384]))
+    assert within_tolerance(left, right, 2.0001, 0) and not within_tolerance(left, right, 1.9999, 0)
 
 
 def test_integers_and_booleans_are_within_no_tolerance_unless_equal() -> None:
