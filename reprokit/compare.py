@@ -6,7 +6,6 @@ within the recipe's tolerance), METRIC-TOLERANCE (declared metrics within theirs
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
