@@ -9,6 +9,7 @@ import contextlib
 import json
 import mmap
 import os
+import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -41,7 +42,8 @@ class Session:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._busy = 0
-        self._listener: socket.socket | None = None
+        self._acceptor: threading.Thread | None = None
+        self._wake, self._woken = socket.socketpair()
         self.collected = saver.collected
 
     def listen(self, address: Path) -> None:
@@ -49,27 +51,32 @@ class Session:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(address))
         listener.listen(128)
-        self._listener = listener
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        self._acceptor = threading.Thread(target=self._accept, args=(listener,), daemon=True)
+        self._acceptor.start()
 
     def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                channel, _ = listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self.serve, args=(channel,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        """Accept until woken, and then whoever still waits: a process may be gone before its line was seen."""
+        with listener, self._woken, selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while any(key.fileobj is listener for key, _ in selector.select()):
+                try:
+                    channel, _ = listener.accept()
+                except OSError:
+                    return
+                thread = threading.Thread(target=self.serve, args=(channel,), daemon=True)
+                thread.start()
+                self._threads.append(thread)
 
     def finish(self, *, patience: float = 10.0) -> None:
         """Wait for what was handed over, then stop; a stray descendant that keeps its line open is not waited for."""
-        for thread in list(self._threads):
+        self._wake.close()
+        if self._acceptor is not None:
+            self._acceptor.join()
+        for thread in self._threads:
             thread.join(patience)
             while thread.is_alive() and self._busy:
                 thread.join(0.1)
-        if self._listener is not None:
-            self._listener.close()
 
     def serve(self, channel: socket.socket) -> None:
         """Answer one process until it closes its line."""

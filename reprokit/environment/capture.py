@@ -141,9 +141,14 @@ def _direct_url(distribution: Distribution) -> dict[str, Any] | None:
 
 
 def _origin(package: PipPackage, direct: dict[str, Any]) -> Archive | None:
-    """Return where a package came from, in words that may be recorded; None if they cannot be."""
+    """Return where a package came from, in words that may be recorded; None if they cannot be.
+
+    What lay on this machine is not told: the path helps nobody elsewhere, and the vault has the package.
+    """
     repository, archive = direct.get("vcs_info"), direct.get("archive_info")
     url = clean_url(str(direct.get("url")))
+    if url is None or url.startswith("file:"):
+        return None
     try:
         if isinstance(repository, dict):
             found = Archive(

@@ -67,7 +67,6 @@ _EVERYDAY = {
     "torch-workers",
     "torch-accumulate",
     "torch-ddp",
-    "keras-torch-arrays",
     "keras-tensorflow-batches",
 }
 _DRAWN = [case for case in CASES if _SCALE > 1 or case.name in _EVERYDAY]
