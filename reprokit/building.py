@@ -18,7 +18,7 @@ from reprokit.digest import CHUNKED, Digest
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.folder import Files, Known, look_through
 from reprokit.manifest import Entry, Manifest
-from reprokit.package import RESERVED, Package
+from reprokit.package import RESERVED, VERDICTS, Package
 from reprokit.paths import check_logical_key, check_logical_keys, explain_os_error
 from reprokit.progress import SILENT, Advance, Progress
 from reprokit.refs import check_package_name, check_tag
@@ -78,8 +78,9 @@ def build(
     check_package_name(name)
     for tag in tags:
         check_tag(tag)
-    if name.partition("/")[0] == RESERVED:
-        raise RefusedError(f"The namespace {RESERVED!r} is reprokit's own: {name} cannot be built by hand.")
+    space = name.partition("/")[0]
+    if space in (RESERVED, VERDICTS):
+        raise RefusedError(f"The namespace {space!r} is reprokit's own: {name} cannot be built by hand.")
     _check_header(message, meta)
     if registry is None or isinstance(registry, str):
         registry = open_registry(Config.load(registry=registry).registry)

@@ -256,7 +256,7 @@ def _compare_output(
         return Comparison(
             what=path, result="differs", detail=f"{one.size:,} and {other.size:,} bytes, too many to read"
         )
-    return compare_output(path, mode, left.output(path), right.output(path), tolerance.metrics)
+    return compare_output(path, mode, left.output(path), right.output(path), tolerance.limits)
 
 
 def _compare_metrics(left: Record, right: Record, tolerance: Tolerance, seen: _Seen, until: int | None) -> bool | None:
@@ -264,7 +264,7 @@ def _compare_metrics(left: Record, right: Record, tolerance: Tolerance, seen: _S
     if until is not None:
         return None
     held: bool | None = None
-    for name, allowed in tolerance.metrics.items():
+    for name, allowed in tolerance.limits.items():
         a, b = left.metrics.get(name), right.metrics.get(name)
         if a is None or b is None:
             seen.say(Comparison(what=f"metric {name}", result="missing"))

@@ -36,6 +36,7 @@ from reprokit.store.reader import Reader
 __all__ = ["Package", "PackageEntry", "PackageFolder", "Problem", "verify_registry", "write_entries"]
 
 RESERVED = "runs"  # the namespace of run records
+VERDICTS = "verdicts"  # and that of verdicts on them
 _THREADS = 4
 
 

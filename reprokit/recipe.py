@@ -132,17 +132,25 @@ class Output(_Strict, frozen=True, kw_only=True):
 
 
 class WeightTolerance(_Strict, frozen=True, kw_only=True):
-    """|a − b| ≤ atol + rtol·|b|, element by element; zero asks for equality."""
+    """|a − b| ≤ atol + rtol·|b|, element by element, b being the original's; zero asks for equality."""
 
     atol: float = 0.0
     rtol: float = 0.0
 
 
 class Tolerance(_Strict, frozen=True, kw_only=True):
-    """What a reproduction may differ by and still count as one, declared before the run."""
+    """What a reproduction may differ by and still count as one, declared before the run.
+
+    A metric that is to be `ignore`d, such as one that measures time, may be anything.
+    """
 
     weights: WeightTolerance = WeightTolerance()
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | Literal["ignore"]] = {}
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """By name, the |Δ| that a metric may have: infinite where it is ignored."""
+        return {name: math.inf if value == "ignore" else value for name, value in self.metrics.items()}
 
 
 class Recipe(_Strict, frozen=True, kw_only=True):
@@ -302,7 +310,7 @@ def _check_param_keys(value: Any, where: str) -> None:
 
 def _check_tolerance(tolerance: Tolerance) -> None:
     values = {"weights.atol": tolerance.weights.atol, "weights.rtol": tolerance.weights.rtol}
-    values |= {f"metrics.{name}": value for name, value in tolerance.metrics.items()}
+    values |= {f"metrics.{name}": value for name, value in tolerance.metrics.items() if value != "ignore"}
     for where, value in values.items():
         if not (math.isfinite(value) and value >= 0):
             raise RecipeError(f"tolerance.{where}: {value} is not a finite number of at least 0.")

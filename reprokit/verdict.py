@@ -1,4 +1,4 @@
-"""A verdict: how a reproduction compares with the run it repeats."""
+"""A verdict: how a reproduction compares with the run it repeats, and the record that is kept of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,21 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["Comparison", "Divergence", "Rung", "Verdict", "exit_code"]
+from reprokit.canonical import canonical
+from reprokit.errors import DataMismatchError
+from reprokit.untrusted import load_json
+
+__all__ = [
+    "Cause",
+    "CauseKind",
+    "Comparison",
+    "Divergence",
+    "RunLink",
+    "Rung",
+    "Verdict",
+    "VerdictRecord",
+    "exit_code",
+]
 
 Rung = Literal["BITWISE", "TENSOR-TOLERANCE", "METRIC-TOLERANCE", "DIVERGED", "INCONCLUSIVE"]
 
@@ -24,6 +38,7 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
         ulp: Largest distance in units in the last place; None for integers and where one of two is NaN or infinite.
         index: Where the largest |Δ| is, from 0.
         how: What else there is to say: `renamed to …`, `missing from …`, another dtype or shape, NaN and infinities.
+        state: Paths of `state.json` that differ there, besides tensors: at most eight.
     """
 
     epoch: int | None = None
@@ -37,6 +52,7 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     ulp: int | None = None
     index: list[int] | None = None
     how: str | None = None
+    state: list[str] = []
     what: str | None = None
 
     def tensor_text(self) -> str:
@@ -58,6 +74,30 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(parts)
 
 
+CauseKind = Literal["code", "data", "params", "execution", "environment", "machine", "inputs", "record", "unexplained"]
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """One difference between two runs, and whether it could explain the first thing that differs.
+
+    Attributes:
+        what: Which one: `params.rate`, `data.images`, `code`, `environment.numpy`, `execution.threads`.
+        text: A line that says it, as in `Verdict.causes`.
+        weight: How well it would explain what was seen first.
+        why: What was seen that makes it so.
+        lines: What it consists of: a code's differences line by line, the entries of data that changed.
+        factor: Option of `reproduce --with` that gives the original this one thing of the other run; None if none can.
+    """
+
+    kind: CauseKind
+    what: str
+    text: str
+    weight: Literal["likely", "possible", "unlikely"] = "possible"
+    why: str = ""
+    lines: list[str] = []
+    factor: str | None = None
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the comparison: what, with which result, and what was seen."""
 
@@ -67,7 +107,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of `reproduce`. `relaxed` lists every override; one is enough to forbid BITWISE."""
+    """The result of `reproduce`. `relaxed` lists every override; one is enough to forbid BITWISE.
+
+    Attributes:
+        causes: What differs between the two runs and could explain it, most telling first.
+        explanations: The same, in the same order, with what each consists of.
+    """
 
     run_id: str
     reproduces: str
@@ -75,11 +120,82 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     relaxed: list[str] = []
     first_divergence: Divergence | None = None
     causes: list[str] = []
+    explanations: list[Cause] = []
     comparisons: list[Comparison] = []
 
     def plain(self) -> dict[str, Any]:
         value: dict[str, Any] = msgspec.to_builtins(self)
         return value
+
+
+class RunLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of the runs that a verdict is about: its ID, the version of its record that was compared, its lock."""
+
+    run_id: str
+    top_hash: str
+    lock_hash: str | None
+
+
+class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A verdict as it is kept: a version of the package `verdicts/<original run id>`, never changed afterwards.
+
+    Attributes:
+        by: user@host of who asked for it.
+        at: When it was given: ISO 8601 in UTC.
+        machine: Where the reproduction ran, in a few words by name; its record has the rest.
+        command: As it was typed; empty where the library was called.
+        tolerance: The tolerance that was applied, as a recipe writes it.
+        compared: How many checkpoints, outputs and metrics were compared.
+        reprokit: The release that gave it.
+    """
+
+    format: Literal[1] = 1
+    verdict: Verdict
+    original: RunLink
+    reproduction: RunLink
+    by: str
+    at: str
+    machine: dict[str, str] = {}
+    command: list[str] = []
+    tolerance: dict[str, Any] = {}
+    compared: dict[str, int] = {}
+    reprokit: str = ""
+
+    def encode(self) -> bytes:
+        return canonical(msgspec.to_builtins(self)) + b"\n"
+
+    def plain(self) -> dict[str, Any]:
+        value: dict[str, Any] = msgspec.to_builtins(self)
+        return value
+
+    def summary(self) -> dict[str, Any]:
+        """What listings need, small enough for the header of its version."""
+        return {
+            "kind": "verdict",
+            "verdict": self.verdict.verdict,
+            "original": self.original.run_id,
+            "reproduction": self.reproduction.run_id,
+            "relaxed": self.verdict.relaxed,
+            "by": self.by,
+            "at": self.at,
+        }
+
+    @classmethod
+    def decode(cls, data: bytes, *, what: str) -> VerdictRecord:
+        """Parse an untrusted one.
+
+        Raises:
+            DataMismatchError: It does not have the form of a verdict.
+        """
+        value = load_json(data, what=what)
+        if isinstance(value, dict) and value.get("format") != 1:
+            raise DataMismatchError(
+                f"{what} has format {value.get('format')!r}; this reprokit reads format 1.", hint="Update reprokit."
+            )
+        try:
+            return msgspec.convert(value, cls, strict=True)
+        except msgspec.ValidationError as error:
+            raise DataMismatchError(f"{what} is malformed: {error}.") from None
 
 
 def exit_code(rung: Rung) -> int:

@@ -11,7 +11,7 @@ import msgspec
 from reprokit.cli.face import Face, common, size
 from reprokit.cli.text import checkpoint_line, metrics_text, run_text
 from reprokit.errors import NotFoundError
-from reprokit.package import RESERVED, Package
+from reprokit.package import RESERVED, VERDICTS, Package
 from reprokit.record import Record
 from reprokit.refs import RunRef, is_package_ref, parse_run
 from reprokit.registry import Registry
@@ -32,7 +32,7 @@ def ls(face: Face, ref: str | None) -> None:
         packages = [
             name
             for name in registry.packages()
-            if not name.startswith(f"{RESERVED}/") and _has_versions(registry, name)
+            if name.partition("/")[0] not in (RESERVED, VERDICTS) and _has_versions(registry, name)
         ]
         lines = [
             f"{run['run']}  {run['status']:<11}  {run['name']:<20}  {run['checkpoints']:>3} ckpt  "

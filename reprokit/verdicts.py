@@ -1,0 +1,75 @@
+"""Verdicts in a registry: of each run that was reproduced a package `verdicts/<run id>`, a version for each verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from reprokit.errors import DataMismatchError, NotFoundError
+from reprokit.manifest import Entry, Manifest
+from reprokit.package import VERDICTS
+from reprokit.refs import is_run_id
+from reprokit.registry import Registry
+from reprokit.verdict import VerdictRecord
+
+__all__ = ["VERDICT_KEY", "VerdictStore"]
+
+VERDICT_KEY = "verdict.json"
+
+
+class VerdictStore:
+    """The packages `verdicts/<run id>` of a registry; only ever added to."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    def add(self, verdict: VerdictRecord) -> str:
+        """Publish a verdict as the next version of its original's package; return its top hash."""
+        with self.registry.staging() as sink:
+            digest, size = sink.put_bytes(verdict.encode())
+        manifest = Manifest.make(
+            [Entry(VERDICT_KEY, size, digest)],
+            message=f"{verdict.verdict.verdict}: {verdict.reproduction.run_id}",
+            user_meta={"reprokit": verdict.summary()},
+        )
+        self.registry.publish(f"{VERDICTS}/{verdict.original.run_id}", manifest)
+        return manifest.top_hash
+
+    def of(self, run_id: str) -> list[VerdictRecord]:
+        """Return the verdicts on a run's reproductions, oldest first, each verified.
+
+        Raises:
+            DataMismatchError: One is corrupt, or speaks of another run.
+        """
+        return [self._read(run_id, top_hash) for top_hash in self._versions(run_id)]
+
+    def summaries(self, run_id: str) -> list[dict[str, Any]]:
+        """Return what listings show of them, oldest first, from headers alone (not verified)."""
+        found = []
+        for top_hash in self._versions(run_id):
+            meta = self.registry.read_header(top_hash).get("user_meta")
+            summary = meta.get("reprokit") if isinstance(meta, dict) else None
+            if isinstance(summary, dict) and summary.get("original") == run_id:
+                found.append(summary)
+        return found
+
+    def originals(self) -> Iterator[str]:
+        """Yield the IDs of the runs that there are verdicts on."""
+        for name in self.registry.packages(VERDICTS):
+            run_id = name.partition("/")[2]
+            if is_run_id(run_id):
+                yield run_id
+
+    def _versions(self, run_id: str) -> list[str]:
+        try:
+            return self.registry.top_hashes(f"{VERDICTS}/{run_id}")
+        except NotFoundError:
+            return []
+
+    def _read(self, run_id: str, top_hash: str) -> VerdictRecord:
+        what = f"{VERDICT_KEY} of {VERDICTS}/{run_id}@{top_hash[:8]}"
+        manifest = self.registry.read_manifest(top_hash)
+        found = VerdictRecord.decode(self.registry.read_object(manifest[VERDICT_KEY], what=what), what=what)
+        if found.original.run_id != run_id:
+            raise DataMismatchError(f"{what} is a verdict on another run, {found.original.run_id}.")
+        return found
