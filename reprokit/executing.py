@@ -6,6 +6,7 @@ beyond it, and in what is done with the record.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from reprokit._version import __version__
 from reprokit.config import Config
 from reprokit.data import LaidTree, check_inputs, lay_data
 from reprokit.determinism import of_the_shell
+from reprokit.digest import hash_file
 from reprokit.environment.importing import packages_behind
 from reprokit.errors import DataMismatchError
 from reprokit.journal import Journal
@@ -29,7 +31,7 @@ from reprokit.manifest import Manifest
 from reprokit.prepared import Continued, Orders, Prepared
 from reprokit.process import Echo, Outcome
 from reprokit.progress import SILENT, Progress
-from reprokit.record import Attempt, DataFacts, EnvironmentFacts, OutputFacts, Record
+from reprokit.record import Attempt, DataFacts, EnvironmentFacts, OutputFacts, Record, UndeclaredFile
 from reprokit.recording import Recording, new_run_id, now
 from reprokit.registry import Registry
 from reprokit.saving import Observer, Saver, SavingPolicy
@@ -38,6 +40,8 @@ from reprokit.tree import lay_out
 from reprokit.workspace import find_outputs, lay_code, lay_outputs, written_files
 
 __all__ = ["execute"]
+
+_MAX_UNDECLARED = 1 << 30  # bytes of them that are hashed
 
 
 def execute(
@@ -254,7 +258,8 @@ def _conclude(
             warnings.append(f"The declared output {path!r} was not written.")
     undeclared = _undeclared(recording.journal.file("inputs.txt"))
     if undeclared:
-        shown = ", ".join(undeclared[:10]) + (f" and {len(undeclared) - 10} more" if len(undeclared) > 10 else "")
+        shown = ", ".join(file.path for file in undeclared[:10])
+        shown += f" and {len(undeclared) - 10} more" if len(undeclared) > 10 else ""
         warnings.append(f"Files were read that are not declared inputs: {shown}.")
     if not collected.checkpoints and outcome.status == "finished":
         warnings.append("No checkpoint was saved: a reproduction can compare only the outputs.")
@@ -279,6 +284,8 @@ def _conclude(
             status=outcome.status,
             ended=now(),
             machine=machine,
+            code=record.code and msgspec.structs.replace(record.code, imported=_of_tree(recording, collected.files)),
+            undeclared=undeclared,
             initial=collected.initial,
             checkpoints=collected.checkpoints,
             metrics=collected.metrics,
@@ -293,11 +300,27 @@ def _conclude(
     )
 
 
-def _undeclared(report: Path) -> list[str]:
+def _of_tree(recording: Recording, files: set[str]) -> list[str]:
+    return sorted(name for name in files if f"code/{name}" in recording.manifest)
+
+
+def _undeclared(report: Path) -> list[UndeclaredFile]:
+    """Return the files that were read and not declared, with the digests that they have now, the smaller ones."""
     try:
-        return sorted({os.fsdecode(line) for line in report.read_bytes().split(b"\n") if line})
+        names = sorted({os.fsdecode(line) for line in report.read_bytes().split(b"\n") if line})
     except FileNotFoundError:
         return []
+    found, room = [], _MAX_UNDECLARED
+    for name in names:
+        facts = UndeclaredFile(path=name.encode("utf-8", "replace").decode())
+        with contextlib.suppress(OSError):
+            size = Path(name).stat().st_size
+            facts = msgspec.structs.replace(facts, size=size)
+            if size <= room and not name.startswith(("/proc/", "/sys/", "/dev/")):
+                facts = msgspec.structs.replace(facts, digest=hash_file(Path(name))[0].hex)
+                room -= size
+        found.append(facts)
+    return found
 
 
 def _left_behind(recording: Recording, workspace: Path, outputs: set[str], lock: RunLock) -> list[str]:

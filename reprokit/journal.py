@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+from reprokit.canonical import spelled
 from reprokit.paths import os_errors
 
 __all__ = ["Journal", "abandoned", "any_journal"]
@@ -59,7 +60,7 @@ class Journal:
         self._events.write(json.dumps({"event": event, "time": time.time(), **facts}).encode() + b"\n")
 
     def metrics(self, step: int | None, values: dict[str, float]) -> None:
-        self._metrics.write(json.dumps({"time": time.time(), "step": step, "values": values}).encode() + b"\n")
+        self._metrics.write(json.dumps({"time": time.time(), "step": step, "values": spelled(values)}).encode() + b"\n")
 
     def log(self, stream: str, line: bytes) -> None:
         """Append one line of the script's output with its time (UTC) and stream."""

@@ -160,6 +160,7 @@ def variables_of(
     context = scratch / "context.json"
     told = {
         "run_id": run_id,
+        "workspace": str(workspace),
         "params": lock.params,
         "every": dict(zip(("n", "unit"), lock.recipe.every, strict=True)),
         "on": lock.recipe.checkpoints.on,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from reprokit.canonical import canonical
+from reprokit.canonical import canonical, metric_values, spelled
 from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.recipe import OutputMode
 from reprokit.untrusted import load_json
@@ -22,6 +23,7 @@ __all__ = [
     "OutputFacts",
     "Record",
     "Status",
+    "UndeclaredFile",
 ]
 
 Status = Literal["running", "finished", "failed", "interrupted"]
@@ -32,13 +34,18 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class CodeFacts(_Part, frozen=True, kw_only=True):
-    """Where the code came from; its bytes are the record's entries below `code/`."""
+    """Where the code came from; its bytes are the record's entries below `code/`.
+
+    Attributes:
+        imported: Files of it that the script's processes had imported at their ends, the script among them.
+    """
 
     tree: str
     commit: str | None = None
     dirty: bool = False
     remote: str | None = None
     branch: str | None = None
+    imported: list[str] = []
 
 
 class EnvironmentFacts(_Part, frozen=True, kw_only=True):
@@ -106,6 +113,14 @@ class Attempt(_Part, frozen=True, kw_only=True):
     resumed_from: str
 
 
+class UndeclaredFile(_Part, frozen=True, kw_only=True):
+    """A file that was read and not declared, as it was when the run ended; None where it was gone, or large."""
+
+    path: str
+    size: int | None = None
+    digest: str | None = None
+
+
 class OutputFacts(_Part, frozen=True, kw_only=True):
     """A declared output; `missing` if the script did not write it. A folder has one of these for each file."""
 
@@ -142,6 +157,7 @@ class Record(_Part, frozen=True, kw_only=True):
     checkpoints: list[CheckpointEntry] = []
     outputs: list[OutputFacts] = []
     artifacts: list[str] = []
+    undeclared: list[UndeclaredFile] = []
     notebook: str | None = None
     reproduces: str | None = None
     relaxed: list[str] = []
@@ -152,10 +168,11 @@ class Record(_Part, frozen=True, kw_only=True):
     reprokit: str = ""
 
     def encode(self) -> bytes:
-        return canonical(msgspec.to_builtins(self)) + b"\n"
+        return canonical(self.plain()) + b"\n"
 
     def plain(self) -> dict[str, Any]:
-        value: dict[str, Any] = msgspec.to_builtins(self)
+        """Return it as JSON has it: a metric that is not finite is "nan", "inf" or "-inf"."""
+        value: dict[str, Any] = spelled(msgspec.to_builtins(self))
         return value
 
     def summary(self) -> dict[str, Any]:
@@ -171,7 +188,7 @@ class Record(_Part, frozen=True, kw_only=True):
             "checkpoint_package": self.checkpoint_package,
             "checkpoints": len(self.checkpoints),
             "inputs": [[data.package, data.top_hash] for data in self.data],
-            "metrics": self.metrics,
+            "metrics": spelled(self.metrics),
             "reproduces": self.reproduces,
             "verdict": self.verdicts[-1].verdict if self.verdicts else None,
         }
@@ -183,8 +200,14 @@ class Record(_Part, frozen=True, kw_only=True):
         Raises:
             DataMismatchError: It does not have the form of a record.
         """
+        value = load_json(data, what=what)
+        if isinstance(value, dict):
+            entries = [*(found if isinstance(found := value.get("checkpoints"), list) else []), value.get("initial")]
+            for part in [value, *entries]:
+                if isinstance(part, dict) and "metrics" in part:
+                    part["metrics"] = metric_values(part["metrics"])
         try:
-            return msgspec.convert(load_json(data, what=what), cls, strict=True)
+            return msgspec.convert(value, cls, strict=True)
         except msgspec.ValidationError as error:
             raise DataMismatchError(
                 f"{what} is malformed: {error}.", hint="It may be of a newer reprokit; update, or verify the registry."
@@ -240,7 +263,7 @@ class Record(_Part, frozen=True, kw_only=True):
         return None
 
     def _best(self, metric: str, best: Mapping[str, Literal["min", "max"]]) -> CheckpointEntry | None:
-        having = [c for c in self.checkpoints if metric in c.metrics]
+        having = [c for c in self.checkpoints if not math.isnan(c.metrics.get(metric, math.nan))]
         if not having:
             return None
         sense = best.get(metric) or ("min" if "loss" in metric or "error" in metric else "max")

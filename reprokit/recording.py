@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from reprokit.canonical import metric_values
 from reprokit.digest import Digest
 from reprokit.errors import Error
 from reprokit.journal import Journal, abandoned, read_lines
@@ -169,7 +170,9 @@ def _collect(journal: Journal, events: list[dict[str, Any]]) -> Collected:
     collected = Collected()
     for event in events:
         if event.get("event") == "checkpoint":
-            entry = msgspec.convert(event["entry"], CheckpointEntry)
+            entry = msgspec.convert(
+                {**event["entry"], "metrics": metric_values(event["entry"]["metrics"])}, CheckpointEntry
+            )
             if event.get("kind") == "initial":
                 collected.initial = entry
             else:
@@ -180,7 +183,7 @@ def _collect(journal: Journal, events: list[dict[str, Any]]) -> Collected:
             digest = Digest.checked(event["type"], event["value"])
             collected.artifacts[event["key"]] = Entry(event["key"], int(event["size"]), digest)
     for row in read_lines(journal.file("metrics.jsonl")):
-        collected.metrics.update(row.get("values", {}))
+        collected.metrics.update(metric_values(row.get("values", {})))
     return collected
 
 

@@ -182,7 +182,7 @@ def _saved_by_clock(original: StoredRun, lock: RunLock) -> list[tuple[int, int]]
 def _prepare(original: StoredRun, lock: RunLock, chosen: Overrides, *, registry: Registry) -> Prepared:
     """Apply overrides to a lock; without any, the lock stays what it was, hash and all."""
     entries = [*original.manifest.below("code")]
-    code = original.record.code or CodeFacts(tree=lock.code.tree)
+    code = msgspec.structs.replace(original.record.code or CodeFacts(tree=lock.code.tree), imported=[])
     if chosen.code is not None:
         repository = Repository(chosen.code)
         with (

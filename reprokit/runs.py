@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from reprokit.canonical import metric_values
 from reprokit.errors import DataMismatchError, NotFoundError, UsageError
 from reprokit.lock import RunLock
 from reprokit.manifest import Manifest
@@ -40,6 +41,12 @@ def inputs_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (package, top_hash) for package, top_hash in pairs if isinstance(package, str) and isinstance(top_hash, str)
     ]
+
+
+def _numbers(metrics: Any) -> dict[str, float]:
+    """Return the metrics of a summary, which is not verified: only what is one."""
+    found = metric_values(metrics)
+    return {k: v for k, v in found.items() if isinstance(v, (int, float))} if isinstance(found, dict) else {}
 
 
 class RunStore:
@@ -185,6 +192,7 @@ class RunStore:
                 continue
             if summary.get("status") == "running" and not self.registry.is_claimed(run_id):
                 summary["status"] = "interrupted"
+            summary["metrics"] = _numbers(summary.get("metrics"))
             yield summary
 
     def _scan(self, record: Record) -> tuple[CheckpointEntry | None, list[CheckpointEntry]]:
@@ -203,7 +211,8 @@ class RunStore:
                 {
                     "package": name,
                     "top_hash": top_hash,
-                    **{key: facts.get(key) for key in ("state_digest", "epoch", "step", "batch", "metrics")},
+                    **{key: facts.get(key) for key in ("state_digest", "epoch", "step", "batch")},
+                    "metrics": metric_values(facts.get("metrics")),
                     "reason": facts.get("kind") if facts.get("kind") not in ("checkpoint", "initial") else None,
                 },
                 CheckpointEntry,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from reprokit.canonical import spelled
 from reprokit.checkpoint.format import Piece, SnapshotMessage, encode
 from reprokit.journal import Journal
 from reprokit.manifest import Entry, Manifest
@@ -58,6 +59,7 @@ class Collected:
         untold: Checkpoints that could not be stored, and whose script went on without learning it.
         resumed: The script restored the checkpoint that it was given.
         imported: Top-level modules that the script's processes had imported at their ends.
+        files: Files of the run's own code that they had imported.
         told: What is known of the numbers comes from a process that saved, at its end.
     """
 
@@ -70,6 +72,7 @@ class Collected:
     untold: int = 0
     resumed: bool = False
     imported: set[str] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
     told: bool = False
 
     def add(self, entry: CheckpointEntry) -> None:
@@ -111,7 +114,7 @@ class Saver:
         collected = self.collected
         entries = [("initial", collected.initial)] if collected.initial else []
         for kind, entry in [*entries, *(("checkpoint", entry) for entry in collected.checkpoints)]:
-            self._journal.event("checkpoint", kind=kind, entry=msgspec.to_builtins(entry))
+            self._journal.event("checkpoint", kind=kind, entry=spelled(msgspec.to_builtins(entry)))
         for key, kept in collected.artifacts.items():
             self._journal.event("artifact", key=key, size=kept.size, type=kept.digest.type, value=kept.digest.value)
 
@@ -168,7 +171,7 @@ class Saver:
             "inputs": policy.inputs,
             "lock_hash": policy.lock_hash,
             "state_digest": state_digest,
-            "metrics": snapshot.metrics,
+            "metrics": spelled(snapshot.metrics),
         }
         where = "initial state" if snapshot.kind == "initial" else f"epoch {snapshot.epoch}"
         if snapshot.batch is not None:
@@ -184,7 +187,7 @@ class Saver:
             collected.metrics.update(snapshot.metrics)
             self._journal.metrics(snapshot.step, snapshot.metrics)
         collected.numeric = snapshot.numeric or collected.numeric
-        self._journal.event("checkpoint", kind=snapshot.kind, entry=msgspec.to_builtins(entry))
+        self._journal.event("checkpoint", kind=snapshot.kind, entry=spelled(msgspec.to_builtins(entry)))
 
     def _drop_old(self) -> None:
         """Delete the versions that `keep` does not keep; their digests stay in the record, their bytes until `gc`."""

@@ -162,6 +162,7 @@ class Session:
         """Keep what a process said at its end; of several, one that saved knows best."""
         with self._lock:
             self.collected.imported.update(str(name) for name in message["imported"])
+            self.collected.files.update(str(name) for name in message.get("files", []))
             if message.get("saved") or not self.collected.told:
                 self.collected.numeric = {**self.collected.numeric, **dict(message["numeric"])}
                 self.collected.told = bool(message.get("saved"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from reprokit.canonical import metric_values
 from reprokit.checkpoint.format import StoredTensor, stored_tensors
 from reprokit.client.plain import from_json
 from reprokit.client.restored import MAX_JSON, check_index
@@ -46,7 +47,7 @@ class Checkpoint:
     def facts(self) -> dict[str, Any]:
         """What links it: kind, run, epoch, step, parent, inputs, lock_hash, state_digest, metrics, framework."""
         facts = self.package.manifest.user_meta.get("reprokit")
-        return dict(facts) if isinstance(facts, dict) else {}
+        return {**facts, "metrics": metric_values(facts.get("metrics"))} if isinstance(facts, dict) else {}
 
     # state
 

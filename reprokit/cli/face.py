@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from reprokit.canonical import spelled
 from reprokit.config import Config
 from reprokit.journal import any_journal
 from reprokit.progress import Advance
@@ -49,7 +50,7 @@ class Face:
     def result(self, plain: Any, text: str | Callable[[], str]) -> None:
         """Print a result: `plain` as JSON with --json, else the text."""
         if self.as_json:
-            click.echo(json.dumps(plain, indent=1, ensure_ascii=False))
+            click.echo(json.dumps(spelled(plain), indent=1, ensure_ascii=False))
         else:
             click.echo(text if isinstance(text, str) else text())
 

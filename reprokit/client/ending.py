@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from reprokit.client import context
 from reprokit.client.connection import RunnerGoneError, dial, is_connected
 from reprokit.client.fingerprint import fingerprint
 from reprokit.client.numeric import numeric_facts
 
-__all__ = ["imported", "report"]
+__all__ = ["imported", "imported_files", "report"]
+
+_MOST_FILES = 5000
 
 
 def report() -> None:
@@ -30,7 +33,8 @@ def report() -> None:
     if not hasattr(sys, "last_type"):
         numeric["fingerprint"] = fingerprint(tuple(_in_use()))
     try:
-        dial().send({"type": "numeric", "numeric": numeric, "imported": imported(), "saved": is_connected()})
+        told = {"numeric": numeric, "imported": imported(), "files": imported_files(context().get("workspace"))}
+        dial().send({"type": "numeric", **told, "saved": is_connected()})
     except (OSError, RunnerGoneError):  # the runner has other words for its end
         return
 
@@ -52,3 +56,16 @@ def imported() -> list[str]:
     ]
     names = {name.partition(".")[0] for name in modules}
     return sorted(names - sys.stdlib_module_names - {"__main__", "__mp_main__", "sitecustomize", "reprokit"})
+
+
+def imported_files(workspace: str | None) -> list[str]:
+    """Return the files of the run's own code that this process imported, the script among them: paths in the tree."""
+    if workspace is None:
+        return []
+    root = os.path.realpath(workspace) + os.sep
+    files = [file for file in sys.orig_argv[1:] if file.endswith(".py")]  # a script that has ended has no __file__
+    for module in list(sys.modules.values()):
+        told = module.__dict__ if isinstance(module, ModuleType) else {}
+        files.append(told.get("__file__") or getattr(told.get("__spec__"), "origin", None) or "")
+    real = {os.path.realpath(file) for file in files if isinstance(file, str) and file}
+    return sorted(file.removeprefix(root) for file in real if file.startswith(root))[:_MOST_FILES]
