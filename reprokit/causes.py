@@ -1,102 +1,320 @@
-"""Every difference between two runs that could explain a divergence: locks first, then machines. Reads no files."""
+"""Every difference between two runs that could explain a divergence, and how well each would. Reads no files.
+
+What differs is found from the locks, the machines and what was read without being declared. How well it would explain
+the first difference goes by where that is and how large: rounding in the first epoch speaks of numbers computed
+otherwise, a late epoch of code that acts late, an output alone of what happens after the training.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from reprokit.lock import RunLock
+import msgspec
+
+from reprokit.lock import DataPin, PackageChange, RunLock
 from reprokit.manifest import ManifestDiff
 from reprokit.numeric_class import differences
+from reprokit.record import UndeclaredFile
+from reprokit.verdict import Cause, Divergence
 
-__all__ = ["causes_between"]
+__all__ = ["Between", "Evidence", "causes_between", "weigh"]
 
 _CONSEQUENCES = {"PYTHONHASHSEED"}  # of the seed; thread variables are told by their names
 _MAX_NAMED = 5
+_MAX_LINES = 200
+_SHIFTS = 1e-5  # |Δ| / |original| below which a difference is one of rounding
+_NUMERIC = ("execution.threads", "execution.variables", "machine")
+_DRAWN = ("execution.seed", "execution.determinism")
 
 
-def causes_between(
-    left: RunLock | None,
-    right: RunLock | None,
-    *,
-    machines: tuple[Mapping[str, Any], Mapping[str, Any]],
-    code: ManifestDiff | None,
-    data: Mapping[str, ManifestDiff],
-    cells: Mapping[str, list[str]] | None = None,
-) -> list[str]:
-    """Return every difference between two runs that could explain a divergence.
+@dataclass(frozen=True, kw_only=True)
+class Between:
+    """What lies between two runs beside their locks.
+
+    Attributes:
+        machines: What the two records say about their machines.
+        code: Files that differ between the two trees; None if the trees are equal.
+        cells: By name of a file of the code, what changed in it, cell by cell: of the notebook that is executed.
+        lines: By name of a file of the code, how its text differs.
+        used: Files of the code that either run imported; None if it is not known.
+        data: By input name, the entries that differ.
+        imported: Packages that either run imported; empty if they did not tell.
+        undeclared: What each read without declaring it.
+        other: ID of the second run, which `--with code=` and `env=` can name.
+    """
+
+    machines: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default_factory=lambda: ({}, {}))
+    code: ManifestDiff | None = None
+    cells: Mapping[str, list[str]] = field(default_factory=dict)
+    lines: Mapping[str, list[str]] = field(default_factory=dict)
+    used: frozenset[str] | None = None
+    data: Mapping[str, ManifestDiff] = field(default_factory=dict)
+    imported: frozenset[str] = frozenset()
+    undeclared: tuple[list[UndeclaredFile], list[UndeclaredFile]] = field(default_factory=lambda: ([], []))
+    other: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a comparison saw that speaks for one cause or against it.
+
+    Attributes:
+        where: In what the first difference is: the initial state, the first checkpoint, a later one, one that only one
+            side has, the outputs alone, the metrics alone; `nothing` if every bit is equal.
+    """
+
+    where: Literal["nothing", "initial", "first", "later", "missing", "outputs", "metrics"]
+    first: Divergence | None = None
+
+    @property
+    def is_rounding(self) -> bool:
+        first = self.first
+        return first is not None and (
+            (first.relative is not None and first.relative < _SHIFTS) or (first.ulp is not None and first.ulp <= 16)
+        )
+
+    @property
+    def name(self) -> str:
+        return "" if self.first is None else str(self.first.what or "")
+
+
+def causes_between(left: RunLock | None, right: RunLock | None, between: Between) -> list[Cause]:
+    """Return every difference between two runs that could explain a divergence, locks first.
 
     Args:
         left, right: Their locks; None for a run that was not started from a recipe.
-        machines: What the two records say about their machines.
-        code: Files that differ between the two trees; None if the trees are equal.
-        data: By input name, the entries that differ.
-        cells: By name of a file of the code, what changed in it, cell by cell: of the notebook that is executed.
     """
-    found: list[str] = []
+    found: list[Cause] = []
     if left is not None and right is not None:
-        one, other = left, right
-        if code is not None:
-            found.append(f"code: {_named(code, 'code/', cells)} (tree {one.code.tree[:8]} → {other.code.tree[:8]})")
-        if one.code.python_path != other.code.python_path:
-            found.append(f"code: module folders {one.code.python_path} → {other.code.python_path}")
-        found += _data_causes(one, other, data)
-        found += _value_causes("params", one.params, other.params)
-        found += _execution_causes(one, other)
-        found += [f"environment: {change}" for change in one.environment.changes_to(other.environment)]
-    found += _machine_causes(*machines)
+        found += _code(left, right, between)
+        found += _data(left, right, between.data)
+        found += _params(left.params, right.params)
+        found += _execution(left, right)
+        factor = f"env={between.other}" if between.other and right.environment.container is None else None
+        found += [_package(change, between, factor) for change in left.environment.changes_to(right.environment)]
+    found += _undeclared(*between.undeclared)
+    found += _machine(*between.machines)
     return found
 
 
-def _data_causes(one: RunLock, other: RunLock, data: Mapping[str, ManifestDiff]) -> list[str]:
+def _code(one: RunLock, other: RunLock, between: Between) -> Iterator[Cause]:
+    factor = f"code={between.other}" if between.other else None
+    if between.code is not None:
+        changed = [*between.code.changed, *between.code.added, *between.code.removed]
+        idle = bool(changed) and not any(_may_matter(key, between.used) for key in changed)
+        lines: list[str] = []
+        for key in sorted(changed, key=lambda key: (not _may_matter(key, between.used), key)):
+            lines += between.lines.get(key, [])
+        yield Cause(
+            kind="code",
+            what="code",
+            text=f"code: {_named(between.code, between)} (tree {one.code.tree[:8]} → {other.code.tree[:8]})",
+            weight="unlikely" if idle else "possible",
+            why="no file that differs was imported by either run" if idle else "",
+            lines=_capped(lines),
+            factor=factor,
+        )
+    if one.code.python_path != other.code.python_path:
+        text = f"code: module folders {one.code.python_path} → {other.code.python_path}"
+        yield Cause(kind="code", what="code.python_path", text=text, factor=factor)
+
+
+def _may_matter(key: str, used: frozenset[str] | None) -> bool:
+    """False for a module that neither run imported; any other file may be read by the script."""
+    name = key.removeprefix("code/")
+    return used is None or name in used or not name.endswith(".py")
+
+
+def _data(one: RunLock, other: RunLock, data: Mapping[str, ManifestDiff]) -> Iterator[Cause]:
     ours, theirs = {pin.name: pin for pin in one.data}, {pin.name: pin for pin in other.data}
-    found = []
     for name in dict.fromkeys([*ours, *theirs]):
         a, b = ours.get(name), theirs.get(name)
+        what = f"data.{name}"
         if a is None or b is None:
-            found.append(f"data.{name}: only one of the runs has it")
+            yield Cause(kind="data", what=what, text=f"{what}: only one of the runs has it")
         elif a.identity != b.identity:
-            entries = f": {_named(data[name], '')}" if name in data else ""
-            found.append(f"data.{name}: {a} → {b}{entries}")
+            diff = data.get(name)
+            entries = f": {_named(diff)}" if diff is not None else ""
+            lines = [] if diff is None else _listed(diff)
+            yield Cause(kind="data", what=what, text=f"{what}: {a} → {b}{entries}", lines=lines, factor=_repinned(b))
         elif a.path != b.path:
-            found.append(f"data.{name}: laid out at {a.path} → {b.path}")
-    return found
+            yield Cause(kind="data", what=what, text=f"{what}: laid out at {a.path} → {b.path}")
 
 
-def _execution_causes(one: RunLock, other: RunLock) -> list[str]:
-    found = []
+def _repinned(pin: DataPin) -> str | None:
+    """Return the option that gives a run this input."""
+    if pin.run is None:
+        return f"data.{pin.name}={pin.package}@{pin.top_hash[:16]}" if pin.within is None else None
+    return f"data.{pin.name}={pin.run}"
+
+
+def _params(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Cause]:
+    for key in dict.fromkeys([*left, *right]):
+        if left.get(key) != right.get(key) or (key in left) != (key in right):
+            factor = f"param.{key}={json.dumps(right[key])}" if key in left and key in right else None
+            text = f"params.{key} {_short(left.get(key))} → {_short(right.get(key))}"
+            yield Cause(kind="params", what=f"params.{key}", text=text, factor=factor)
+
+
+def _execution(one: RunLock, other: RunLock) -> Iterator[Cause]:
     for name in one.execution.__struct_fields__:
         a, b = getattr(one.execution, name), getattr(other.execution, name)
-        if a != b:
-            note = " (numeric class differs)" if name in ("threads", "variables") else ""
-            found.append(f"execution.{name} {_short(a)} → {_short(b)}{note}")
-    return found
+        if name == "variables":
+            for key in sorted({*a, *b}):
+                if a.get(key) != b.get(key):
+                    what = f"execution.variables.{key}"
+                    text = f"{what} {a.get(key, 'unset')} → {b.get(key, 'unset')} (numeric class differs)"
+                    factor = f"variable.{key}={b.get(key, '')}"
+                    yield Cause(kind="execution", what=what, text=text, factor=factor)
+        elif a != b:
+            note = " (numeric class differs)" if name == "threads" else ""
+            text = f"execution.{name} {_short(a)} → {_short(b)}{note}"
+            option = None if name == "params" else f"{name}={b}"
+            yield Cause(kind="execution", what=f"execution.{name}", text=text, factor=option)
 
 
-def _value_causes(where: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{where}.{key} {_short(left.get(key))} → {_short(right.get(key))}"
-        for key in dict.fromkeys([*left, *right])
-        if left.get(key) != right.get(key) or (key in left) != (key in right)
-    ]
+def _package(change: PackageChange, between: Between, factor: str | None) -> Cause:
+    idle = change.kind in ("pip", "conda") and between.imported and change.name not in between.imported
+    return Cause(
+        kind="environment",
+        what=f"environment.{change.name}",
+        text=f"environment: {change}",
+        weight="unlikely" if idle and change.kind == "pip" else "possible",
+        why="not imported by either run" if idle else "imported" if change.name in between.imported else "",
+        factor=factor,
+    )
 
 
-def _machine_causes(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
-    """Return how the numeric classes differ; threads are told once, by execution.threads."""
-    return [
-        f"machine: {item}"
-        for item in differences(left.get("numeric"), right.get("numeric"))
-        if "thread" not in item.what and item.what not in _CONSEQUENCES
-    ]
+def _undeclared(left: list[UndeclaredFile], right: list[UndeclaredFile]) -> Iterator[Cause]:
+    """Yield files that both read without declaring them and that changed, or that only one of them read."""
+    ours, theirs = {file.path: file for file in left}, {file.path: file for file in right}
+    for path in dict.fromkeys([*ours, *theirs]):
+        a, b = ours.get(path), theirs.get(path)
+        if a is None or b is None:
+            text = f"inputs: {path} was read by the {'second' if a is None else 'first'} run alone, and is not declared"
+        elif a.digest != b.digest or a.size != b.size:
+            text = f"inputs: {path} changed between the runs, and is not declared"
+        else:
+            continue
+        yield Cause(kind="inputs", what=f"inputs.{path}", text=text, why="it was read, and nothing pins it")
 
 
-def _named(diff: ManifestDiff, prefix: str, cells: Mapping[str, list[str]] | None = None) -> str:
-    inside = cells or {}
-    names = [(key, _cells_named(inside.get(key))) for key in diff.changed if inside.get(key) != []]
+def _machine(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Cause]:
+    """Yield how the numeric classes differ; threads are told once, by execution.threads, and releases by packages."""
+    for item in differences(left.get("numeric"), right.get("numeric")):
+        if "thread" in item.what or item.what in _CONSEQUENCES or item.what.endswith(".version"):
+            continue
+        idle = item.kind == "harmless"
+        yield Cause(
+            kind="machine",
+            what=f"machine.{item.what}",
+            text=f"machine: {item}",
+            weight="unlikely" if idle else "possible",
+            why="no library that was loaded computes by it" if idle else "",
+        )
+
+
+def weigh(causes: list[Cause], evidence: Evidence, *, unseeded: bool = False) -> list[Cause]:
+    """Return the causes, most telling first, each with how well it would explain what was seen, and why.
+
+    Where none would, a last one says so: `unexplained`.
+
+    Args:
+        unseeded: `execution.determinism` is off: nothing seeds the script's generators.
+    """
+    if evidence.where == "nothing":
+        return [msgspec.structs.replace(cause, weight="unlikely", why="no bit differs") for cause in causes]
+    weighed = [cause if cause.weight == "unlikely" else _weigh(cause, evidence) for cause in causes]
+    open_ = [cause for cause in weighed if cause.weight != "unlikely"]
+    if len(open_) == 1 and open_[0].weight != "likely":
+        only = msgspec.structs.replace(open_[0], weight="likely", why="nothing else that differs would explain it")
+        weighed = [only if cause is open_[0] else cause for cause in weighed]
+    if not open_:
+        weighed.append(_unexplained(causes, evidence, unseeded))
+    rank = ["likely", "possible", "unlikely"]
+    order = ["record", "code", "data", "params", "execution", "inputs", "environment", "machine", "unexplained"]
+    return sorted(weighed, key=lambda cause: (rank.index(cause.weight), order.index(cause.kind)))
+
+
+def _weigh(cause: Cause, evidence: Evidence) -> Cause:
+    weight, why = _judged(cause, evidence)
+    return msgspec.structs.replace(cause, weight=weight, why=f"{cause.why}; {why}" if cause.why and why else why)
+
+
+def _judged(cause: Cause, evidence: Evidence) -> tuple[Literal["likely", "possible", "unlikely"], str]:
+    """Return how well a cause would explain what was seen first, and why."""
+    numeric = cause.kind == "machine" or cause.what.startswith(_NUMERIC)
+    drawn = cause.what in _DRAWN
+    if cause.kind == "record":
+        return "likely", ""
+    if evidence.where == "initial":
+        if numeric and not evidence.is_rounding:
+            return "unlikely", "the initial state differs, which is drawn and hardly computed"
+        return "likely" if drawn or cause.kind in ("code", "params") else "possible", "the initial state differs"
+    if evidence.where == "missing":
+        likely = cause.kind in ("code", "params")
+        return "likely" if likely else "possible", f"{evidence.name}" if likely else ""
+    if evidence.where == "outputs":
+        likely = cause.kind in ("code", "inputs", "environment")
+        return ("likely" if likely else "unlikely" if drawn else "possible"), "every checkpoint is equal in every bit"
+    if evidence.where == "metrics":
+        return "likely" if cause.kind in ("code", "inputs") else "possible", "every checkpoint is equal in every bit"
+    if evidence.where == "later":
+        why = f"everything before {evidence.name} is equal in every bit"
+        if cause.kind == "code":
+            return "likely", f"{why}: code can act late"
+        return ("unlikely" if cause.kind == "data" or drawn else "possible"), why
+    if evidence.is_rounding:
+        close = numeric or cause.kind == "environment" or (cause.kind == "params")
+        return "likely" if close else "possible", f"{evidence.name} differs as by rounding"
+    likely = cause.kind in ("code", "data", "params", "inputs") or drawn
+    return "likely" if likely else "possible", f"{evidence.name} differs by more than rounding" if likely else ""
+
+
+def _unexplained(causes: list[Cause], evidence: Evidence, unseeded: bool) -> Cause:
+    same = "code, environment, data, params, execution and numeric class are the same"
+    text = f"unexplained: {same}" if not causes else "unexplained: nothing that differs would explain it"
+    hints = []
+    first = evidence.first
+    if unseeded:
+        hints.append("execution.determinism is off: nothing seeds the script's generators")
+    if evidence.where == "initial":
+        hints.append("the initial state differs already: a generator that nothing seeds, or a file that was not seen")
+    elif evidence.where in ("outputs", "metrics"):
+        hints.append(
+            "the training's bits are equal: what differs depends on something that is no part of it, such as the time"
+        )
+    elif first is not None and any(path.startswith("rng") for path in first.state):
+        hints.append("the random generators stand elsewhere: something drew more often, or less, than before")
+    elif evidence.is_rounding:
+        hints.append("it is as small as rounding: an operation without a fixed order, or a race between threads")
+    else:
+        hints.append("a generator that nothing seeds, the order of a set or of files in a folder, the time")
+    return Cause(kind="unexplained", what="unexplained", text=text, why="; ".join(hints))
+
+
+def _named(diff: ManifestDiff, between: Between | None = None) -> str:
+    cells = between.cells if between else {}
+    names = [(key, _cells_named(cells.get(key))) for key in diff.changed if cells.get(key) != []]
     names += [(key, "added") for key in diff.added] + [(key, "removed") for key in diff.removed]
-    shown = ", ".join(f"{key.removeprefix(prefix)} {how}" for key, how in names[:_MAX_NAMED])
+    if between is not None:
+        names.sort(key=lambda named: not _may_matter(named[0], between.used))
+    shown = ", ".join(f"{key.removeprefix('code/' if between else '')} {how}" for key, how in names[:_MAX_NAMED])
     more = len(names) - _MAX_NAMED
     return shown + (f" and {more} more" if more > 0 else "") if names else "nothing but modes or metadata"
+
+
+def _listed(diff: ManifestDiff) -> list[str]:
+    marked = [("~", diff.changed), ("+", diff.added), ("-", diff.removed)]
+    return _capped([f"{mark} {key}" for mark, keys in marked for key in keys[: _MAX_LINES + 1]])
+
+
+def _capped(lines: list[str]) -> list[str]:
+    more = len(lines) - _MAX_LINES
+    return [*lines[:_MAX_LINES], f"… and {more:,} more"] if more > 0 else lines
 
 
 def _cells_named(found: list[str] | None) -> str:

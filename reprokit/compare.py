@@ -1,26 +1,30 @@
 """Compare two runs. Reads no files; the caller loads what is compared.
 
-The ladder: BITWISE (every state digest and declared output equal, nothing relaxed), TENSOR-TOLERANCE (every tensor
-within the recipe's tolerance), METRIC-TOLERANCE (declared metrics within theirs), DIVERGED, INCONCLUSIVE.
+The ladder: BITWISE (every state digest, declared output and metric equal, nothing relaxed), TENSOR-TOLERANCE (every
+tensor within the recipe's tolerance), METRIC-TOLERANCE (declared metrics within theirs), DIVERGED, INCONCLUSIVE.
+A declared metric beyond its tolerance, and a record that contradicts what it points to, are DIVERGED in any case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from reprokit.causes import Evidence, weigh
 from reprokit.checkpoint.reader import Checkpoint
+from reprokit.consistency import same_number, unlike
 from reprokit.difference import first_difference
 from reprokit.lock import RunLock
 from reprokit.outputs import MAX_OUTPUT, compare_output
 from reprokit.recipe import OutputMode, Tolerance
 from reprokit.record import CheckpointEntry, OutputFacts, Record
-from reprokit.verdict import Comparison, Divergence, Rung, Verdict
+from reprokit.verdict import Cause, Comparison, Divergence, Rung, Verdict
 
-__all__ = ["Side", "compare"]
+__all__ = ["Side", "checkpoint_pairs", "compare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +34,14 @@ class Side:
     Attributes:
         load: Opens one of its checkpoints.
         output: Returns the verified bytes of one of its outputs by path.
+        contradictions: In what its record contradicts what it points to: what, and how.
     """
 
     record: Record
     lock: RunLock | None
     load: Callable[[CheckpointEntry], Checkpoint]
     output: Callable[[str], bytes]
+    contradictions: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -47,10 +53,25 @@ class _Seen:
     bits_equal: bool = True
     tensors_within: bool = True
     outputs_hold: bool = True
+    metrics_equal: bool = True
+    metrics_hold: bool | None = None
+    contradicted: list[Cause] = field(default_factory=list)
     first: Divergence | None = None
+    where: Literal["initial", "first", "later", "missing", "outputs", "metrics"] | None = None
 
     def say(self, comparison: Comparison) -> None:
         self.comparisons.append(comparison)
+
+    def note(self, where: Any, first: Divergence) -> None:
+        """Keep the first thing that differs."""
+        if self.first is None:
+            self.where, self.first = where, first
+
+    def contradict(self, what: str, how: str) -> None:
+        """Note that a run is not what its record says."""
+        text = f"record: {what}: {how}"
+        self.contradicted.append(Cause(kind="record", what=f"record.{what}", text=text, weight="likely"))
+        self.say(Comparison(what=what, result="differs", detail=how))
 
 
 def compare(
@@ -59,35 +80,48 @@ def compare(
     *,
     tolerance: Tolerance,
     relaxed: list[str],
-    causes: list[str],
+    causes: list[Cause],
     until: int | None = None,
+    values: bool = True,
+    thorough: bool = False,
 ) -> Verdict:
     """Return how `right`, a repetition, compares with `left`, the original.
 
     Args:
         tolerance: What the original's recipe declared.
         relaxed: Every override of the repetition; one is enough to forbid BITWISE.
-        causes: Differences between the two locks and machines, most telling first.
+        causes: Differences between the two locks and machines.
         until: The last epoch that the repetition was asked for; later ones are not missed.
+        values: Read the tensors that differ, to say by how much. Without, metadata tells which do; they are read all
+            the same where a tolerance for weights is declared, which only values can be held against.
+        thorough: Do not take a state digest for what is stored: two checkpoints are equal if their entries are.
     """
     seen = _Seen()
     _compare_locks(left, right, seen)
-    _compare_checkpoints(left, right, tolerance, until, seen)
+    for side, run in (("original", left), ("repetition", right)):
+        for what, how in run.contradictions:
+            seen.contradict(what, f"{how} (of the {side})")
+    values = values or tolerance.weights.atol > 0 or tolerance.weights.rtol > 0
+    _compare_checkpoints(left, right, tolerance, until, seen, values=values, thorough=thorough)
     if until is None:
         _compare_outputs(left, right, tolerance, seen)
-    metrics_hold = _compare_metrics(left.record, right.record, tolerance, seen, until)
-    rung = _rung(left.record, right.record, seen, metrics_hold, relaxed)
-    if rung == "BITWISE":
-        causes = []
-    elif not causes and rung != "INCONCLUSIVE" and not seen.bits_equal:
-        causes = ["unexplained: code, environment, data, params, execution and numeric class are the same"]
+    _compare_metrics(left.record, right.record, tolerance, seen, until)
+    rung = _rung(left.record, right.record, seen, relaxed)
+    explanations: list[Cause] = []
+    if rung == "INCONCLUSIVE":
+        explanations = causes
+    elif rung != "BITWISE":
+        unseeded = left.lock is not None and left.lock.execution.determinism == "off"
+        evidence = Evidence(where=seen.where or "nothing", first=seen.first)
+        explanations = weigh([*seen.contradicted, *causes], evidence, unseeded=unseeded)
     return Verdict(
         run_id=right.record.run_id,
         reproduces=left.record.run_id,
         verdict=rung,
         relaxed=relaxed,
         first_divergence=seen.first,
-        causes=causes,
+        causes=[cause.text for cause in explanations],
+        explanations=explanations,
         comparisons=seen.comparisons,
     )
 
@@ -114,50 +148,64 @@ def _compare_locks(left: Side, right: Side, seen: _Seen) -> None:
         seen.say(Comparison(what=what, result="match" if same else "differs", detail=detail))
 
 
-def _rung(left: Record, right: Record, seen: _Seen, metrics_hold: bool | None, relaxed: list[str]) -> Rung:
+def _rung(left: Record, right: Record, seen: _Seen, relaxed: list[str]) -> Rung:
     if right.status != "finished" or left.status == "running" or seen.compared == 0:
         return "INCONCLUSIVE"
-    if seen.bits_equal and not relaxed:
+    if seen.contradicted or seen.metrics_hold is False:
+        return "DIVERGED"
+    if seen.bits_equal and seen.metrics_equal and not relaxed:
         return "BITWISE"
     if seen.tensors_within and seen.outputs_hold:
         return "TENSOR-TOLERANCE"
-    return "METRIC-TOLERANCE" if metrics_hold else "DIVERGED"
+    return "METRIC-TOLERANCE" if seen.metrics_hold else "DIVERGED"
 
 
-def _compare_checkpoints(left: Side, right: Side, tolerance: Tolerance, until: int | None, seen: _Seen) -> None:
-    pairs = _pairs(left.record, right.record, until)
+def _compare_checkpoints(
+    left: Side, right: Side, tolerance: Tolerance, until: int | None, seen: _Seen, *, values: bool, thorough: bool
+) -> None:
+    pairs = checkpoint_pairs(left.record, right.record, until)
     equal, place = 0, len(seen.comparisons)
     for name, one, other in pairs:
         seen.compared += 1
         if other is None or one is None:
             seen.bits_equal = seen.tensors_within = False
             missing = "the repetition" if other is None else "the original"
-            seen.first = seen.first or Divergence(
-                epoch=next((side.epoch for side in (one, other) if side is not None), None),
-                what=f"{name} is missing from {missing}",
-            )
+            epoch = next((side.epoch for side in (one, other) if side is not None), None)
+            seen.note("missing", Divergence(epoch=epoch, what=f"{name} is missing from {missing}"))
             seen.say(
                 Comparison(
                     what=name, result="missing", detail=f"only {'the original' if one else 'the repetition'} has it"
                 )
             )
             continue
+        wrong = None
         if one.state_digest == other.state_digest:
-            equal += 1
-            continue
+            if thorough and not one.dropped and not other.dropped:
+                wrong = unlike(left.load(one), right.load(other))
+            if wrong is None:
+                equal += 1
+                continue
         seen.bits_equal = False
+        before = equal - (name != "initial state" and _is_initial(pairs[0]))
+        where = "initial" if name == "initial state" else "later" if before > 0 else "first"
+        if wrong is not None:
+            seen.tensors_within = False
+            seen.note(where, Divergence(epoch=one.epoch, step=one.step, what=name, how=wrong))
+            seen.contradict(name, wrong)
+            continue
         if one.dropped or other.dropped:
             seen.tensors_within = False
-            seen.first = seen.first or Divergence(epoch=one.epoch, step=one.step, what=name)
+            seen.note(where, Divergence(epoch=one.epoch, step=one.step, what=name))
             seen.say(Comparison(what=name, result="differs", detail="dropped by `keep`: no tensors to compare"))
             continue
         if seen.first is not None and not seen.tensors_within:
             seen.say(Comparison(what=name, result="differs"))
             continue
-        found = first_difference(left.load(one), right.load(other), tolerance)
+        found = first_difference(left.load(one), right.load(other), tolerance, values=values)
         seen.tensors_within &= found.within
-        seen.first = seen.first or msgspec.structs.replace(found.divergence, epoch=one.epoch, step=one.step, what=name)
+        seen.note(where, msgspec.structs.replace(found.divergence, epoch=one.epoch, step=one.step, what=name))
         seen.say(Comparison(what=name, result="tolerated" if found.within else "differs", detail=str(found)))
+    _note_lonely(pairs, seen)
     if pairs:
         result: Any = "match" if equal == len(pairs) else "differs"
         if result == "differs" and seen.tensors_within:
@@ -167,8 +215,28 @@ def _compare_checkpoints(left: Side, right: Side, tolerance: Tolerance, until: i
         )
 
 
-def _pairs(
-    left: Record, right: Record, until: int | None
+def _is_initial(pair: tuple[str, CheckpointEntry | None, CheckpointEntry | None]) -> bool:
+    name, one, other = pair
+    return name == "initial state" and one is not None and other is not None and one.state_digest == other.state_digest
+
+
+def _note_lonely(pairs: list[tuple[str, CheckpointEntry | None, CheckpointEntry | None]], seen: _Seen) -> None:
+    """Say so if what comes after the first checkpoint that differs is equal again: then the training was the same."""
+    both = [(name, one, other) for name, one, other in pairs if one is not None and other is not None]
+    differing = [at for at, (_, one, other) in enumerate(both) if one.state_digest != other.state_digest]
+    if not differing or len(differing) > 2 or differing[-1] == len(both) - 1 or seen.where == "missing":
+        return
+    names = ", ".join(both[at][0] for at in differing)
+    how = (
+        "what came after it is equal in every bit, so that the training was the same: what is stored of it is not what "
+        "the training had"
+    )
+    text = f"record: {names} alone differs: {how}"
+    seen.contradicted.append(Cause(kind="record", what=f"record.{names}", text=text, weight="likely"))
+
+
+def checkpoint_pairs(
+    left: Record, right: Record, until: int | None = None
 ) -> list[tuple[str, CheckpointEntry | None, CheckpointEntry | None]]:
     """Pair checkpoints by epoch, those without one by step, then by position."""
     pairs: list[tuple[str, CheckpointEntry | None, CheckpointEntry | None]] = []
@@ -225,7 +293,7 @@ def _compare_outputs(left: Side, right: Side, tolerance: Tolerance, seen: _Seen)
             seen.bits_equal = False
         if comparison.result not in ("match", "tolerated"):
             seen.outputs_hold = False
-            seen.first = seen.first or Divergence(what=f"output {path}")
+            seen.note("outputs", Divergence(what=f"output {path}"))
 
 
 def _missing(path: str, side: str, outputs: dict[str, OutputFacts], folders: set[str]) -> Comparison:
@@ -259,19 +327,56 @@ def _compare_output(
     return compare_output(path, mode, left.output(path), right.output(path), tolerance.limits)
 
 
-def _compare_metrics(left: Record, right: Record, tolerance: Tolerance, seen: _Seen, until: int | None) -> bool | None:
-    """Say how final metrics compare; return whether all declared ones are within tolerance, None without any."""
+def _compare_metrics(left: Record, right: Record, tolerance: Tolerance, seen: _Seen, until: int | None) -> None:
+    """Compare what was measured: by epoch, and at the end. One that differs forbids BITWISE, unless it is ignored."""
+    limits = tolerance.limits
+    for name, one, other in checkpoint_pairs(left, right, until):
+        if one is not None and other is not None:
+            for metric in _apart(one.metrics, other.metrics, limits):
+                seen.metrics_equal = False
+                shown = f"{_number(one.metrics.get(metric))} → {_number(other.metrics.get(metric))}"
+                what = f"metric {metric} of {name}"
+                seen.note("metrics", Divergence(epoch=one.epoch, step=one.step, what=what, how=shown))
     if until is not None:
-        return None
-    held: bool | None = None
-    for name, allowed in tolerance.limits.items():
+        return
+    whole = left.status == "finished" and right.status == "finished"
+    names = dict.fromkeys([*limits, *(left.metrics if whole else []), *(right.metrics if whole else [])])
+    apart, equal = set(_apart(left.metrics, right.metrics, limits)), 0
+    for name in names:
         a, b = left.metrics.get(name), right.metrics.get(name)
-        if a is None or b is None:
-            seen.say(Comparison(what=f"metric {name}", result="missing"))
-            held = False
-            continue
-        inside = a == b or abs(a - b) <= allowed
-        held = inside if held is None else held and inside
-        result: Any = "match" if a == b else "tolerated" if inside else "differs"
-        seen.say(Comparison(what=f"metric {name}", result=result, detail=f"{a:.6g} → {b:.6g}, allowed {allowed:g}"))
-    return held
+        shown = f"{_number(a)} → {_number(b)}"
+        allowed = limits.get(name)
+        if allowed is not None and math.isinf(allowed):
+            seen.say(Comparison(what=f"metric {name}", result="ignored", detail="as the recipe declares"))
+        elif name not in apart:
+            equal += 1
+            if allowed is not None and (a is None or b is None):
+                seen.metrics_hold = False
+                seen.say(Comparison(what=f"metric {name}", result="missing", detail="declared, and neither run has it"))
+            elif allowed is not None:
+                seen.metrics_hold = seen.metrics_hold is not False
+                seen.say(Comparison(what=f"metric {name}", result="match", detail=f"{shown}, allowed {allowed:g}"))
+        else:
+            seen.metrics_equal = False
+            seen.note("metrics", Divergence(what=f"metric {name}", how=shown))
+            inside = allowed is not None and a is not None and b is not None and abs(a - b) <= allowed
+            if allowed is not None:
+                seen.metrics_hold = inside and seen.metrics_hold is not False
+            result: Any = "missing" if a is None or b is None else "tolerated" if inside else "differs"
+            note = f", allowed {allowed:g}" if allowed is not None else ""
+            seen.say(Comparison(what=f"metric {name}", result=result, detail=shown + note))
+    if equal and whole:
+        seen.say(Comparison(what="metrics", result="match", detail=f"{equal} of {len(names)} equal"))
+
+
+def _apart(one: dict[str, float], other: dict[str, float], limits: dict[str, float]) -> Iterable[str]:
+    """Return the metrics that are not the same, without those that may be anything."""
+    return [
+        name
+        for name in dict.fromkeys([*one, *other])
+        if not math.isinf(limits.get(name, 0.0)) and not same_number(one.get(name), other.get(name))
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
+
+import msgspec
 
 from reprokit.canonical import canonical
 from reprokit.checkpoint.format import StoredTensor
@@ -15,7 +19,9 @@ from reprokit.distance import distance, within_tolerance
 from reprokit.recipe import Tolerance
 from reprokit.verdict import Divergence
 
-__all__ = ["Difference", "first_difference"]
+__all__ = ["Difference", "differing_paths", "first_difference", "how_far"]
+
+_MOST_PATHS = 8
 
 _Key = tuple[str, str]  # section and name
 
@@ -32,18 +38,22 @@ class Difference:
         return self.divergence.tensor_text() + (f" (and {self.count - 1} more)" if self.count > 1 else "")
 
 
-def first_difference(left: Checkpoint, right: Checkpoint, tolerance: Tolerance) -> Difference:
+def first_difference(left: Checkpoint, right: Checkpoint, tolerance: Tolerance, *, values: bool = True) -> Difference:
     """Return the first tensor in which two checkpoints differ, the model's before others, or else the path of a state.
 
     Digests tell which tensors differ; of these, only as many are read as it takes to know whether all are within the
     tolerance. A tensor that has another name on the other side differs, and is not within.
+
+    Args:
+        values: Without, no object is read: it is said which tensor differs, not by how much; none that does is within;
+            and one with a file of its own under another name is missing.
     """
     ours, theirs = left.all_stored(), right.all_stored()
     differing = [key for key in ours.keys() | theirs.keys() if not _same(ours.get(key), theirs.get(key))]
     if not differing:
-        path = _first_path(left.raw_state, right.raw_state)
-        return Difference(Divergence(tensor=f"state.json:{path}"), 1, True)
-    renamed = _renamed(left, right, {key for key in differing if (key in ours) != (key in theirs)})
+        return Difference(_no_tensor(left, right, values=values), 1, True)
+    unmatched = {key for key in differing if (key in ours) != (key in theirs)}
+    renamed = _renamed(left, right, {key for key in unmatched if values or not (ours.get(key) or theirs[key]).alone})
     found = set(renamed.values())
     differing = [key for key in differing if key in ours or key not in found]
     order = {key: number for number, key in enumerate([*ours, *(key for key in theirs if key not in ours)])}
@@ -55,13 +65,33 @@ def first_difference(left: Checkpoint, right: Checkpoint, tolerance: Tolerance) 
         if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
             within = False
             first = first or _unlike(key, one, other, renamed.get(key))
+        elif not values:
+            within = False
+            first = first or Divergence(tensor=_label(key), shape=list(one.shape), elements=math.prod(one.shape))
         else:
             a, b = _array(left, key), _array(right, key)
             within = within and within_tolerance(a, b, tolerance.weights.atol, tolerance.weights.rtol)
-            first = first or _apart(key, a, b)
+            first = first or how_far(key, a, b)
         if not within:
             break
-    return Difference(first or Divergence(), len(differing), within)
+    first = first or Divergence()
+    if values and left.package.manifest["state.json"].digest != right.package.manifest["state.json"].digest:
+        first = msgspec.structs.replace(first, state=_paths(left, right))
+    return Difference(first, len(differing), within)
+
+
+def _no_tensor(left: Checkpoint, right: Checkpoint, *, values: bool) -> Divergence:
+    """Say in what two checkpoints differ whose tensors are equal, one by one."""
+    one, other = (side.package.manifest["state.json"].digest for side in (left, right))
+    if one == other:
+        return Divergence(what="", how="other names of tied weights, or another whole file")
+    paths = _paths(left, right) if values else []
+    return Divergence(tensor=f"state.json:{paths[0]}" if paths else "state.json", state=paths)
+
+
+def _paths(left: Checkpoint, right: Checkpoint) -> list[str]:
+    """Return where in state.json two checkpoints differ, at most eight."""
+    return list(islice(differing_paths(left.raw_state, right.raw_state), _MOST_PATHS))
 
 
 def _renamed(left: Checkpoint, right: Checkpoint, unmatched: set[_Key]) -> dict[_Key, _Key]:
@@ -113,7 +143,8 @@ def _unlike(key: _Key, one: StoredTensor | None, other: StoredTensor | None, ren
     return Divergence(tensor=_label(key), shape=shape, how=how)
 
 
-def _apart(key: _Key, left: StoredArray, right: StoredArray) -> Divergence:
+def how_far(key: tuple[str, str], left: StoredArray, right: StoredArray) -> Divergence:
+    """Return how far apart two tensors of one section and name, dtype and shape are."""
     found = distance(left, right)
     if found is None:  # not reached: the metadata said that they are of one dtype and shape
         return Divergence(tensor=_label(key), shape=list(left.shape))
@@ -149,14 +180,18 @@ def _same(one: StoredTensor | None, other: StoredTensor | None) -> bool:
     )
 
 
-def _first_path(left: Any, right: Any, where: str = "") -> str:
-    """Return the path of the first value that differs between two JSON values."""
+def differing_paths(left: Any, right: Any, where: str = "") -> Iterator[str]:
+    """Yield the paths of the values that differ between two JSON values, in the first one's order."""
     if isinstance(left, dict) and isinstance(right, dict):
         for key in [*left, *(key for key in right if key not in left)]:
-            if key not in left or key not in right or canonical(left[key]) != canonical(right[key]):
-                return _first_path(left.get(key), right.get(key), f"{where}.{key}" if where else str(key))
-    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+            path = f"{where}.{key}" if where else str(key)
+            if key not in left or key not in right:
+                yield path
+            elif canonical(left[key]) != canonical(right[key]):
+                yield from differing_paths(left[key], right[key], path)
+    elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
         for index, (a, b) in enumerate(zip(left, right, strict=True)):
             if canonical(a) != canonical(b):
-                return _first_path(a, b, f"{where}[{index}]")
-    return where or "(all)"
+                yield from differing_paths(a, b, f"{where}[{index}]")
+    else:
+        yield where or "(all)"

@@ -58,7 +58,7 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     def tensor_text(self) -> str:
         """Return in words how the tensor differs; nothing if it is about none."""
         if self.tensor is None:
-            return ""
+            return self.how or ""
         parts = [self.tensor if self.shape is None else f"{self.tensor} {self.shape}"]
         if self.differing is not None:
             parts.append(f"{self.differing:,} of {self.elements:,} elements differ")

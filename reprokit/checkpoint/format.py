@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from reprokit.digest import Digest, hash_all, hash_bytes
 from reprokit.errors import DataMismatchError
 from reprokit.manifest import Entry, Manifest
 
-__all__ = ["Piece", "SnapshotMessage", "StoredTensor", "encode", "stored_tensors"]
+__all__ = ["Piece", "SnapshotMessage", "StoredTensor", "encode", "state_digest_of", "stored_tensors"]
 
 _OWN_FILE = 1024 * 1024
 _DIGEST_NAME = "sha256-merkle-v1"
@@ -149,19 +149,33 @@ def encode(message: SnapshotMessage, memory: memoryview) -> tuple[list[Piece], s
 def _state_digest(
     message: SnapshotMessage, digests: dict[tuple[str, str], str], files: dict[str, Digest], state: bytes
 ) -> str:
+    return state_digest_of(
+        {
+            (t.section, t.name): t.alias if t.alias is not None else (t.dtype, t.shape, digests[t.section, t.name])
+            for t in message.tensors
+        },
+        {key: digest.hex for key, digest in files.items()},
+        state,
+    )
+
+
+def state_digest_of(
+    tensors: Mapping[tuple[str, str], tuple[str, Sequence[int], str] | str], files: Mapping[str, str], state: bytes
+) -> str:
+    """Return the Merkle root over a checkpoint's tensors, whole files and canonical state.
+
+    Args:
+        tensors: By (section, name), dtype, shape and hex digest of each; of an alias the name it is stored under.
+        files: By key, the hex digests of files that are kept whole.
+        state: The bytes of `state.json`.
+    """
     leaves: list[dict[str, Any]] = [
-        {"section": t.section, "name": t.name, "alias": t.alias}
-        if t.alias is not None
-        else {
-            "section": t.section,
-            "name": t.name,
-            "dtype": t.dtype,
-            "shape": t.shape,
-            "digest": digests[t.section, t.name],
-        }
-        for t in sorted(message.tensors, key=lambda t: (t.section, t.name))
+        {"section": section, "name": name, "alias": told}
+        if isinstance(told, str)
+        else {"section": section, "name": name, "dtype": told[0], "shape": list(told[1]), "digest": told[2]}
+        for (section, name), told in sorted(tensors.items())
     ]
-    leaves += [{"file": key, "digest": files[key].hex} for key in sorted(files)]
+    leaves += [{"file": key, "digest": files[key]} for key in sorted(files)]
     root = canonical({"leaves": leaves, "state": hashlib.sha256(state).hexdigest()})
     return f"{_DIGEST_NAME}:{hashlib.sha256(root).hexdigest()}"
 

@@ -10,11 +10,11 @@ import click
 
 from reprokit.cli.face import Face, common, size
 from reprokit.cli.text import verdict_text
+from reprokit.concluding import compare_runs
 from reprokit.content import compare_content
 from reprokit.errors import NotFoundError, UsageError
 from reprokit.package import Package
 from reprokit.refs import is_package_ref
-from reprokit.reproduce import compare_runs
 from reprokit.runs import RunStore
 
 __all__ = ["diff"]

@@ -20,9 +20,9 @@ from reprokit.environment.vault import open_vault
 from reprokit.environment.wheelhouse import Vault
 from reprokit.errors import UsageError
 from reprokit.lock import EnvironmentLock, LockedEnvironment
+from reprokit.overrides import Overrides
 from reprokit.paths import durable_write, os_errors
 from reprokit.recipe import Environment, check_environment
-from reprokit.reproduce import Overrides
 from reprokit.runs import RunStore
 
 __all__ = ["env", "locked_environment"]
@@ -135,11 +135,12 @@ def _changes(items: tuple[str, ...]) -> tuple[int | None, bool]:
     overrides = Overrides.parse(items)
     execution = dict(overrides.execution)
     threads = execution.pop("threads", None)
-    if execution or overrides.data or overrides.params or overrides.code is not None:
+    elsewhere = overrides.environment not in (None, "current")
+    if execution or overrides.data or overrides.params or overrides.variables or overrides.code or elsewhere:
         raise UsageError("--with: only threads=N and env=current decide how numbers are computed.")
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
         raise UsageError(f"--with threads={threads}: a whole number from 1 to {MOST_THREADS} is expected.")
-    return threads, overrides.environment
+    return threads, overrides.environment is not None
 
 
 def locked_environment(face: Face, ref: str) -> tuple[EnvironmentLock, Vault, str]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import getpass
-import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+from reprokit.bisecting import Bisection, bisect
+from reprokit.cli.explaining import bisection_text, explanation_text
 from reprokit.cli.face import Face, common
 from reprokit.cli.running import FaceObserver
 from reprokit.cli.text import verdict_text
+from reprokit.errors import RefusedError, UsageError
+from reprokit.overrides import Overrides
 from reprokit.package import RESERVED
-from reprokit.reproduce import Overrides
+from reprokit.registry.history import writer
 from reprokit.reproduce import reproduce as reproduce_run
 from reprokit.runs import RunStore
 from reprokit.verdict import exit_code
 
-__all__ = ["reproduce"]
+__all__ = ["bisected", "confirm", "reproduce"]
 
 
 @click.command()
@@ -28,36 +31,88 @@ __all__ = ["reproduce"]
     "changes",
     multiple=True,
     metavar="WHAT=VALUE",
-    help="Change one thing: code=DIR, data.NAME=REF, param.NAME=V, threads=N, seed=N, env=current. Forbids BITWISE.",
+    help="Change one thing: code=DIR or RUN, data.NAME=REF, param.NAME=V, threads=N, seed=N, variable.NAME=V, "
+    "env=current or RUN. Forbids BITWISE.",
 )
 @click.option("--until", metavar="epoch=N", help="Stop after this epoch (from 0) and compare up to it.")
 @click.option(
     "--tolerance", type=click.Path(path_type=Path, exists=True), help="A tolerance given now; listed as relaxed."
 )
+@click.option("--explain", is_flag=True, help="Of each cause, say why, what it consists of, and how it would be tried.")
+@click.option(
+    "--bisect",
+    "bisects",
+    is_flag=True,
+    help="Where bits differ, try the causes one at a time, and name the guilty one.",
+)
 @click.option("-y", "--yes", is_flag=True, help="Execute a colleague's code without asking.")
 @common
 def reproduce(
-    face: Face, run: str, changes: tuple[str, ...], until: str | None, tolerance: Path | None, yes: bool
+    face: Face,
+    run: str,
+    changes: tuple[str, ...],
+    until: str | None,
+    tolerance: Path | None,
+    explain: bool,
+    bisects: bool,
+    yes: bool,
 ) -> None:
-    """Repeat RUN from nothing but the registry: fetch, lay out, execute, compare, give a verdict."""
+    """Repeat RUN from nothing but the registry: fetch, lay out, execute, compare, give a verdict.
+
+    The verdict is kept as a version of the package verdicts/RUN, beside the repetition's own record.
+    """
     overrides = Overrides.parse(changes, until=until, tolerance=tolerance)
-    registry = face.registry()
-    if not yes and sys.stdin.isatty():
-        run_id = RunStore(registry).find(run)
-        head = registry.head(f"{RESERVED}/{run_id}")
-        me = f"{getpass.getuser()}@{platform.node()}"
-        if head is not None and head.writer != me:
-            click.confirm(
-                f"This executes code that {head.writer} put into {registry.url}. Go on?", abort=True, err=True
-            )
+    if bisects and until is not None:
+        raise UsageError("--bisect itself stops where the first difference is: leave --until out.")
+    if not yes:
+        confirm(face, run)
     with face.epochs():
         verdict = reproduce_run(
             run,
             registry=face.registry_option,
             overrides=overrides,
+            command=["reprokit", *sys.argv[1:]],
             progress=face,
             observer=FaceObserver(face),
             echo=face.write,
         )
-    face.result(verdict.plain(), lambda: verdict_text(verdict, title="reproduce"))
+    found: Bisection | None = None
+    if bisects and verdict.verdict not in ("BITWISE", "INCONCLUSIVE"):
+        try:
+            found = bisected(face, verdict.reproduces, verdict.run_id)
+        except RefusedError as error:
+            face.note(f"{error.message} {error.hint or ''}".rstrip())
+    plain: dict[str, Any] = {**verdict.plain(), **({"bisection": found.plain()} if found else {})}
+
+    def text() -> str:
+        parts = [explanation_text(verdict)] if explain else []
+        parts += [bisection_text(found)] if found else []
+        return "\n".join([*filter(None, parts), verdict_text(verdict, title="reproduce")])
+
+    face.result(plain, text)
     sys.exit(exit_code(verdict.verdict))
+
+
+def confirm(face: Face, run: str) -> None:
+    """Ask before a colleague's code is executed, where somebody can answer."""
+    if not sys.stdin.isatty():
+        return
+    registry = face.registry()
+    run_id = RunStore(registry).find(run)
+    head = registry.head(f"{RESERVED}/{run_id}")
+    if head is not None and head.writer != writer():
+        click.confirm(f"This executes code that {head.writer} put into {registry.url}. Go on?", abort=True, err=True)
+
+
+def bisected(face: Face, original: str, other: str) -> Bisection:
+    """Try the causes between two runs one at a time, and say of each what came out as soon as it is known."""
+    face.note(f"Which of the causes is it? Run {original} is repeated with one of them at a time:")
+    with face.epochs():
+        return bisect(
+            original,
+            other,
+            registry=face.registry_option,
+            command=["reprokit", *sys.argv[1:]],
+            progress=face,
+            observer=FaceObserver(face),
+        )

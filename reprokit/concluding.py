@@ -1,0 +1,189 @@
+"""Load two runs with everything that lies between them, and have them compared."""
+
+from __future__ import annotations
+
+from reprokit.causes import Between, causes_between
+from reprokit.checkpoint.reader import Checkpoint
+from reprokit.code import CODE_PREFIX
+from reprokit.compare import Side, compare
+from reprokit.consistency import contradictions
+from reprokit.content import compare_texts
+from reprokit.data import part_of
+from reprokit.errors import NotFoundError
+from reprokit.lock import RunLock
+from reprokit.manifest import Manifest, ManifestDiff
+from reprokit.notebook import Notebook, changed_cells
+from reprokit.package import Package
+from reprokit.recipe import Tolerance
+from reprokit.record import CheckpointEntry, Record
+from reprokit.registry import Registry
+from reprokit.runs import LOCK_KEY, RunStore, StoredRun
+from reprokit.verdict import Verdict
+
+__all__ = ["compare_runs", "compare_with", "side_of"]
+
+_MAX_FILES, _MAX_TEXT = 20, 512 * 1024  # of the code whose lines are compared
+
+
+def compare_runs(left: StoredRun, right: StoredRun, *, registry: Registry, values: bool = True) -> Verdict:
+    """Compare two runs as they are, without running anything; the left one's tolerance counts.
+
+    Where their locks differ, each difference counts as relaxed: equal bits of two experiments are not a reproduction.
+
+    Args:
+        values: Without, no object of a checkpoint is read, unless the left one's recipe declares a tolerance of
+            weights: that is judged by values alone.
+    """
+    runs = RunStore(registry)
+    ours = runs.lock(left) if LOCK_KEY in left.manifest else None
+    theirs = runs.lock(right) if LOCK_KEY in right.manifest else None
+    tolerance = ours.recipe.tolerance if ours is not None else Tolerance()
+    return compare_with(
+        left, right, ours, theirs, registry=registry, tolerance=tolerance, relaxed=None, values=values, thorough=False
+    )
+
+
+def compare_with(
+    left: StoredRun,
+    right: StoredRun,
+    ours: RunLock | None,
+    theirs: RunLock | None,
+    *,
+    registry: Registry,
+    tolerance: Tolerance,
+    relaxed: list[str] | None,
+    until: int | None = None,
+    values: bool = True,
+    thorough: bool = True,
+) -> Verdict:
+    """Compare two runs whose locks are at hand.
+
+    Args:
+        relaxed: None means that whatever their locks differ in was relaxed.
+        thorough: Do not believe the left one: its record is compared with what it points to, and of both the digests
+            with what is stored.
+    """
+    causes = causes_between(ours, theirs, _between(left, right, ours, theirs, registry))
+    if relaxed is None:
+        relaxed = [cause.text for cause in causes if cause.kind not in ("machine", "inputs")]
+    return compare(
+        side_of(left, ours, registry, thorough=thorough),
+        side_of(right, theirs, registry),
+        tolerance=tolerance,
+        relaxed=relaxed,
+        causes=causes,
+        until=until,
+        values=values,
+        thorough=thorough,
+    )
+
+
+def side_of(run: StoredRun, lock: RunLock | None, registry: Registry, *, thorough: bool = False) -> Side:
+    """Return a run as `compare` takes it."""
+
+    def load(entry: CheckpointEntry) -> Checkpoint:
+        # not by `Package.open`: it would read the whole log of the package, which has an entry for each checkpoint
+        return Checkpoint(Package(entry.package, registry.read_manifest(entry.top_hash), registry))
+
+    def output(path: str) -> bytes:
+        entry = run.manifest[f"outputs/{path}"]
+        return registry.read_object(entry, what=f"outputs/{path} of run {run.record.run_id}")
+
+    found = contradictions(run, registry) if thorough else []
+    return Side(record=run.record, lock=lock, load=load, output=output, contradictions=found)
+
+
+def _between(
+    left: StoredRun, right: StoredRun, ours: RunLock | None, theirs: RunLock | None, registry: Registry
+) -> Between:
+    records = (left.record, right.record)
+    code = _code_diff(left, right, ours, theirs)
+    return Between(
+        machines=(left.record.machine, right.record.machine),
+        code=code,
+        cells=_cell_diffs(left, right, ours, theirs, registry),
+        lines=_line_diffs(left, right, code, registry) if code is not None else {},
+        used=_used(*records),
+        data=_data_diffs(ours, theirs, registry),
+        imported=frozenset(name for record in records for name in _imported(record)),
+        undeclared=(left.record.undeclared, right.record.undeclared),
+        other=right.record.run_id,
+    )
+
+
+def _used(*records: Record) -> frozenset[str] | None:
+    """Return the files of the code that the runs imported; None if one of them did not tell."""
+    told = [record.code.imported if record.code is not None else [] for record in records]
+    return frozenset(name for names in told for name in names) if all(told) else None
+
+
+def _imported(record: Record) -> list[str]:
+    told = record.machine.get("imported")
+    return [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
+
+
+def _code_diff(left: StoredRun, right: StoredRun, ours: RunLock | None, theirs: RunLock | None) -> ManifestDiff | None:
+    if ours is None or theirs is None or ours.code.tree == theirs.code.tree:
+        return None
+    return _part(left.manifest, "code").diff(_part(right.manifest, "code"))
+
+
+def _line_diffs(left: StoredRun, right: StoredRun, diff: ManifestDiff, registry: Registry) -> dict[str, list[str]]:
+    """Return, of the first files that differ, how their texts do, as `diff -u` would say it."""
+    found: dict[str, list[str]] = {}
+    named = [key for key in [*diff.changed, *diff.added, *diff.removed] if not key.endswith(".ipynb")]
+    for key in named[:_MAX_FILES]:
+        texts = []
+        for run in (left, right):
+            entry = run.manifest.by_key.get(key)
+            if entry is not None and entry.size > _MAX_TEXT:
+                break
+            what = f"{key} of run {run.record.run_id}"
+            try:
+                texts.append("" if entry is None else registry.read_object(entry, what=what).decode())
+            except UnicodeDecodeError:
+                break
+        if len(texts) == 2:
+            name = key.removeprefix(CODE_PREFIX)
+            found[key] = [f"--- {name}", f"+++ {name}", *compare_texts(*texts)]
+    return found
+
+
+def _cell_diffs(
+    left: StoredRun, right: StoredRun, ours: RunLock | None, theirs: RunLock | None, registry: Registry
+) -> dict[str, list[str]]:
+    """Return, of the notebook that both runs execute, which cells changed; by its key among the code's entries."""
+    if ours is None or theirs is None or ours.code.tree == theirs.code.tree:
+        return {}
+    name = ours.recipe.code.notebook
+    if name is None or theirs.recipe.code.notebook != name:
+        return {}
+    key = CODE_PREFIX + name
+    if key not in left.manifest or key not in right.manifest:
+        return {}
+    one, other = (
+        Notebook.parse(registry.read_object(run.manifest[key], what=f"{key} of run {run.record.run_id}"), what=name)
+        for run in (left, right)
+    )
+    return {key: changed_cells(one, other)}
+
+
+def _part(manifest: Manifest, folder: str) -> Manifest:
+    return Manifest.make(manifest.below(folder))
+
+
+def _data_diffs(ours: RunLock | None, theirs: RunLock | None, registry: Registry) -> dict[str, ManifestDiff]:
+    found: dict[str, ManifestDiff] = {}
+    if ours is None or theirs is None:
+        return found
+    others = {pin.name: pin for pin in theirs.data}
+    for pin in ours.data:
+        other = others.get(pin.name)
+        if other is None or other.identity == pin.identity:
+            continue
+        try:
+            one, two = (part_of(each, registry.read_manifest(each.top_hash)) for each in (pin, other))
+            found[pin.name] = one.manifest.diff(two.manifest)
+        except NotFoundError:
+            continue
+    return found
