@@ -1,0 +1,108 @@
+"""Of several things that were changed at once, the guilty one is found by running."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Project
+
+_SCRIPT = """\
+import json, os, pathlib
+import numpy as np
+import reprokit
+
+params = reprokit.params(rate=0.1, spare=1, epochs=3)
+files = {p.name: p.read_text() for p in sorted(pathlib.Path("data/in").iterdir())}
+rng = np.random.default_rng(5)
+weights = rng.normal(size=(4, 3))
+scale = float(os.environ.get("SCALE", "1"))
+for epoch in range(params["epochs"]):
+    weights = weights - params["rate"] * scale * (weights - float(files["0.txt"]))
+    LINE
+    reprokit.save_checkpoint({"w": weights}, epoch=epoch, loss=float(np.square(weights).mean()))
+json.dump({"loss": 1.0}, open("metrics.json", "w"))
+"""
+
+_RECIPE = """\
+name: five
+code: {entrypoint: train.py}
+data: {in: {package: t/in, path: data/in}}
+params: {rate: 0.1, spare: 1, epochs: 3}
+execution: {seed: 7, threads: 1}
+checkpoints: {package: t/model}
+outputs: [metrics.json]
+"""
+
+_HARMLESS = ["param.spare=2", "variable.OTHER=1", "threads=2", "data.in=t/in:latest"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A run of a script, and after it a version of its data and a tree of its code that are other ones."""
+    project = Project(tmp_path_factory.mktemp("bisecting"))
+    project.build()
+    project.write("train.py", _SCRIPT.replace("LINE", "pass"))
+    project.write("recipe.yaml", _RECIPE)
+    project.commit()
+    project.reprokit("run", "recipe.yaml", "-q")
+    (project.base / "inputs" / "2.txt").write_text("another\n")
+    project.build()
+    return project
+
+
+def _bisected(made: Project, tmp_path: Path, line: str, *changes: str) -> dict[str, object]:
+    """Reproduce with all the changes at once, the code's line among them, and return what --bisect found."""
+    run = made.json("ls")["runs"][0]["run"]
+    elsewhere = tmp_path / "code"
+    shutil.copytree(made.root, elsewhere)
+    (elsewhere / "train.py").write_text(_SCRIPT.replace("LINE", line))
+    options = [word for change in (f"code={elsewhere}", *changes) for word in ("--with", change)]
+    found: dict[str, object] = made.json("reproduce", run, *options, "--bisect", expect=7)["bisection"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "changes", "guilty"),
+    [
+        ("pass  # as before", ["param.rate=0.1000001", *_HARMLESS], "param.rate=0.1000001"),
+        ("weights = weights * (1 + 1e-9 * (epoch == 1))", _HARMLESS, "code="),
+        ("pass  # as before", ["variable.SCALE=1.5", *_HARMLESS], "variable.SCALE=1.5"),
+    ],
+)
+def test_the_guilty_one_of_five_is_named(
+    made: Project, tmp_path: Path, line: str, changes: list[str], guilty: str
+) -> None:
+    found = _bisected(made, tmp_path, line, *changes)
+    assert len(found["guilty"]) == 1
+    assert found["guilty"][0].startswith(guilty)
+    assert "alone makes the difference" in found["conclusion"]
+    trials = found["trials"]
+    assert trials[0]["factors"] == [] and trials[0]["equals"] == "original"
+    assert trials[-1]["equals"] == "other"
+    assert all(len(trial["factors"]) == 1 for trial in trials[1:])
+
+
+def test_two_that_matter_only_together_are_named_together(made: Project, tmp_path: Path) -> None:
+    line = 'weights = weights * (2 if params["spare"] == 2 and "OTHER" in os.environ else 1)'
+    # the code is the same on both sides: it is committed, and the original is a run of it
+    made.write("train.py", _SCRIPT.replace("LINE", line))
+    made.commit()
+    run = made.json("run", "recipe.yaml")["run_id"]
+    changes = ["param.spare=2", "variable.OTHER=1", "threads=2"]
+    options = [word for change in changes for word in ("--with", change)]
+    found = made.json("reproduce", run, *options, "--bisect", expect=7)["bisection"]
+    assert sorted(found["guilty"]) == ["param.spare=2", "variable.OTHER=1"]
+    assert "only together" in found["conclusion"]
+
+
+def test_what_does_not_repeat_is_not_blamed_on_anything(made: Project) -> None:
+    made.write("train.py", _SCRIPT.replace("LINE", "weights = weights + np.random.default_rng().normal()"))
+    made.commit()
+    run = made.json("run", "recipe.yaml")["run_id"]
+    found = made.json("reproduce", run, "--with", "param.spare=2", "--bisect", expect=7)["bisection"]
+    assert found["guilty"] == []
+    assert "does not repeat here even unchanged" in found["conclusion"]
+    assert len(found["trials"]) == 1
