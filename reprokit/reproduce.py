@@ -76,7 +76,10 @@ def reproduce(
                 at=now(),
                 machine=_machine(record.machine),
                 command=command or [],
-                tolerance=msgspec.to_builtins(tolerance),
+                tolerance={
+                    "weights": {"atol": tolerance.weights.atol, "rtol": tolerance.weights.rtol},
+                    "metrics": dict(tolerance.metrics),
+                },
                 compared=_compared(original.record, record, chosen.until),
                 reprokit=__version__,
             )

@@ -19,6 +19,7 @@ from reprokit.refs import PackageRef, check_tag
 from reprokit.registry import Registry
 from reprokit.registry.quilt_writing import QuiltWriter
 from reprokit.runs import RECORD_KEY, RunStore
+from reprokit.verdicts import VerdictStore
 
 __all__ = ["Transfer", "pull", "push"]
 
@@ -64,7 +65,7 @@ def push(
     Args:
         what: A version; `runs/<run id>` for the record of a run.
         tags: Point at it in the target, beside the tag that `what` names.
-        everything: Of a run, the inputs and checkpoints that its record names go first.
+        everything: Of a run, the inputs and checkpoints that its record names, and the verdicts on it, go first.
     Raises:
         NotFoundError: No such version, or an object of it is missing.
         DataMismatchError: Something in the source is corrupt. The target has nothing of that version.
@@ -139,7 +140,8 @@ def _named_by(ref: PackageRef, source: Registry, everything: bool, progress: Pro
             progress.note(f"{pin.name}@{checkpoint.top_hash[:8]} is not in {source.url} any more: left out.")
         else:
             checkpoints.append(pin)
-    return list(dict.fromkeys([*inputs, *checkpoints]))
+    verdicts = VerdictStore(source).naming(run_id, record.reproduces)
+    return list(dict.fromkeys([*inputs, *checkpoints, *verdicts]))
 
 
 def _copy(

@@ -8,7 +8,7 @@ from typing import Any
 from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.manifest import Entry, Manifest
 from reprokit.package import VERDICTS
-from reprokit.refs import is_run_id
+from reprokit.refs import PackageRef, is_run_id
 from reprokit.registry import Registry
 from reprokit.verdict import VerdictRecord
 
@@ -45,12 +45,15 @@ class VerdictStore:
 
     def summaries(self, run_id: str) -> list[dict[str, Any]]:
         """Return what listings show of them, oldest first, from headers alone (not verified)."""
-        found = []
-        for top_hash in self._versions(run_id):
-            meta = self.registry.read_header(top_hash).get("user_meta")
-            summary = meta.get("reprokit") if isinstance(meta, dict) else None
-            if isinstance(summary, dict) and summary.get("original") == run_id:
-                found.append(summary)
+        summaries = (self._summary(top_hash) for top_hash in self._versions(run_id))
+        return [summary for summary in summaries if summary.get("original") == run_id]
+
+    def naming(self, run_id: str, original: str | None) -> list[PackageRef]:
+        """Return the versions with verdicts that name a run: on its own reproductions, and on it as one."""
+        found = [PackageRef(f"{VERDICTS}/{run_id}", hash=top_hash) for top_hash in self._versions(run_id)]
+        for top_hash in self._versions(original) if original is not None else []:
+            if self._summary(top_hash).get("reproduction") == run_id:
+                found.append(PackageRef(f"{VERDICTS}/{original}", hash=top_hash))
         return found
 
     def originals(self) -> Iterator[str]:
@@ -59,6 +62,11 @@ class VerdictStore:
             run_id = name.partition("/")[2]
             if is_run_id(run_id):
                 yield run_id
+
+    def _summary(self, top_hash: str) -> dict[str, Any]:
+        meta = self.registry.read_header(top_hash).get("user_meta")
+        summary = meta.get("reprokit") if isinstance(meta, dict) else None
+        return summary if isinstance(summary, dict) else {}
 
     def _versions(self, run_id: str) -> list[str]:
         try:

@@ -31,7 +31,10 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: Any) -
 
 _tags = click.option("--tag", "tags", multiple=True, help="Also point this tag at it there.")
 _all = click.option(
-    "--all", "everything", is_flag=True, help="Of a run, also the inputs and checkpoints that its record names."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Of a run, also the inputs and checkpoints that its record names, and the verdicts on it.",
 )
 
 
