@@ -1,0 +1,128 @@
+"""Which of the things that differ would explain what was seen first: on real runs, by `reproduce` and `diff`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import SCRIPT, Project
+
+
+def _causes(verdict: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {cause["what"]: cause for cause in verdict["explanations"]}
+
+
+def test_code_is_shown_line_by_line_and_files_that_no_run_imported_do_not_count(project: Project) -> None:
+    project.write("spare.py", "x = 1\n")
+    project.commit()
+    run = project.json("run", "recipe.yaml")
+    assert run["code"]["imported"] == ["train.py"]
+    project.write("spare.py", "x = 2\n")
+    verdict = project.json("reproduce", run["run_id"], "--with", "code=.", "--with", "param.rate=0.2", expect=7)
+    assert verdict["causes"][0] == "params.rate 0.1 → 0.2"
+    idle = _causes(verdict)["code"]
+    assert idle["weight"] == "unlikely"
+    assert idle["why"] == "no file that differs was imported by either run"
+    assert idle["lines"] == ["--- spare.py", "+++ spare.py", "@@ -1 +1 @@", "-x = 1", "+x = 2"]
+    project.write("train.py", SCRIPT.replace("HOOK", "weights = weights * (1 if epoch < 1 else 1.5)"))
+    verdict = project.json("reproduce", run["run_id"], "--with", "code=.", expect=7)
+    assert verdict["causes"][0].startswith("code: train.py changed, spare.py changed")
+    late = _causes(verdict)["code"]
+    assert late["weight"] == "likely"
+    assert "everything before epoch 2 is equal in every bit: code can act late" in late["why"]
+    assert "+    weights = weights * (1 if epoch < 1 else 1.5)" in late["lines"]
+
+
+def test_data_cannot_explain_a_late_difference_as_well_as_code(project: Project) -> None:
+    project.hook("weights = weights + 0 * data.sum()")
+    run = project.json("run", "recipe.yaml")
+    (project.base / "inputs" / "1.txt").write_text("1\n\n")  # the same number
+    project.build()
+    project.write("train.py", SCRIPT.replace("HOOK", "weights = weights * (1 + 1e-15 * epoch)"))
+    changes = ["--with", "code=.", "--with", "data.in=t/in:latest"]
+    verdict = project.json("reproduce", run["run_id"], *changes, expect=7)
+    assert verdict["causes"][0].startswith("code: ")
+    data = _causes(verdict)["data.in"]
+    assert data["weight"] == "unlikely"
+    assert data["lines"] == ["~ 1.txt"]
+    assert data["factor"].startswith("data.in=t/in@")
+
+
+def test_an_undeclared_file_that_changed_is_the_cause(project: Project, tmp_path: Path) -> None:
+    outside = tmp_path / "offset.txt"
+    outside.write_text("0.5")
+    project.hook(f"weights = weights + float(open({str(outside)!r}).read())")
+    run = project.json("run", "recipe.yaml")
+    assert [(file["path"], file["size"]) for file in run["undeclared"]] == [(str(outside), 3)]
+    outside.write_text("0.6")
+    verdict = project.json("reproduce", run["run_id"], expect=7)
+    assert verdict["causes"] == [f"inputs: {outside} changed between the runs, and is not declared"]
+    assert verdict["explanations"][0]["weight"] == "likely"
+    outside.write_text("0.5")
+    assert project.json("reproduce", run["run_id"])["verdict"] == "BITWISE"
+
+
+def test_a_generator_that_nothing_seeds_is_unexplained_and_is_said_so(project: Project) -> None:
+    text = SCRIPT.replace('default_rng(int(os.environ["PYTHONHASHSEED"]))', "default_rng()").replace("HOOK", "pass")
+    project.write("train.py", text)
+    project.commit()
+    run = project.json("run", "recipe.yaml")
+    verdict = project.json("reproduce", run["run_id"], expect=7)
+    assert verdict["causes"] == [
+        "unexplained: code, environment, data, params, execution and numeric class are the same"
+    ]
+    assert "a generator that nothing seeds" in verdict["explanations"][0]["why"]
+    assert verdict["first_divergence"]["epoch"] == 0
+
+
+def test_an_output_alone_is_not_blamed_on_the_seed(project: Project) -> None:
+    run = project.json("run", "recipe.yaml")
+    text = SCRIPT.replace("HOOK", "pass").replace('{"loss":', '{"more": 1, "loss":')
+    project.write("train.py", text)
+    verdict = project.json("reproduce", run["run_id"], "--with", "code=.", expect=7)
+    assert verdict["first_divergence"]["what"] == "output metrics.json"
+    code = verdict["explanations"][0]
+    assert (code["kind"], code["weight"], code["why"]) == ("code", "likely", "every checkpoint is equal in every bit")
+
+
+def test_a_switch_is_named_by_itself_and_can_be_tried(project: Project) -> None:
+    run = project.json("run", "recipe.yaml")
+    verdict = project.json("reproduce", run["run_id"], "--with", "variable.MKL_CBWR=COMPATIBLE")
+    cause = _causes(verdict)["execution.variables.MKL_CBWR"]
+    assert cause["text"] == "execution.variables.MKL_CBWR unset → COMPATIBLE (numeric class differs)"
+    assert cause["factor"] == "variable.MKL_CBWR=COMPATIBLE"
+    assert cause["weight"] == "unlikely" and cause["why"] == "no bit differs"
+    recipe = (project.root / "recipe.yaml").read_text()
+    project.write("recipe.yaml", recipe.replace("threads: 1", "threads: 1, variables: {MKL_CBWR: COMPATIBLE}"))
+    project.commit()
+    other = project.json("run", "recipe.yaml")
+    unset = project.json("reproduce", other["run_id"], "--with", "variable.MKL_CBWR=")
+    assert _causes(unset)["execution.variables.MKL_CBWR"]["text"].startswith(
+        "execution.variables.MKL_CBWR COMPATIBLE → "
+    )
+
+
+def test_code_and_environment_of_another_run_can_be_given(project: Project) -> None:
+    first = project.json("run", "recipe.yaml")
+    project.hook("weights = weights * 2")
+    second = project.json("run", "recipe.yaml")
+    compared = project.json("diff", first["run_id"], second["run_id"])
+    code = _causes(compared)["code"]
+    assert code["factor"] == f"code={second['run_id']}"
+    given = project.json("reproduce", first["run_id"], "--with", code["factor"], expect=7)
+    repeated = project.json("show", given["run_id"])
+    assert [c["state_digest"] for c in repeated["checkpoints"]] == [c["state_digest"] for c in second["checkpoints"]]
+    assert repeated["code"]["tree"] == second["code"]["tree"]
+    same = project.json("reproduce", first["run_id"], "--with", f"env={second['run_id']}")
+    assert same["verdict"] == "TENSOR-TOLERANCE"
+    gone = project.reprokit("reproduce", first["run_id"], "--with", "code=nowhere/at/all", expect=2)
+    assert "there is no such folder, and it names no run" in gone.stderr
+
+
+def test_explain_prints_why_the_lines_and_the_experiment(project: Project) -> None:
+    run = project.json("run", "recipe.yaml")
+    project.hook("weights = weights * 2")
+    said = project.reprokit("reproduce", run["run_id"], "--with", "code=.", "--explain", expect=7).stdout
+    assert "likely    code: train.py changed" in said
+    assert "+    weights = weights * 2" in said
+    assert f"try: reprokit reproduce {run['run_id']} --with code=" in said
