@@ -22,7 +22,7 @@ from reprokit.verdict import Verdict
 
 __all__ = ["compare_runs", "compare_with", "side_of"]
 
-_MAX_FILES, _MAX_TEXT = 20, 512 * 1024  # of the code whose lines are compared
+_MAX_FILES, _MAX_TEXT, _MAX_LINE = 20, 512 * 1024, 400  # of the code whose lines are compared
 
 
 def compare_runs(left: StoredRun, right: StoredRun, *, registry: Registry, values: bool = True) -> Verdict:
@@ -145,7 +145,8 @@ def _line_diffs(left: StoredRun, right: StoredRun, diff: ManifestDiff, registry:
                 break
         if len(texts) == 2:
             name = key.removeprefix(CODE_PREFIX)
-            found[key] = [f"--- {name}", f"+++ {name}", *compare_texts(*texts)]
+            lines = (line[:_MAX_LINE] for line in compare_texts(*texts))
+            found[key] = [f"--- {name}", f"+++ {name}", *lines]
     return found
 
 

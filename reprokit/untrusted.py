@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 from reprokit.errors import DataMismatchError
 
-__all__ = ["check_depth", "load_json", "printable"]
+__all__ = ["check_depth", "load_json", "printable", "tame"]
+
+_WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def load_json(
@@ -58,6 +61,11 @@ def printable(text: str, limit: int = 60) -> str:
     cut = text[: limit + 1]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def tame(text: str) -> str:
+    """Return text for a terminal in which no stranger's character moves the cursor, colours, or turns the reading."""
+    return _WILD.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

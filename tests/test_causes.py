@@ -126,3 +126,14 @@ def test_explain_prints_why_the_lines_and_the_experiment(project: Project) -> No
     assert "likely    code: train.py changed" in said
     assert "+    weights = weights * 2" in said
     assert f"try: reprokit reproduce {run['run_id']} --with code=" in said
+
+
+def test_nothing_that_a_stranger_named_reaches_the_terminal_as_it_is(project: Project, tmp_path: Path) -> None:
+    outside = tmp_path / "\x1b[2J\u202e.txt"
+    outside.write_text("0.5")
+    project.hook(f"weights = weights + float(open({str(outside)!r}).read())  # \x1b[31m")
+    run = project.json("run", "recipe.yaml")
+    outside.write_text("0.6")
+    said = project.reprokit("reproduce", run["run_id"], "--explain", expect=7).stdout
+    assert r"\x1b[2J\u202e.txt changed between the runs" in said
+    assert "\x1b" not in said and "\u202e" not in said

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reprokit.errors import DataMismatchError, RecipeError
 from reprokit.plain_yaml import load_yaml
-from reprokit.untrusted import load_json
+from reprokit.untrusted import load_json, tame
 
 
 def yaml(text: str):
@@ -178,3 +178,10 @@ def test_yaml_must_be_utf_8():
     with pytest.raises(RecipeError) as caught:
         load_yaml(b"a: \xff", what="r.yaml")
     assert caught.value.message == "r.yaml is not UTF-8: invalid start byte at byte 3."
+
+
+def test_a_strangers_text_moves_no_cursor() -> None:
+    wild = "a\x1b[2Jb\r\x9bc\u202ed\u2066e\x7f"
+    assert tame(wild) == r"a\x1b[2Jb\r\x9bc\u202ed\u2066e\x7f"
+    kept = "über |Δ| → 1\n\t– 文\n"
+    assert tame(kept) == kept

@@ -19,6 +19,7 @@ from reprokit.config import Config
 from reprokit.journal import any_journal
 from reprokit.progress import Advance
 from reprokit.registry import Registry, open_registry
+from reprokit.untrusted import tame
 
 __all__ = ["Face", "absolute_address", "common", "size"]
 
@@ -52,7 +53,7 @@ class Face:
         if self.as_json:
             click.echo(json.dumps(spelled(plain), indent=1, ensure_ascii=False))
         else:
-            click.echo(text if isinstance(text, str) else text())
+            click.echo(tame(text if isinstance(text, str) else text()))
 
     # reprokit.progress.Progress
 
@@ -60,9 +61,9 @@ class Face:
         if self.quiet:
             return
         if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._bars.console.print(tame(text), markup=False, highlight=False, soft_wrap=True)
         else:
-            click.echo(text, err=True)
+            click.echo(tame(text), err=True)
 
     @contextmanager
     def task(self, title: str, total: int | None, *, unit: str = "") -> Iterator[Advance]:

@@ -11,6 +11,7 @@ import click
 
 from reprokit._version import __version__
 from reprokit.errors import Error
+from reprokit.untrusted import tame
 
 __all__ = ["cli", "main"]
 
@@ -104,9 +105,9 @@ def main() -> None:
 
 def _fail(message: str, hint: str | None, code: int) -> None:
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
+    click.echo(tame(message), err=True)
     if hint:
-        click.echo(hint, err=True)
+        click.echo(tame(hint), err=True)
     sys.exit(code)
 
 
