@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,20 @@ def test_the_tolerance_covers_all_tensors_not_the_first_alone(tmp_path: Path) ->
     assert not compared(tmp_path / "a", left, right, atol=1e-3).within
     found = compared(tmp_path / "b", left, right, atol=1.0)
     assert found.within and found.divergence.tensor == "a" and found.count == 2
+
+
+def test_from_metadata_alone_no_object_is_needed(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path)
+    shared: dict[str, Tensor] = {"a": _WEIGHT, "optimizer:c": _WEIGHT}
+    left = make(registry, {**shared, "b": _LARGE, "gone": _WEIGHT[0], "large": _LARGE + 1})
+    right = make(registry, {"a": _WEIGHT, "b": -_LARGE, "optimizer:c": -_WEIGHT, "come": _WEIGHT[0], "big": _LARGE + 1})
+    renamed = make(registry, {**shared, "b": _LARGE, "come": _WEIGHT[0], "large": _LARGE + 1})
+    state = make(registry, {**shared, "b": _LARGE, "come": _WEIGHT[0], "large": _LARGE + 1}, state={"epoch": 1})
+    for folder in ("objects", "packs"):
+        shutil.rmtree(tmp_path / folder)
+    found = first_difference(left, right, Tolerance(), values=False)
+    assert str(found) == "b [512, 1024] (and 4 more)"  # c; gone, now come; large and big, whose files have the name
+    assert (found.divergence.elements, found.divergence.differing, found.divergence.ulp) == (512 * 1024, None, None)
+    assert not found.within
+    assert str(first_difference(left, renamed, Tolerance(), values=False)) == "gone [64], renamed to come"
+    assert str(first_difference(renamed, state, Tolerance(), values=False)) == "state.json"
