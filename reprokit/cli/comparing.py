@@ -8,40 +8,83 @@ from typing import Any
 
 import click
 
+from reprokit.checkpoint.reader import Checkpoint
+from reprokit.cli.diff_text import checkpoint_diff_text, run_diff_text
 from reprokit.cli.face import Face, common, size
-from reprokit.cli.text import verdict_text
-from reprokit.concluding import compare_runs
 from reprokit.content import compare_content
+from reprokit.diffing import diff_checkpoints, diff_runs, open_checkpoint
 from reprokit.errors import NotFoundError, UsageError
 from reprokit.package import Package
-from reprokit.refs import is_package_ref
-from reprokit.runs import RunStore
+from reprokit.refs import is_package_ref, parse_run
+from reprokit.registry import Registry
+from reprokit.runs import RunStore, StoredRun
 
 __all__ = ["diff"]
+
+_CHECKPOINTS = ("checkpoint", "initial", "signal", "exception")
 
 
 @click.command()
 @click.argument("left")
 @click.argument("right")
 @click.argument("keys", nargs=-1)
-@click.option("--content", is_flag=True, help="Of package versions: show what changed inside every changed file.")
+@click.option(
+    "--content", is_flag=True, help="Show what changed inside: in the code of runs, in the files of versions."
+)
+@click.option("--tensors", is_flag=True, help="Read the tensors that differ, and say by how much.")
 @common
-def diff(face: Face, left: str, right: str, keys: tuple[str, ...], content: bool) -> None:
-    """Compare two runs (verdict, first divergence, causes) or two package versions, without running anything.
+def diff(face: Face, left: str, right: str, keys: tuple[str, ...], content: bool, tensors: bool) -> None:
+    """Compare two runs, two checkpoints, or two package versions, without running anything.
+
+    Runs: code, environment, data, params, metrics, outputs, which checkpoint differs first and in which tensors, and
+    the verdict. Checkpoints (RUN@epoch=2, RUN@last, NS/NAME@HASH): tensor by tensor. Both from metadata alone; with
+    --tensors the values are read, for max |Δ|, relative error and ULP distance, the worst first.
 
     Of two package versions, KEYS shows what changed inside these files or folders: lines of a text, cells of a table.
     """
     registry = face.registry()
-    if is_package_ref(left) and is_package_ref(right):
-        _diff_packages(
-            face, Package.open(left, registry=registry), Package.open(right, registry=registry), keys, content
+    one, other = _opened(left, registry), _opened(right, registry)
+    if isinstance(one, StoredRun) and isinstance(other, StoredRun):
+        if keys:
+            raise UsageError(
+                "Files are compared between versions, not between runs; --content shows those of the code."
+            )
+        runs = diff_runs(one, other, registry=registry, values=tensors, content=content)
+        face.result(runs.plain(), lambda: run_diff_text(runs))
+    elif isinstance(one, StoredRun) or isinstance(other, StoredRun):
+        kinds = ["a run" if isinstance(side, StoredRun) else "a checkpoint or package" for side in (one, other)]
+        raise UsageError(
+            f"{left} is {kinds[0]}, {right} is {kinds[1]}: only like is compared with like.",
+            hint="Name two runs, or a checkpoint of each: RUN@last, RUN@epoch=2.",
         )
-        return
-    if keys or content:
-        raise UsageError("Files are compared between package versions, not between runs.")
-    runs = RunStore(registry)
-    verdict = compare_runs(runs.load(left), runs.load(right), registry=registry)
-    face.result(verdict.plain(), lambda: verdict_text(verdict, title="diff"))
+    elif keys or content or not (_is_checkpoint(one) or _is_checkpoint(other)):
+        if tensors:
+            raise UsageError("--tensors compares checkpoints, not the files of versions.")
+        _diff_packages(face, one, other, keys, content)
+    else:
+        for text, side in ((left, one), (right, other)):
+            if not _is_checkpoint(side):
+                raise UsageError(
+                    f"{text} is no checkpoint, but what it is compared with is one.",
+                    hint="With --content, or with KEYS, the files of any two versions are compared.",
+                )
+        found = diff_checkpoints(Checkpoint(one), Checkpoint(other), values=tensors)
+        face.result(found.plain(), lambda: checkpoint_diff_text(found))
+
+
+def _opened(text: str, registry: Registry) -> StoredRun | Package:
+    """Return the run that `text` names; or the version, of a package or of a run's checkpoint."""
+    if is_package_ref(text):
+        return Package.open(text, registry=registry)
+    runs, ref = RunStore(registry), parse_run(text)
+    if ref.selector is None:
+        return runs.load(ref.run)
+    return open_checkpoint(runs.checkpoint(ref), registry).package
+
+
+def _is_checkpoint(package: Package) -> bool:
+    facts = package.manifest.user_meta.get("reprokit")
+    return isinstance(facts, dict) and facts.get("kind") in _CHECKPOINTS
 
 
 def _diff_packages(face: Face, one: Package, other: Package, keys: tuple[str, ...], content: bool) -> None:
