@@ -182,7 +182,7 @@ def check(command: list[Any], folder: Path, environment: dict[str, str], checkpo
     done = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     said = json.loads(done.stdout)
     half = checkpoints // 2
-    found = (said["checkpoints"]["equal"], said["checkpoints"]["first"]["what"], said["tensors"]["differing"])
+    found = (said["checkpoints"]["equal"], said["checkpoints"]["first"], said["tensors"]["differing"])
     if found != (half, f"epoch {half}", tensors):
         raise SystemExit(f"Wrong: {found} is said of the two runs.")
 
