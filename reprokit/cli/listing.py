@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
@@ -10,37 +11,49 @@ import msgspec
 
 from reprokit.cli.face import Face, common, size
 from reprokit.cli.text import checkpoint_line, metrics_text, run_text
-from reprokit.errors import NotFoundError
+from reprokit.errors import NotFoundError, UsageError
+from reprokit.overview import overview
 from reprokit.package import RESERVED, VERDICTS, Package
 from reprokit.record import Record
 from reprokit.refs import RunRef, is_package_ref, parse_run
 from reprokit.registry import Registry
 from reprokit.runs import RunStore
+from reprokit.untrusted import printable
 
 __all__ = ["logs", "ls", "show"]
 
 
 @click.command()
 @click.argument("ref", required=False)
+@click.option("--where", metavar="EXPR", help='Only runs of which this is true: "metrics.accuracy > 0.9".')
 @common
-def ls(face: Face, ref: str | None) -> None:
-    """List runs and packages; or the checkpoints of a run, or the files of a package version."""
+def ls(face: Face, ref: str | None, where: str | None) -> None:
+    """List runs and packages; or the checkpoints of a run, or the files of a package version.
+
+    EXPR compares metrics.NAME, params.NAME, run, name, status, started, ended, lock_hash, checkpoints, reproduces,
+    verdict (of this run, as a repetition of another), reproductions and reproduced (others repeated it: one to a
+    tolerance at least) with constants, by == != < <= > >= in, joined by and, or, not: --where "not reproduced and
+    params.rate in (0.1, 0.2)". A name with other characters is written metrics['val/loss'].
+
+    A run that lacks what a comparison names is not listed, nor is it under `not`; `metrics.loss is None` finds it, and
+    `not metrics.loss` finds it beside those where it is 0.
+    """
+    if ref is not None and where is not None:
+        raise UsageError("--where chooses among runs; what is in one is listed whole.")
     registry = face.registry()
     face.recover()
     if ref is None:
-        runs = list(RunStore(registry).summaries())
-        packages = [
-            name
-            for name in registry.packages()
-            if name.partition("/")[0] not in (RESERVED, VERDICTS) and _has_versions(registry, name)
-        ]
-        lines = [
-            f"{run['run']}  {run['status']:<11}  {run['name']:<20}  {run['checkpoints']:>3} ckpt  "
-            f"{run.get('verdict') or '':<16}  {_first_metrics(run)}".rstrip()
-            for run in runs
-        ]
+        runs, packages = _runs(registry, where), []
+        if where is None:
+            packages = [
+                name
+                for name in registry.packages()
+                if name.partition("/")[0] not in (RESERVED, VERDICTS) and _has_versions(registry, name)
+            ]
+        lines = [_run_line(run) for run in runs]
         face.result(
-            {"runs": runs, "packages": packages}, "\n".join([*lines, *packages]) or f"nothing in {registry.url}"
+            {"runs": runs, "packages": packages},
+            "\n".join([*lines, *packages]) or (f"nothing in {registry.url}" if where is None else "no such run"),
         )
     elif is_package_ref(ref):
         package = Package.open(ref, registry=registry)
@@ -50,6 +63,14 @@ def ls(face: Face, ref: str | None) -> None:
         face.result(rows, "\n".join(f"{size(e.size):>9}  {e.logical_key}" for e in package.manifest.entries))
     else:
         _list_checkpoints(face, registry, RunStore(registry).load(parse_run(ref).run).record)
+
+
+def _runs(registry: Registry, where: str | None) -> list[dict[str, Any]]:
+    runs = RunStore(registry)
+    if where is None:
+        return overview(runs)
+    chosen: list[dict[str, Any]] = importlib.import_module("reprokit.where").choose(where, runs)  # not for a plain `ls`
+    return chosen
 
 
 def _list_checkpoints(face: Face, registry: Registry, record: Record) -> None:
@@ -137,5 +158,12 @@ def _has_versions(registry: Registry, name: str) -> bool:
     return head is not None and (bool(head.tags) or head.action != "delete")
 
 
-def _first_metrics(run: dict[str, Any]) -> str:
-    return metrics_text(dict(list((run.get("metrics") or {}).items())[:3]))
+def _run_line(run: dict[str, Any]) -> str:
+    """Return a run in a line. Its summary is from a header, which is anybody's."""
+    status, name, verdict = (printable(str(run.get(key) or "")) for key in ("status", "name", "verdict"))
+    metrics = found if isinstance(found := run.get("metrics"), dict) else {}
+    first = [(printable(key), value) for key, value in metrics.items() if isinstance(value, int | float)][:3]
+    return (
+        f"{run['run']}  {status:<11}  {name:<20}  {printable(str(run.get('checkpoints'))):>3} ckpt  {verdict:<16}  "
+        f"{'reproduced' if run['reproduced'] else '':<10}  {metrics_text(dict(first))}"
+    ).rstrip()
