@@ -106,3 +106,23 @@ def test_what_does_not_repeat_is_not_blamed_on_anything(made: Project) -> None:
     assert found["guilty"] == []
     assert "does not repeat here even unchanged" in found["conclusion"]
     assert len(found["trials"]) == 1
+
+
+def test_two_runs_that_are_there_already_are_told_apart_by_diff(made: Project) -> None:
+    made.write("train.py", _SCRIPT.replace("LINE", "pass"))
+    made.commit()
+    first = made.json("run", "recipe.yaml")["run_id"]
+    made.write("train.py", _SCRIPT.replace("LINE", "pass  # another comment"))
+    made.write("recipe.yaml", _RECIPE.replace("rate: 0.1, spare: 1", "rate: 0.2, spare: 3"))
+    made.commit()
+    second = made.json("run", "recipe.yaml")["run_id"]
+    found = made.json("diff", first, second, "--bisect")
+    assert found["verdict"] == "DIVERGED"
+    assert found["bisection"]["guilty"] == ["param.rate=0.2"]
+    said = made.reprokit("diff", first, second, "--bisect", "--explain").stdout
+    assert "params.rate 0.1 → 0.2 alone makes the difference at epoch 0: bit for bit." in said
+    assert f"try: reprokit reproduce {first} --with param.rate=0.2" in said
+    made.write("recipe.yaml", _RECIPE)
+    made.commit()
+    same = made.reprokit("diff", first, first, "--bisect", expect=3)
+    assert "there is nothing to look for" in same.stderr

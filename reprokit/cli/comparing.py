@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.cli.diff_text import checkpoint_diff_text, run_diff_text
+from reprokit.cli.explaining import explanation_text
 from reprokit.cli.face import Face, common, size
 from reprokit.content import compare_content
 from reprokit.diffing import diff_checkpoints, diff_runs, open_checkpoint
@@ -32,9 +34,15 @@ _CHECKPOINTS = ("checkpoint", "initial", "signal", "exception")
     "--content", is_flag=True, help="Show what changed inside: in the code of runs, in the files of versions."
 )
 @click.option("--tensors", is_flag=True, help="Read the tensors that differ, and say by how much.")
+@click.option("--explain", is_flag=True, help="Of runs: of each cause why, what it consists of, and how to try it.")
+@click.option("--bisect", "bisects", is_flag=True, help="Of runs: repeat LEFT with one cause of RIGHT at a time.")
+@click.option("-y", "--yes", is_flag=True, help="With --bisect: execute a colleague's code without asking.")
 @common
-def diff(face: Face, left: str, right: str, keys: tuple[str, ...], content: bool, tensors: bool) -> None:
-    """Compare two runs, two checkpoints, or two package versions, without running anything.
+def diff(
+    face: Face, left: str, right: str, keys: tuple[str, ...], content: bool, tensors: bool, explain: bool,
+    bisects: bool, yes: bool,
+) -> None:  # fmt: skip
+    """Compare two runs, two checkpoints, or two package versions; without --bisect, without running anything.
 
     Runs: code, environment, data, params, metrics, outputs, which checkpoint differs first and in which tensors, and
     the verdict. Checkpoints (RUN@epoch=2, RUN@last, NS/NAME@HASH): tensor by tensor. Both from metadata alone; with
@@ -50,7 +58,17 @@ def diff(face: Face, left: str, right: str, keys: tuple[str, ...], content: bool
                 "Files are compared between versions, not between runs; --content shows those of the code."
             )
         runs = diff_runs(one, other, registry=registry, values=tensors, content=content)
-        face.result(runs.plain(), lambda: run_diff_text(runs))
+        plain, parts = runs.plain(), [explanation_text(runs.verdict)] if explain else []
+        if bisects:
+            bench = importlib.import_module("reprokit.cli.bisecting")  # with all that it takes to execute a run
+            if not yes:
+                bench.confirm(face, left)
+            found = bench.bisected(face, one.record.run_id, other.record.run_id)
+            plain["bisection"] = found.plain()
+            parts.append(bench.bisection_text(found))
+        face.result(plain, lambda: "\n".join([*filter(None, parts), run_diff_text(runs)]))
+    elif explain or bisects:
+        raise UsageError("--explain and --bisect are about two runs.")
     elif isinstance(one, StoredRun) or isinstance(other, StoredRun):
         kinds = ["a run" if isinstance(side, StoredRun) else "a checkpoint or package" for side in (one, other)]
         raise UsageError(
@@ -68,8 +86,8 @@ def diff(face: Face, left: str, right: str, keys: tuple[str, ...], content: bool
                     f"{text} is no checkpoint, but what it is compared with is one.",
                     hint="With --content, or with KEYS, the files of any two versions are compared.",
                 )
-        found = diff_checkpoints(Checkpoint(one), Checkpoint(other), values=tensors)
-        face.result(found.plain(), lambda: checkpoint_diff_text(found))
+        compared = diff_checkpoints(Checkpoint(one), Checkpoint(other), values=tensors)
+        face.result(compared.plain(), lambda: checkpoint_diff_text(compared))
 
 
 def _opened(text: str, registry: Registry) -> StoredRun | Package:

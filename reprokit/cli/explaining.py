@@ -1,18 +1,10 @@
-"""Causes and bisections as people read them."""
+"""Causes as people read them."""
 
 from __future__ import annotations
 
-from reprokit.bisecting import Bisection
 from reprokit.verdict import Cause, Verdict
 
-__all__ = ["bisection_text", "explanation_text"]
-
-_EQUALS = {
-    "original": "bits of the original",
-    "other": "bits of the other run",
-    "neither": "bits of neither",
-    "nothing": "did not get there",
-}
+__all__ = ["explanation_text"]
 
 
 def explanation_text(verdict: Verdict) -> str:
@@ -40,13 +32,3 @@ def _block(cause: Cause, original: str) -> str:
 
 def _quoted(factor: str) -> str:
     return f"'{factor}'" if set(factor) & set(' "[]{}*?$&|;<>()`\\!#') else factor
-
-
-def bisection_text(found: Bisection) -> str:
-    """Return what was tried, a line each, and what came of it."""
-    rows = [(", ".join(trial.factors) or "unchanged", _EQUALS[trial.equals], trial.run_id) for trial in found.trials]
-    width = min(max(len(row[0]) for row in rows), 60)
-    lines = [f"  at {found.where}:"]
-    lines += [f"    {factors:<{width}}  {equals:<21}  {run}" for factors, equals, run in rows]
-    lines += [f"    {'(not tried)':<{width}}  {text}" for text in found.untried]
-    return "\n".join([*lines, f"  bisect: {found.conclusion}"])

@@ -8,20 +8,18 @@ from typing import Any
 
 import click
 
-from reprokit.bisecting import Bisection, bisect
-from reprokit.cli.explaining import bisection_text, explanation_text
+from reprokit.bisecting import Bisection
+from reprokit.cli.bisecting import bisected, bisection_text, confirm
+from reprokit.cli.explaining import explanation_text
 from reprokit.cli.face import Face, common
 from reprokit.cli.running import FaceObserver
 from reprokit.cli.text import verdict_text
 from reprokit.errors import RefusedError, UsageError
 from reprokit.overrides import Overrides
-from reprokit.package import RESERVED
-from reprokit.registry.history import writer
 from reprokit.reproduce import reproduce as reproduce_run
-from reprokit.runs import RunStore
 from reprokit.verdict import exit_code
 
-__all__ = ["bisected", "confirm", "reproduce"]
+__all__ = ["reproduce"]
 
 
 @click.command()
@@ -91,28 +89,3 @@ def reproduce(
 
     face.result(plain, text)
     sys.exit(exit_code(verdict.verdict))
-
-
-def confirm(face: Face, run: str) -> None:
-    """Ask before a colleague's code is executed, where somebody can answer."""
-    if not sys.stdin.isatty():
-        return
-    registry = face.registry()
-    run_id = RunStore(registry).find(run)
-    head = registry.head(f"{RESERVED}/{run_id}")
-    if head is not None and head.writer != writer():
-        click.confirm(f"This executes code that {head.writer} put into {registry.url}. Go on?", abort=True, err=True)
-
-
-def bisected(face: Face, original: str, other: str) -> Bisection:
-    """Try the causes between two runs one at a time, and say of each what came out as soon as it is known."""
-    face.note(f"Which of the causes is it? Run {original} is repeated with one of them at a time:")
-    with face.epochs():
-        return bisect(
-            original,
-            other,
-            registry=face.registry_option,
-            command=["reprokit", *sys.argv[1:]],
-            progress=face,
-            observer=FaceObserver(face),
-        )

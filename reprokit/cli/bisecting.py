@@ -1,0 +1,58 @@
+"""The search for the guilty cause, as commands start it and people read it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from reprokit.bisecting import Bisection, bisect
+from reprokit.cli.face import Face
+from reprokit.cli.running import FaceObserver
+from reprokit.package import RESERVED
+from reprokit.registry.history import writer
+from reprokit.runs import RunStore
+
+__all__ = ["bisected", "bisection_text", "confirm"]
+
+_EQUALS = {
+    "original": "bits of the original",
+    "other": "bits of the other run",
+    "neither": "bits of neither",
+    "nothing": "did not get there",
+}
+
+
+def confirm(face: Face, run: str) -> None:
+    """Ask before a colleague's code is executed, where somebody can answer."""
+    if not sys.stdin.isatty():
+        return
+    registry = face.registry()
+    run_id = RunStore(registry).find(run)
+    head = registry.head(f"{RESERVED}/{run_id}")
+    if head is not None and head.writer != writer():
+        click.confirm(f"This executes code that {head.writer} put into {registry.url}. Go on?", abort=True, err=True)
+
+
+def bisected(face: Face, original: str, other: str) -> Bisection:
+    """Try the causes between two runs one at a time, and say of each what came out as soon as it is known."""
+    face.note(f"Which of the causes is it? Run {original} is repeated with one of them at a time:")
+    with face.epochs():
+        return bisect(
+            original,
+            other,
+            registry=face.registry_option,
+            command=["reprokit", *sys.argv[1:]],
+            progress=face,
+            observer=FaceObserver(face),
+        )
+
+
+def bisection_text(found: Bisection) -> str:
+    """Return what was tried, a line each, and what came of it."""
+    rows = [(", ".join(trial.factors) or "unchanged", _EQUALS[trial.equals], trial.run_id) for trial in found.trials]
+    width = min(max(len(row[0]) for row in rows), 60)
+    lines = [f"  at {found.where}:"]
+    lines += [f"    {factors:<{width}}  {equals:<21}  {run}" for factors, equals, run in rows]
+    lines += [f"    {'(not tried)':<{width}}  {text}" for text in found.untried]
+    return "\n".join([*lines, f"  bisect: {found.conclusion}"])
