@@ -15,24 +15,17 @@ _REPRODUCED = {"BITWISE", "TENSOR-TOLERANCE", "METRIC-TOLERANCE"}
 def overview(runs: RunStore) -> list[dict[str, Any]]:
     """Return the summaries of all runs, oldest first, and in each what came of repeating it: as far as headers say.
 
-    `reproductions` counts the runs that repeated it and were given a verdict; it is `reproduced` if one of them kept to
-    a tolerance at least.
+    `reproductions` counts the verdicts on runs that repeated it with nothing relaxed; it is `reproduced` if one of them
+    kept to a tolerance at least. What a bisection tried, or `--with` changed, is an experiment and no reproduction.
     """
     summaries = list(runs.summaries())
-    verdicts = VerdictStore(runs.registry)
-    told: dict[str, dict[str, str]] = {}
-
-    def hear(original: Any, reproduction: Any, verdict: Any) -> None:
-        if isinstance(original, str) and isinstance(reproduction, str) and isinstance(verdict, str):
-            told.setdefault(original, {})[reproduction] = verdict
-
+    store = VerdictStore(runs.registry)
+    told = {
+        original: [one.get("verdict") for one in store.summaries(original) if one.get("relaxed") == []]
+        for original in store.originals()
+    }
     for summary in summaries:
-        hear(summary.get("reproduces"), summary["run"], summary.get("verdict"))
-    for original in verdicts.originals():
-        for found in verdicts.summaries(original):
-            hear(original, found.get("reproduction"), found.get("verdict"))
-    for summary in summaries:
-        about = told.get(summary["run"], {})
-        summary["reproduced"] = not _REPRODUCED.isdisjoint(about.values())
+        about = told.get(summary["run"], [])
+        summary["reproduced"] = any(isinstance(rung, str) and rung in _REPRODUCED for rung in about)
         summary["reproductions"] = len(about)
     return summaries

@@ -7,7 +7,7 @@ from typing import Any
 
 from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.manifest import Entry, Manifest
-from reprokit.package import VERDICTS
+from reprokit.package import VERDICTS, Package
 from reprokit.refs import PackageRef, is_run_id
 from reprokit.registry import Registry
 from reprokit.verdict import VerdictRecord
@@ -41,7 +41,11 @@ class VerdictStore:
         Raises:
             DataMismatchError: One is corrupt, or speaks of another run.
         """
-        return [self._read(run_id, top_hash) for top_hash in self._versions(run_id)]
+        packages = (
+            Package(f"{VERDICTS}/{run_id}", self.registry.read_manifest(top_hash), self.registry)
+            for top_hash in self._versions(run_id)
+        )
+        return [self.read(package) for package in packages]
 
     def summaries(self, run_id: str) -> list[dict[str, Any]]:
         """Return what listings show of them, oldest first, from headers alone (not verified)."""
@@ -74,10 +78,17 @@ class VerdictStore:
         except NotFoundError:
             return []
 
-    def _read(self, run_id: str, top_hash: str) -> VerdictRecord:
-        what = f"{VERDICT_KEY} of {VERDICTS}/{run_id}@{top_hash[:8]}"
-        manifest = self.registry.read_manifest(top_hash)
-        found = VerdictRecord.decode(self.registry.read_object(manifest[VERDICT_KEY], what=what), what=what)
-        if found.original.run_id != run_id:
+    def read(self, package: Package) -> VerdictRecord:
+        """Return the verdict that a version holds, verified.
+
+        Raises:
+            DataMismatchError: It is corrupt, or speaks of another run than its package is named for.
+        """
+        what = f"{VERDICT_KEY} of {package}"
+        entry = package.manifest.by_key.get(VERDICT_KEY)
+        if entry is None:
+            raise DataMismatchError(f"{package} holds no {VERDICT_KEY}.")
+        found = VerdictRecord.decode(self.registry.read_object(entry, what=what), what=what)
+        if found.original.run_id != package.name.partition("/")[2]:
             raise DataMismatchError(f"{what} is a verdict on another run, {found.original.run_id}.")
         return found

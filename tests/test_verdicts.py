@@ -44,7 +44,9 @@ def test_a_rerun_that_fails_is_kept_as_inconclusive(project: Project) -> None:
     assert VerdictStore(LocalRegistry(project.registry)).summaries(run)[0]["verdict"] == "INCONCLUSIVE"
 
 
-def test_nobody_builds_a_verdict_by_hand(project: Project) -> None:
+def test_nobody_builds_a_verdict_by_hand_or_takes_one_back(project: Project) -> None:
+    run, _ = _reproduced(project)
+    assert "only ever added to" in project.reprokit("rm", f"verdicts/{run}:latest", "--force", expect=3).stderr
     done = project.reprokit("package", "build", str(project.base / "inputs"), "verdicts/mine", expect=3)
     assert "reprokit's own" in done.stderr
 
@@ -77,3 +79,20 @@ def test_one_that_was_changed_is_refused(project: Project) -> None:
 def test_malformed_ones_are_named_errors(data: bytes) -> None:
     with pytest.raises(DataMismatchError):
         VerdictRecord.decode(data, what="verdict.json")
+
+
+def test_show_lists_reproductions_and_prints_a_verdict_and_experiments_are_none(project: Project) -> None:
+    run, first = _reproduced(project)
+    second = project.json("reproduce", run, "--with", "param.rate=0.2", expect=7)
+    said = project.reprokit("show", run).stdout
+    assert f"reproduced   {first['run_id']}  BITWISE  " in said
+    assert f"repeated     {second['run_id']}  DIVERGED  " in said and "with param.rate=0.2" in said
+    shown = project.json("show", run)["reproductions"]
+    assert [one["reproduction"] for one in shown] == [first["run_id"], second["run_id"]]
+    kept = project.reprokit("show", f"verdicts/{run}").stdout
+    assert "command       reprokit reproduce" in kept and "relaxed" in kept
+    assert project.json("show", f"verdicts/{run}")["verdict"]["verdict"] == "DIVERGED"
+    assert project.json("ls", "--where", "reproduced")["runs"][0]["run"] == run
+    alone = project.json("run", "recipe.yaml")["run_id"]
+    project.reprokit("reproduce", alone, "--with", "threads=2")
+    assert [one["run"] for one in project.json("ls", "--where", "reproduced")["runs"]] == [run]

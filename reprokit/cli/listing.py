@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from reprokit.cli.face import Face, common, size
-from reprokit.cli.text import checkpoint_line, metrics_text, run_text
+from reprokit.cli.text import checkpoint_line, kept_verdict_text, metrics_text, run_text
 from reprokit.errors import NotFoundError, UsageError
 from reprokit.overview import overview
 from reprokit.package import RESERVED, VERDICTS, Package
@@ -19,6 +19,7 @@ from reprokit.refs import RunRef, is_package_ref, parse_run
 from reprokit.registry import Registry
 from reprokit.runs import RunStore
 from reprokit.untrusted import printable
+from reprokit.verdicts import VerdictStore
 
 __all__ = ["logs", "ls", "show"]
 
@@ -101,7 +102,7 @@ def _total(registry: Registry, top_hash: str) -> int | None:
 @click.argument("ref")
 @common
 def show(face: Face, ref: str) -> None:
-    """Show a run, one of its checkpoints (RUN@epoch=2), or a package version."""
+    """Show a run, one of its checkpoints (RUN@epoch=2), a package version, or a verdict (verdicts/RUN)."""
     registry = face.registry()
     face.recover()
     runs = RunStore(registry)
@@ -109,14 +110,17 @@ def show(face: Face, ref: str) -> None:
         parsed: RunRef = parse_run(ref)
         if parsed.selector is None:
             run = runs.load(parsed.run)
-            repeats = [s for s in runs.summaries() if s.get("reproduces") == run.record.run_id]
-            lines = [run_text(run.record)]
-            lines += [f"  {'reproduced':<12} {s['run']}  {s.get('verdict') or s.get('status')}" for s in repeats]
-            face.result(run.record.plain(), "\n".join(lines))
+            verdicts = VerdictStore(registry).summaries(run.record.run_id)
+            lines = [run_text(run.record), *map(_reproduction, verdicts)]
+            face.result({**run.record.plain(), "reproductions": verdicts}, "\n".join(lines))
             return
         chosen = runs.checkpoint(parsed)
         ref = f"{chosen.package}@{chosen.top_hash}"
     package = Package.open(ref, registry=registry)
+    if package.name.partition("/")[0] == VERDICTS:
+        found = VerdictStore(registry).read(package)
+        face.result(found.plain(), lambda: kept_verdict_text(found))
+        return
     manifest = package.manifest
     plain = {
         "name": package.name,
@@ -129,6 +133,15 @@ def show(face: Face, ref: str) -> None:
     shown = {**plain, "size": size(manifest.size)}
     lines = [f"  {key:<10} {value}" for key, value in shown.items() if value not in (None, {})]
     face.result(plain, "\n".join(lines))
+
+
+def _reproduction(summary: dict[str, Any]) -> str:
+    """Return a verdict on a run in a line; its header is anybody's, and not verified."""
+    relaxed = summary.get("relaxed")
+    changed = f"  with {', '.join(map(str, relaxed))}" if isinstance(relaxed, list) and relaxed else ""
+    name = "repeated" if changed else "reproduced"
+    told = "  ".join(str(summary.get(key)) for key in ("reproduction", "verdict", "by", "at"))
+    return f"  {name:<12} {told}{changed}"
 
 
 @click.command()

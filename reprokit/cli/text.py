@@ -7,9 +7,9 @@ from typing import Any
 
 from reprokit.cli.face import size
 from reprokit.record import CheckpointEntry, Record
-from reprokit.verdict import Verdict
+from reprokit.verdict import Verdict, VerdictRecord
 
-__all__ = ["checkpoint_line", "metrics_text", "run_text", "verdict_text"]
+__all__ = ["checkpoint_line", "kept_verdict_text", "metrics_text", "run_text", "verdict_text"]
 
 
 def metrics_text(metrics: dict[str, float]) -> str:
@@ -104,6 +104,21 @@ def verdict_text(verdict: Verdict, *, title: str) -> str:
     rows.append(("verdict", _VERDICTS[verdict.verdict]))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def kept_verdict_text(kept: VerdictRecord) -> str:
+    """Return a verdict as it was kept: who gave it, when and on what, and then what it says."""
+    rows = [("given by", f"{kept.by}, {kept.at}, reprokit {kept.reprokit}")]
+    rows += [("command", " ".join(kept.command))] if kept.command else []
+    rows += [("machine", "  ".join(f"{name}={value}" for name, value in kept.machine.items()))] if kept.machine else []
+    rows += [("compared", "  ".join(f"{name}={count}" for name, count in kept.compared.items()))]
+    for name, link in (("original", kept.original), ("reproduction", kept.reproduction)):
+        rows.append((name, f"{link.run_id}  record {link.top_hash[:16]}  lock {str(link.lock_hash)[:16]}"))
+    weights, metrics = kept.tolerance.get("weights"), kept.tolerance.get("metrics")
+    rows.append(("tolerance", f"weights {weights}  metrics {metrics}"))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
+    return "\n".join([*lines, verdict_text(kept.verdict, title="reproduce")])
 
 
 def _divergence(verdict: Verdict) -> str:

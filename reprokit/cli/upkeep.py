@@ -8,7 +8,7 @@ import click
 
 from reprokit.cli.face import Face, common, size
 from reprokit.errors import RefusedError, UsageError
-from reprokit.package import RESERVED
+from reprokit.package import RESERVED, VERDICTS
 from reprokit.refs import PackageRef, is_package_ref
 from reprokit.registry import Registry
 from reprokit.registry.local import LocalRegistry
@@ -61,6 +61,8 @@ def rm(face: Face, ref: str, message: str | None, force: bool) -> None:
             raise UsageError(
                 f"{ref} names all versions of a package.", hint=f"Name one: {ref}@HASH, as `reprokit log {ref}` lists."
             )
+        if parsed.name.partition("/")[0] == VERDICTS:
+            raise RefusedError(f"{ref} is a verdict: they are only ever added to.")
         name, hashes = parsed.name, [registry.resolve(parsed)]
         users = runs.users(name, hashes[0])
     if users and not force:
