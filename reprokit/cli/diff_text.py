@@ -40,7 +40,7 @@ def run_diff_text(found: RunDiff) -> str:
     if found.tensors is not None:
         where = f" in {found.checkpoints.first}"
         rows += _tensor_rows(found.tensors, where=where, most=_MOST if found.values else _FEW)
-    rows += _few("cause", verdict.causes, _FEW)
+    rows += _few("cause", (f"{cause.weight:<9} {cause.text}" for cause in verdict.explanations), _FEW)
     note = "" if found.values or found.tensors is None else "; from metadata alone, --tensors says by how much"
     rows.append(("verdict", verdict.verdict + note))
     return _table(rows)
