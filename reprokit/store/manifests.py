@@ -22,6 +22,7 @@ from reprokit.canonical import canonical
 from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.manifest import MAX_ENTRIES, MAX_MANIFEST, Manifest
 from reprokit.paths import durable_write
+from reprokit.untrusted import printable
 
 __all__ = ["ManifestStore"]
 
@@ -45,6 +46,13 @@ class ManifestStore:
         self.folder = root / "manifests"
 
     def path(self, top_hash: str) -> Path:
+        """Return the file of a version, there or not.
+
+        Raises:
+            DataMismatchError: That is no hash. Records name versions, and anybody can have written one.
+        """
+        if not _HASH.fullmatch(top_hash):
+            raise DataMismatchError(f"{printable(top_hash)!r} names no version: a top hash has 64 hexadecimal digits.")
         return self.folder / (top_hash + _SUFFIX)
 
     def names(self) -> set[str]:

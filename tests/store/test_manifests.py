@@ -3,6 +3,7 @@
 import pytest
 
 from reprokit.building import build
+from reprokit.errors import DataMismatchError
 from reprokit.package import Package, verify_registry
 from reprokit.refs import PackageRef
 from reprokit.registry.local import LocalRegistry
@@ -34,3 +35,11 @@ def test_publishing_again_repairs_a_damaged_base(registry):
     assert registry.manifests.base_of(base) is None
     assert registry.read_manifest(small).top_hash == small
     assert verify_registry(registry) == (2, [])
+
+
+@pytest.mark.parametrize("name", ["", "\0", "../" * 3 + "etc/passwd", "/etc/passwd", "a" * 5000, "A" * 64, "0" * 63])
+def test_what_is_no_top_hash_names_no_file(registry, name):
+    build(VALUES, "a/b", registry=registry)
+    for read in (registry.read_manifest, registry.read_header):
+        with pytest.raises(DataMismatchError, match="names no version: a top hash has 64 hexadecimal digits"):
+            read(name)
