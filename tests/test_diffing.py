@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reprokit.checkpoint.reader import Checkpoint
+from reprokit.cli.diff_text import checkpoint_diff_text
 from reprokit.diffing import diff_checkpoints
+from reprokit.manifest import Manifest
+from reprokit.package import Package
+from reprokit.record import CheckpointEntry
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs import RunStore
 from tests.checkpoint.making import make
@@ -189,12 +195,38 @@ def test_params_metrics_data_and_execution_that_differ_are_said_with_both_values
 def test_runs_that_have_nothing_to_compare_are_said_to(tmp_path: Path) -> None:
     project = Project(tmp_path)
     registry = LocalRegistry(project.registry)
-    hostile: dict[str, Any] = {"params": {"a\x1b[2J": "\x1b[31m"}, "metrics": {"only": 1.0}}
+    hostile: dict[str, Any] = {"params": {"a\x1b[2J": "\x1b[31m"}, "metrics": {"only": 1.0, "loss": math.nan}}
     one = put_run(registry, "20260102-030405-aaaaaa", **hostile)
-    other = put_run(registry, "20260102-030405-bbbbbb", status="failed")
+    other = put_run(registry, "20260102-030405-bbbbbb", status="failed", metrics={"loss": math.nan})
     found = project.json("diff", one.run_id, other.run_id)
     assert found["verdict"] == "INCONCLUSIVE"
-    assert found["metrics"] == {"only": {"left": 1.0}}
+    assert found["metrics"] == {"only": {"left": 1.0}, "loss": {"left": "nan", "right": "nan"}}
     assert (found["tensors"], found["checkpoints"]["first"]) == (None, None)
     said = project.reprokit("diff", one.run_id, other.run_id).stdout
-    assert "\x1b" not in said and "none to compare" in said
+    assert "\x1b" not in said and "none to compare" in said and "loss  nan  equal" in said
+
+
+@pytest.mark.parametrize("top_hash", ["\0", "../../reprokit-registry", "0" * 64])
+def test_a_record_that_names_no_version_is_an_error_by_name(tmp_path: Path, top_hash: str) -> None:
+    project = Project(tmp_path)
+    runs = [
+        put_run(
+            LocalRegistry(project.registry),
+            f"20260102-030405-aaaaa{side}",
+            checkpoints=[CheckpointEntry(package="t/m", top_hash=top_hash, state_digest=str(side), epoch=0)],
+        ).run_id
+        for side in range(2)
+    ]
+    said = project.reprokit("diff", *runs, expect=10 if top_hash.isalnum() else 4).stderr
+    assert said.startswith("error: ") and "ersion" in said
+
+
+def test_headers_of_checkpoints_are_anybodys(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path)
+    honest = make(registry, {"a\x1b[2J": np.ones(3)}, framework="torch").package.manifest
+    facts = {"kind": "checkpoint", "metrics": [1], "run": ["\x1b"], "epoch": "\x1b", "step": True, "batch": 10**30}
+    lying = Manifest.make((make(registry, {"b": np.ones(3)}).package.manifest).entries, user_meta={"reprokit": facts})
+    found = diff_checkpoints(*(Checkpoint(Package("t/m", manifest, registry)) for manifest in (honest, lying)))
+    said = checkpoint_diff_text(found)
+    assert "\x1b" not in said and f"batch {10**30}" in said
+    assert [(row.how, row.renamed) for row in found.tensors.rows] == [("renamed", "b")]
