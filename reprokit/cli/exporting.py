@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 from pathlib import Path
 
 import click
@@ -26,16 +29,17 @@ __all__ = ["export"]
     "--as",
     "form",
     required=True,
-    type=click.Choice(["environment.yml", "explicit", "pylock", "requirements", "image", "notebook"]),
+    type=click.Choice(["environment.yml", "explicit", "pylock", "requirements", "image", "notebook", "report"]),
     help="A conda environment, its explicit list, pylock.toml (PEP 751), a requirements file with hashes; what an "
-    "image is built from; or a notebook.",
+    "image is built from; a notebook; or a report for people.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write a file, and not to stdout; of an image, a folder."
 )
 @click.option("--base", metavar="IMAGE", help="Build the image on this one, best named by its digest.")
+@click.option("--against", metavar="RUN", help="In the report, compare with this run, and not with a reproduction.")
 @common
-def export(face: Face, ref: str, form: str, output: Path | None, base: str | None) -> None:
+def export(face: Face, ref: str, form: str, output: Path | None, base: str | None, against: str | None) -> None:
     """Write the environment of a run, or of a recipe's lock file, for other tools.
 
     Addresses and hashes are those of the lock; where it has none, the indexes that pip is configured to use are asked.
@@ -45,13 +49,21 @@ def export(face: Face, ref: str, form: str, output: Path | None, base: str | Non
     run's environment, code and data without a network, and reproduces the run.
 
     notebook: one that opens the run's data and best checkpoint, by hash.
+
+    report: a page of HTML on a reproduction and its original: the verdict, where and why they differ, curves, and the
+    model layer by layer. Of an original it is on its newest reproduction.
     """
+    if against is not None and form != "report":
+        raise UsageError(f"--against is for --as report, not for {form}.")
     if form == "image":
         _image(face, ref, output, base)
         return
     if base is not None:
         raise UsageError(f"--base is for --as image, not for {form}.")
-    text, plain = _notebook(face, ref) if form == "notebook" else _environment(face, ref, form)
+    if form == "report":
+        text, plain = _report(face, ref, against)
+    else:
+        text, plain = _notebook(face, ref) if form == "notebook" else _environment(face, ref, form)
     if output is not None:
         with os_errors(f"Writing {output}"):
             output.write_text(text, encoding="utf-8")
@@ -62,6 +74,17 @@ def _notebook(face: Face, ref: str) -> tuple[str, dict[str, object]]:
     registry = face.registry()
     run = RunStore(registry).load(ref)
     return as_notebook(run, registry=registry).decode(), {"run_id": run.record.run_id}
+
+
+def _report(face: Face, ref: str, against: str | None) -> tuple[str, dict[str, object]]:
+    if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib")):
+        raise UsageError(
+            "A report is drawn with matplotlib and jinja2, and they are not both installed.",
+            hint=f"Install them: `{sys.executable} -m pip install 'reprokit-runs[report]'`.",
+        )
+    as_report = importlib.import_module("reprokit.export.report").as_report  # matplotlib is loaded for a report alone
+    made = as_report(ref, registry=face.registry(), against=against, progress=face)
+    return made.html, {"run_id": made.run_id, "other": made.other, "verdict": made.verdict}
 
 
 def _environment(face: Face, ref: str, form: str) -> tuple[str, dict[str, object]]:
