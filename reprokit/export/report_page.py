@@ -114,13 +114,13 @@ def _contradictions(verdict: Verdict | None, found: Sequence[Pair], grid: Grid |
     unlike = [pair.label for pair in found if pair.state != "equal"]
     if verdict is not None and verdict.verdict == "BITWISE" and unlike:
         said.append(
-            f"The verdict on record says BITWISE, but {len(unlike):,} of {len(found):,} checkpoints differ, first that of "
+            f"The verdict on record says BITWISE, but {len(unlike):,} of {len(found):,} checkpoints differ, first "
             f"{text(unlike[0], 80)}. Do not rely on it, and compare again: the commands are below."
         )
     if grid is not None and grid.contradictions:
         said.append(
-            f"The records say that these checkpoints are equal, but their tensors are not: "
-            f"{text(', '.join(grid.contradictions[:4]), 200)}. One of the records was not written by its run."
+            f"The records say that {text(', '.join(grid.contradictions[:4]), 200)} are equal, but their tensors are not. "
+            "One of the records was not written by its run."
         )
     return said
 

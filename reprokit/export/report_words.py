@@ -110,7 +110,7 @@ def where_first(first: Divergence, found: Sequence[Pair], last_epoch: int | None
     said = []
     if first.what and first.what.startswith("output "):
         said.append(f"All {len(found):,} checkpoints are equal." if found and before == len(found) else "")
-        said.append(f"The first thing that differs is a file that the script wrote: the {place}.")
+        said.append(f"The first thing that differs is a file that the script wrote, {place.removeprefix('output ')}.")
     elif place:
         if before:
             said.append(f"The first {before:,} of {len(found):,} checkpoints are equal in every bit.")
