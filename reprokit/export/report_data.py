@@ -275,6 +275,7 @@ class Grid:
 
 def group(names: Sequence[str], most: int) -> dict[str, list[str]]:
     """Return the rows that stand for these tensors, by their labels: each, or their modules, or as many as fit."""
+    names = sorted(names, key=_natural)
     if len(names) <= most:
         return {name: [name] for name in names}
     parts = {name: re.split(r"[./]", name[:2000]) for name in names}
@@ -286,3 +287,8 @@ def group(names: Sequence[str], most: int) -> dict[str, list[str]]:
             return found
     chunks = [[names[i] for i in part] for part in _parts(len(names), most)]
     return {f"{number}. {chunk[0]} …": chunk for number, chunk in enumerate(chunks, 1)}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return what sorts names so that layer 2 comes before layer 10."""
+    return [(len(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name[:500])]

@@ -143,24 +143,19 @@ def _short(value: float) -> str:
 
 
 def bins(sizes: Sequence[float]) -> list[float]:
-    """Return the upper ends of the decades that colours stand for; an infinite one if there are such sizes."""
-    logs = [math.log10(size) for size in sizes if 0 < size < math.inf]
-    endless = [math.inf] if any(size == math.inf for size in sizes) else []
-    if not logs:
-        return endless or [1e-300]
-    low, high = max(math.floor(min(logs)), -300), min(math.ceil(max(logs)), 300)
-    step = max(-(-(high - low) // (len(RAMP) - len(endless))), 1)
-    return [float(f"1e{low + step * (i + 1)}") for i in range(max(-(-(high - low) // step), 1))] + endless
+    """Return the upper ends of what the colours of RAMP stand for, the last one infinite.
+
+    A colour means the same in all reports, from 1e-7, the rounding of a float32, to 10 % and more; only where smaller
+    sizes are seen, as of float64, it stands for more than one decade.
+    """
+    smallest = min((size for size in sizes if size > 0), default=1.0)
+    decades = min(max(-math.floor(math.log10(min(smallest, 1.0))) - 1, 7), 300)
+    step = math.ceil(decades / (len(RAMP) - 1))
+    return [*(float(f"1e{-step * i}") for i in range(len(RAMP) - 1, 0, -1)), math.inf]
 
 
 def _bin(size: float, ends: Sequence[float]) -> int:
     return next((i for i, end in enumerate(ends) if size <= end), len(ends) - 1)
-
-
-def _shades(ends: Sequence[float]) -> list[str]:
-    """Return the colours of the bins: few bins take colours that are far apart."""
-    most = len(RAMP) - 1
-    return [RAMP[round(i * most / max(len(ends) - 1, 1))] for i in range(len(ends))] if len(ends) > 1 else [RAMP[4]]
 
 
 def legend(grid: Grid) -> list[tuple[str, str]]:
@@ -169,9 +164,11 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
     found = [(_swatch(EQUAL), "equal in every bit")] if "equal" in kinds else []
     if "apart" in kinds:
         ends = bins(grid.sizes)
-        for number, (end, shade) in enumerate(zip(ends, _shades(ends), strict=True)):
-            words = f"{'to' if number else 'up to'} {_parts(end)}"
-            found.append((_swatch(shade), words if math.isfinite(end) else "NaN or infinity on one side"))
+        seen = [_bin(size, ends) for size in grid.sizes]
+        for number in range(min(seen), max(seen) + 1):
+            to = "up to" if number == min(seen) else "to"
+            words = f"{to} {_parts(ends[number])}" if math.isfinite(ends[number]) else f"above {_parts(ends[-2])}"
+            found.append((_swatch(RAMP[number]), words))
     if "unmeasured" in kinds:
         found.append((_swatch(DIFFERS), "differs"))
     if "unlike" in kinds:
@@ -205,11 +202,10 @@ def draw_grid(grid: Grid, label: str) -> str:
         columns = min(len(grid.columns), 60)
         tile = _tile(min((width - left) / columns, 60) / ((width - left) / columns))
         ends = bins(grid.sizes)
-        colors = dict(enumerate(_shades(ends)))
         places: dict[str, list[tuple[int, int]]] = {}
         for y, row in enumerate(grid.cells):
             for x, cell in enumerate(row):
-                places.setdefault(_color(cell, ends, colors), []).append((x, y))
+                places.setdefault(_color(cell, ends), []).append((x, y))
         for color, found in sorted(places.items()):
             if color == "unlike":
                 _fill(axes, found, tile, facecolor="none", edgecolor=UNLIKE, hatch="////", linewidth=0.8)
@@ -236,9 +232,9 @@ def _tile(share: float) -> float:
     return 0.92 * min(share, 1)
 
 
-def _color(cell: Cell, ends: Sequence[float], colors: dict[int, str]) -> str:
+def _color(cell: Cell, ends: Sequence[float]) -> str:
     if cell.kind == "apart":
-        return colors[_bin(cell.size, ends)]
+        return RAMP[_bin(cell.size, ends)]
     return {"equal": EQUAL, "unmeasured": DIFFERS, "unlike": "unlike", "absent": ""}[cell.kind]
 
 

@@ -119,8 +119,8 @@ def _contradictions(verdict: Verdict | None, found: Sequence[Pair], grid: Grid |
         )
     if grid is not None and grid.contradictions:
         said.append(
-            f"The records say that {text(', '.join(grid.contradictions[:4]), 200)} are equal, but their tensors are not. "
-            "One of the records was not written by its run."
+            f"The records say that {text(', '.join(grid.contradictions[:4]), 200)} are equal, but their tensors are "
+            "not. One of the records was not written by its run."
         )
     return said
 

@@ -195,10 +195,13 @@ def how_it_grows(grid: Grid) -> list[str]:
     far = f"; the largest difference is {how_far(max(sizes))}" if sizes else ""
     said.append(f"The weights differ from the {where} on, in {count} of {len(rows)} rows of the map below{far}.")
     last = [row[-1].size for row in rows if row[-1].kind == "apart"]
-    if last and grid.first < len(grid.columns) - 1:
-        said.append(f"At the last checkpoint it is {how_far(max(last))}: training makes small differences larger.")
+    if last and sizes and grid.first < len(grid.columns) - 1:
+        grown = max(last) > 3 * max(sizes)
+        said.append(f"At the last checkpoint it is {how_far(max(last))}{_GROWS if grown else ''}.")
     return said
 
+
+_GROWS = ": training makes small differences larger"
 
 GLOSSARY: tuple[tuple[str, str], ...] = (
     ("Run", "One execution of a training, with a record of all that went into it and came out of it."),
