@@ -22,7 +22,6 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from reprokit.digest import hash_bytes
 from reprokit.export.report_data import Cell, Curve, Grid, Points
 from reprokit.export.report_reading import Histogram
 from reprokit.untrusted import printable
@@ -31,11 +30,11 @@ __all__ = ["draw_apart", "draw_curve", "draw_grid", "draw_weights", "legend", "t
 
 INK, SOFT, RULE = "#1c2128", "#5b6472", "#dde2e8"
 ONE, OTHER = "#2b6cb0", "#c2500c"
-EQUAL, DIFFERS, UNLIKE = "#dbe5ee", "#77818e", "#8b95a1"
+EQUAL, DIFFERS, UNLIKE = "#dbe5ee", "#a3adb9", "#8b95a1"
 RAMP = ("#fdeab8", "#fccb77", "#f8a04f", "#ec7345", "#d2465c", "#a42c73", "#6c1f7d", "#37135f")
 _DARK = {
     INK: "#e6e9ee", SOFT: "#9ba5b3", RULE: "#353e4a", ONE: "#6fb1f4", OTHER: "#ff9f61",
-    EQUAL: "#26323f", DIFFERS: "#8d97a4", UNLIKE: "#7b8693",
+    EQUAL: "#26323f", DIFFERS: "#667280", UNLIKE: "#7b8693",
     RAMP[0]: "#41306b", RAMP[1]: "#613383", RAMP[2]: "#8a3983", RAMP[3]: "#b5437a",
     RAMP[4]: "#db5965", RAMP[5]: "#f28055", RAMP[6]: "#fbae5a", RAMP[7]: "#fde391",
 }  # fmt: skip
@@ -87,9 +86,14 @@ def theme() -> str:
 # --------------------------------------------------------------------------------------------------- curves
 
 
-def draw_curve(curve: Curve, label: str) -> str:
-    """Draw a metric of one run or, over each other, of two: a broad line, and a dashed one on it."""
-    with _figure(_WIDTH, _HEIGHT) as (figure, done):
+def draw_curve(curve: Curve, label: str, *, own: str) -> str:
+    """Draw a metric of one run or, over each other, of two: a broad line, and a dashed one on it.
+
+    Args:
+        label: What is seen, in words.
+        own: What names inside the plot begin with: those of another plot on the page must not be the same.
+    """
+    with _figure(_WIDTH, _HEIGHT, own) as (figure, done):
         axes = _axes(figure, left=58, bottom=38, top=8, right=10)
         logarithmic = _logarithmic([*curve.one, *(curve.other or [])])
         if logarithmic:
@@ -192,7 +196,7 @@ def draw_grid(grid: Grid, label: str) -> str:
     left = 14 + 6.4 * max(map(len, names))
     height = 19 if len(names) > 12 else 24
     width, total = 900, 26 + height * len(names) + 44
-    with _figure(width, total) as (figure, done):
+    with _figure(width, total, "map-") as (figure, done):
         axes = _axes(figure, left=left, bottom=44, top=26, right=6)
         axes.grid(False)
         axes.set_xlim(-0.5, len(grid.columns) - 0.5)
@@ -251,7 +255,7 @@ def _fill(axes: Axes, places: list[tuple[int, int]], width: float, **style: Any)
 
 def draw_weights(found: Histogram, label: str) -> str:
     """Draw how a tensor's numbers are distributed: of the original filled, of the other as an outline."""
-    with _figure(_WIDTH, _HEIGHT) as (figure, done):
+    with _figure(_WIDTH, _HEIGHT, "weights-") as (figure, done):
         axes = _axes(figure, left=58, bottom=38, top=8, right=10)
         axes.stairs(found.one, found.edges, fill=True, color=ONE, alpha=0.45, linewidth=0)
         axes.stairs(found.other, found.edges, color=OTHER, linewidth=1.6)
@@ -262,7 +266,7 @@ def draw_weights(found: Histogram, label: str) -> str:
 
 def draw_apart(found: Histogram, label: str) -> str:
     """Draw how the differences of a tensor's numbers are distributed."""
-    with _figure(_WIDTH, _HEIGHT) as (figure, done):
+    with _figure(_WIDTH, _HEIGHT, "apart-") as (figure, done):
         axes = _axes(figure, left=58, bottom=38, top=8, right=10)
         axes.stairs(found.apart, found.apart_edges, fill=True, color=SOFT, alpha=0.6, linewidth=0)
         axes.axvline(0, color=INK, linewidth=1)
@@ -284,8 +288,8 @@ def _counts(axes: Axes) -> None:
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, Callable[[str], str]]]:
-    """Give a figure of so many pixels, and what ends it: from an accessible name to SVG. No state of pyplot is used."""
+def _figure(width: float, height: float, own: str) -> Iterator[tuple[Figure, Callable[[str], str]]]:
+    """Give a figure of so many pixels, and what makes SVG of it and a label. No state of pyplot is used."""
     with warnings.catch_warnings(), matplotlib.rc_context():
         warnings.simplefilter("ignore")  # of letters that its fonts lack: the browser's have them
         matplotlib.rcParams.update(_DEFAULTS)  # whatever a matplotlibrc says
@@ -296,7 +300,7 @@ def _figure(width: float, height: float) -> Iterator[tuple[Figure, Callable[[str
             sink = io.BytesIO()
             empty = {"Date": None, "Creator": None, "Format": None, "Type": None}
             figure.savefig(sink, format="svg", transparent=True, metadata=empty)
-            return _embedded(sink.getvalue(), label)
+            return _embedded(sink.getvalue(), label, own)
 
         yield figure, done
 
@@ -311,11 +315,10 @@ def _axes(figure: Figure, *, left: float, bottom: float, top: float, right: floa
     return figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height))
 
 
-def _embedded(svg: bytes, label: str) -> str:
-    """Return matplotlib's SVG as a part of a page: attributes for styles, short numbers, names that clash with none."""
+def _embedded(svg: bytes, label: str, own: str) -> str:
+    """Return matplotlib's SVG as part of a page: attributes for styles, short numbers, `own` before its names."""
     root = ElementTree.fromstring(svg)  # noqa: S314 - matplotlib's own, and has no entities
     parents = {child: parent for parent in root.iter() for child in parent}
-    own = f"p{hash_bytes(svg + label.encode()).hex[:8]}"  # plots of one page have clips of equal names
     used = {name for element in root.iter() for name in map(_target, element.attrib.values()) if name}
     for element in list(root.iter()):
         element.tail = None

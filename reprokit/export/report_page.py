@@ -82,7 +82,8 @@ def render(subject: Subject, runs: RunStore, *, budget: int, progress: Progress)
         comparisons=_condensed(verdict),
         causes=explained, weighed=bool(verdict is not None and verdict.explanations),
         experiments=experiments(explained, ours),
-        plots=[(curve, _svg(figures.draw_curve(curve, _told(curve, names)))) for curve in drawn],
+        plots=[(curve, _svg(figures.draw_curve(curve, _told(curve, names), own=f"curve{number}-")))
+               for number, curve in enumerate(drawn)],
         plot_notes=[*([f"{hidden:,} more metrics are not drawn."] if hidden else []), *unread, *also],
         finals=_finals(ours, theirs),
         grid=grid, grid_plot=_svg(figures.draw_grid(grid, _grid_told(grid))) if grid is not None else None,

@@ -30,7 +30,7 @@ from reprokit.untrusted import load_json, printable
 
 __all__ = ["BUDGET", "FileChange", "Histogram", "code_changes", "read_grid", "read_histogram", "read_steps"]
 
-BUDGET = 512 * 1024 * 1024  # bytes of tensors, of both runs together
+BUDGET = 500_000_000  # bytes of tensors, of both runs together
 _MOST_ROWS, _MOST_COLUMNS = 40, 60
 _MOST_LOGGED, _MOST_LINES = 64 * 1024 * 1024, 200_000
 _MOST_FILES, _MOST_SHOWN = 20, 400

@@ -157,22 +157,23 @@ def how_large(relative: float | None, ulp: int | None) -> str:
         return f"{steps} that such numbers can differ by (ulp), the size of a rounding error"
     if relative is None:
         return "against a number that is zero, so that no ratio can be said"
-    return f"{_ratio(abs(relative))} of the number there, {_judged(abs(relative))}"
+    return f"{_ratio(abs(relative))} the number there, {_judged(abs(relative))}"
 
 
 def how_far(size: float) -> str:
     """Return a cell's size in words: |Δ| in parts of the largest weight of its tensor."""
-    return "NaN or an infinity on one side" if math.isinf(size) else f"{_ratio(size)} of the largest weight there"
+    return "NaN or an infinity on one side" if math.isinf(size) else f"{_ratio(size)} the largest weight there"
 
 
 def _ratio(size: float) -> str:
-    if size == 0:
-        return "nothing"
+    """Return the words that stand before what a size is measured by."""
     if size >= 10:
         return f"{min(size, 1e300):,.3g} times"
     if size >= 0.001:
-        return f"{100 * size:.3g} %"
-    return f"one part in {float(f'{1 / max(size, 1e-300):.2g}'):,.0f}" if size > 1e-12 else f"{size:.1g} parts"
+        return f"{100 * size:.3g} % of"
+    if size > 1e-12:
+        return f"one part in {float(f'{1 / size:.2g}'):,.0f} of"
+    return f"{size:.1g} of" if size else "nothing of"
 
 
 def _judged(size: float) -> str:
