@@ -109,8 +109,8 @@ def test_the_first_difference_is_said_by_its_place() -> None:
     )
     assert " ".join(where_first(first, found, 2)) == (
         "The first 2 of 3 checkpoints are equal in every bit. The first difference is in the checkpoint of epoch 2: "
-        "after pass 3 of 3 over the training data. What differs there first is the tensor w: 1 of its 4 numbers differ. "
-        "The largest difference is 0.5, at place [3]: 25 % of the number there, large."
+        "after pass 3 of 3 over the training data. What differs there first is the tensor w: 1 of its 4 numbers differ."
+        " The largest difference is 0.5, at place [3]: 25 % of the number there, large."
     )
     only = where_first(Divergence(what="output a.txt"), found[:2], 2)
     assert only == [
