@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reprokit.concluding import compare_runs
 from reprokit.errors import NotFoundError, RefusedError
 from reprokit.export.report_page import Subject, render
 from reprokit.export.report_reading import BUDGET
 from reprokit.export.report_sides import text
 from reprokit.progress import SILENT, Progress
 from reprokit.registry import Registry
-from reprokit.reproduce import compare_runs
 from reprokit.runs import RunStore, StoredRun
 from reprokit.verdicts import VerdictStore
 

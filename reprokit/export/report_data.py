@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from reprokit.compare import checkpoint_pairs
+from reprokit.consistency import same_number
 from reprokit.record import CheckpointEntry, Record
 from reprokit.untrusted import printable
 
@@ -45,37 +47,15 @@ class Pair:
 
 
 def pairs(left: Record, right: Record, *, until: int | None = None) -> list[Pair]:
-    """Pair the checkpoints of two runs by where they were saved, but for those saved on a failure or a signal.
+    """Return the checkpoints of two runs that a verdict is about, by where they were saved.
 
-    What the left one did not live to save is not missed, nor what comes after `until`, the last epoch to compare.
+    Args:
+        until: The last epoch that is compared.
     """
-    found = []
-    if left.initial is not None and right.initial is not None:
-        found.append(Pair(label="initial state", one=left.initial, other=right.initial))
-    ones, others = _keyed(left.checkpoints), _keyed(right.checkpoints)
-    for label in dict.fromkeys([*ones, *others]):
-        one, other = ones.get(label), others.get(label)
-        epoch = next((side.epoch for side in (one, other) if side is not None), None)
-        if (one is None and left.status != "finished") or (until is not None and epoch is not None and epoch > until):
-            continue
-        found.append(Pair(label=label, epoch=epoch, one=one, other=other))
-    return found
-
-
-def _keyed(entries: Iterable[CheckpointEntry]) -> dict[str, CheckpointEntry]:
-    found: dict[str, CheckpointEntry] = {}
-    repeated: dict[str, int] = {}
-    for index, entry in enumerate(entries):
-        if entry.reason is not None:  # saved when the script failed or was stopped: where, was chance
-            continue
-        label = f"checkpoint {index}"
-        if entry.epoch is not None:
-            label = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
-        elif entry.step is not None:
-            label = f"step {entry.step}"
-        repeated[label] = number = repeated.get(label, 0) + 1
-        found[label if number == 1 else f"{label} ({number})"] = entry
-    return found
+    return [
+        Pair(label=label, epoch=next(side.epoch for side in (one, other) if side is not None), one=one, other=other)
+        for label, one, other in checkpoint_pairs(left, right, until)
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- curves
@@ -145,7 +125,7 @@ def _curve(name: str, axis: str, found: Sequence[Mapping[str, Points]]) -> Curve
     same, apart = None, None
     if len(lines) == 2:
         ours, theirs = dict(lines[0]), dict(lines[1])
-        unlike = [x for x in ours.keys() | theirs.keys() if not _equal(ours.get(x), theirs.get(x))]
+        unlike = [x for x in ours.keys() | theirs.keys() if not same_number(ours.get(x), theirs.get(x))]
         same = not unlike
         apart = min(unlike) if unlike and ours and theirs else None
     finite = [[(x, y) for x, y in line if math.isfinite(y) and abs(y) <= _LARGEST] for line in lines]
@@ -158,10 +138,6 @@ def _curve(name: str, axis: str, found: Sequence[Mapping[str, Points]]) -> Curve
         apart=apart,
         lost=sum(map(len, lines)) - sum(map(len, finite)),
     )
-
-
-def _equal(one: float | None, other: float | None) -> bool:
-    return one == other or (one is not None and other is not None and math.isnan(one) and math.isnan(other))
 
 
 def _axis(sides: Sequence[Record]) -> str:

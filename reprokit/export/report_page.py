@@ -18,7 +18,7 @@ from markupsafe import Markup
 from reprokit._version import __version__
 from reprokit.export import report_figures as figures
 from reprokit.export.report_data import Curve, Grid, Pair, curves, pairs
-from reprokit.export.report_reading import Histogram, code_changes, read_grid, read_histogram, read_steps
+from reprokit.export.report_reading import Histogram, read_grid, read_histogram, read_steps
 from reprokit.export.report_sides import causes_of, check_again, experiments, hashes_of, sides, text
 from reprokit.export.report_words import GLOSSARY, headline, how_far, how_it_grows, where_first
 from reprokit.lock import RunLock
@@ -63,8 +63,7 @@ def render(subject: Subject, runs: RunStore, *, budget: int, progress: Progress)
     their_steps, also = read_steps(right, registry) if right is not None else ({}, [])
     best = locks[0].recipe.checkpoints.best if locks[0] is not None else {}
     drawn, hidden = curves(ours, theirs, (steps, their_steps), first=best)
-    changes, more = code_changes(left, right, registry) if right is not None else ([], 0)
-    explained = causes_of(verdict, changes, more) if verdict is not None and verdict.verdict != "BITWISE" else []
+    explained = causes_of(verdict) if verdict is not None and verdict.verdict != "BITWISE" else []
     first = verdict.first_divergence if verdict is not None else None
     last_epoch = max((entry.epoch for entry in ours.checkpoints if entry.epoch is not None), default=None)
     names = ("original", "repetition") if subject.repeats and right is not None else ("first run", "second run")

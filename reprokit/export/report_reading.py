@@ -1,4 +1,4 @@
-"""What a report reads of two runs beside their records: metrics by step, tensors that differ, code that differs.
+"""What a report reads of two runs beside their records: metrics by step, tensors that differ.
 
 Every byte is verified before it is used. How much is read is bounded, and what was left out is said.
 """
@@ -16,24 +16,21 @@ from reprokit.canonical import metric_values
 from reprokit.checkpoint.format import StoredTensor
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.client.tensors import StoredArray, as_array
-from reprokit.content import compare_content
 from reprokit.distance import distance
 from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.export.report_data import Cell, Grid, Pair, Points, group, merged, thinned
-from reprokit.manifest import Manifest
 from reprokit.package import Package
 from reprokit.progress import SILENT, Progress
 from reprokit.record import CheckpointEntry
 from reprokit.registry import Registry
 from reprokit.runs import StoredRun
-from reprokit.untrusted import load_json, printable
+from reprokit.untrusted import load_json
 
-__all__ = ["BUDGET", "FileChange", "Histogram", "code_changes", "read_grid", "read_histogram", "read_steps"]
+__all__ = ["BUDGET", "Histogram", "read_grid", "read_histogram", "read_steps"]
 
 BUDGET = 500_000_000  # bytes of tensors, of both runs together
 _MOST_ROWS, _MOST_COLUMNS = 40, 60
 _MOST_LOGGED, _MOST_LINES = 64 * 1024 * 1024, 200_000
-_MOST_FILES, _MOST_SHOWN = 20, 400
 _ENOUGH = 64  # elements of a tensor whose histogram says something
 _MOST_DRAWN = 1_000_000  # elements of a histogram
 _LARGEST = 1e300
@@ -340,40 +337,3 @@ def _edges(low: float, high: float, bins: int) -> npt.NDArray[np.float64]:
         room = max(abs(low), abs(high)) * 0.5 or 0.5
         low, high = low - room, high + room
     return np.linspace(low, high, bins + 1)
-
-
-# ----------------------------------------------------------------------------------------------------- code
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileChange:
-    """A file that only one of two versions has, or that differs; `lines` is a unified diff, or why there is none."""
-
-    name: str
-    how: str
-    lines: list[str]
-
-
-def code_changes(left: StoredRun, right: StoredRun, registry: Registry) -> tuple[list[FileChange], int]:
-    """Return how the code of two runs differs, file by file, and how many more files do."""
-    one, other = (Manifest.make(run.manifest.below("code")) for run in (left, right))
-    found = one.diff(other)
-    names = [*((key, "changed") for key in found.changed), *((key, "added") for key in found.added)]
-    names += [(key, "removed") for key in found.removed]
-    room = _MOST_SHOWN
-    changes = []
-    for key, how in names[:_MOST_FILES]:
-        lines: list[str] = []
-        if how == "changed" and max(one[key].size, other[key].size) <= 1024 * 1024:
-            before, after = (
-                registry.read_object(run.manifest[key], what=f"{key} of run {run.record.run_id}")
-                for run in (left, right)
-            )
-            lines = list(compare_content(key, before, after).lines)
-        elif how == "changed":
-            lines = [f"not compared inside: {one[key].size:,} → {other[key].size:,} bytes"]
-        if len(lines) > room:
-            lines = [*lines[:room], f"… {len(lines) - room:,} more lines"]
-        room = max(room - len(lines), 0)
-        changes.append(FileChange(name=printable(key.removeprefix("code/"), 200), how=how, lines=lines))
-    return changes, max(len(names) - _MOST_FILES, 0)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from reprokit.export.report_reading import FileChange
 from reprokit.lock import RunLock
 from reprokit.numeric_class import differences
 from reprokit.record import Record
@@ -242,22 +241,9 @@ def _numeric(one: Record, other: Record | None) -> list[Row]:
 _KINDS: tuple[CauseKind, ...] = ("code", "data", "params", "execution", "environment", "machine", "inputs", "record")
 
 
-def causes_of(verdict: Verdict, changes: Sequence[FileChange], more: int) -> list[Cause]:
-    """Return the verdict's causes as they are explained; where a verdict has but their texts, made of these.
-
-    A cause in the code that has no lines is given those of `changes`.
-    """
-    found = list(verdict.explanations) or [_from_text(cause) for cause in verdict.causes]
-    lines = [line for change in changes for line in (f"{change.name}: {change.how}", *change.lines)]
-    if more:
-        lines.append(f"… and {more:,} more files")
-    place = next((i for i, cause in enumerate(found) if cause.kind == "code" and not cause.lines), None)
-    if place is not None and lines and not any(cause.kind == "code" and cause.lines for cause in found):
-        old = found[place]
-        found[place] = Cause(
-            kind="code", what=old.what, text=old.text, weight=old.weight, why=old.why, lines=lines, factor=old.factor
-        )
-    return found
+def causes_of(verdict: Verdict) -> list[Cause]:
+    """Return the verdict's causes as they are explained; of a verdict that has but their texts, made of these."""
+    return list(verdict.explanations) or [_from_text(cause) for cause in verdict.causes]
 
 
 def _from_text(cause: str) -> Cause:
