@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from reprokit.checkpoint.reader import Checkpoint
+from reprokit.cli.both_text import both_text
 from reprokit.cli.diff_text import checkpoint_diff_text, run_diff_text
 from reprokit.cli.explaining import explanation_text
 from reprokit.cli.face import Face, common, size
@@ -58,7 +59,10 @@ def diff(
                 "Files are compared between versions, not between runs; --content shows those of the code."
             )
         runs = diff_runs(one, other, registry=registry, values=tensors, content=content)
-        plain, parts = runs.plain(), [explanation_text(runs.verdict)] if explain else []
+        plain, parts = (
+            runs.plain(),
+            [explanation_text(runs.verdict) if explain else "", both_text(one.record, other.record)],
+        )
         if bisects:
             bench = importlib.import_module("reprokit.cli.bisecting")  # with all that it takes to execute a run
             if not yes:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reprokit.cli.face import size
+from reprokit.cli.sparks import curve_lines
 from reprokit.record import CheckpointEntry, Record
 from reprokit.verdict import Verdict, VerdictRecord
 
@@ -67,6 +68,7 @@ def run_text(record: Record) -> str:
     if record.initial is not None:
         rows.append(("checkpoint", checkpoint_line(record.initial, "initial")))
     rows += [("checkpoint", checkpoint_line(entry, among=record.checkpoints)) for entry in record.checkpoints]
+    rows += [("curve", line) for line in curve_lines(record, indent=15)]
     if record.metrics:
         rows.append(("metrics", metrics_text(record.metrics)))
     for output in record.outputs:

@@ -31,9 +31,9 @@ ONE, OTHER = "20260102-030405-aaaaaa", "20260102-030406-bbbbbb"
 
 
 TAGS = {
-    "html", "head", "meta", "title", "style", "body", "header", "main", "footer", "section", "h1", "h2", "h3", "p", "span",
-    "div", "code", "pre", "ul", "ol", "li", "dl", "dt", "dd", "strong", "table", "caption", "thead", "tbody", "tr", "th",
-    "td", "figure", "figcaption", "svg", "g", "path", "rect", "text", "defs", "use", "clippath", "pattern",
+    "html", "head", "meta", "title", "style", "body", "header", "main", "footer", "section", "h1", "h2", "h3", "p",
+    "span", "div", "code", "pre", "ul", "ol", "li", "dl", "dt", "dd", "strong", "table", "caption", "thead", "tbody",
+    "tr", "th", "td", "figure", "figcaption", "svg", "g", "path", "rect", "text", "defs", "use", "clippath", "pattern",
 }  # fmt: skip
 
 
