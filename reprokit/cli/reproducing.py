@@ -10,6 +10,7 @@ import click
 
 from reprokit.bisecting import Bisection
 from reprokit.cli.bisecting import bisected, bisection_text, confirm
+from reprokit.cli.both_text import both_text
 from reprokit.cli.explaining import explanation_text
 from reprokit.cli.face import Face, common
 from reprokit.cli.running import FaceObserver
@@ -17,6 +18,7 @@ from reprokit.cli.text import verdict_text
 from reprokit.errors import RefusedError, UsageError
 from reprokit.overrides import Overrides
 from reprokit.reproduce import reproduce as reproduce_run
+from reprokit.runs import RunStore
 from reprokit.verdict import exit_code
 
 __all__ = ["reproduce"]
@@ -83,7 +85,9 @@ def reproduce(
     plain: dict[str, Any] = {**verdict.plain(), **({"bisection": found.plain()} if found else {})}
 
     def text() -> str:
-        parts = [explanation_text(verdict)] if explain else []
+        runs = RunStore(face.registry())
+        parts = [both_text(runs.load(verdict.reproduces).record, runs.load(verdict.run_id).record)]
+        parts += [explanation_text(verdict)] if explain else []
         parts += [bisection_text(found)] if found else []
         return "\n".join([*filter(None, parts), verdict_text(verdict, title="reproduce")])
 
