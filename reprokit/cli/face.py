@@ -51,7 +51,8 @@ class Face:
     def result(self, plain: Any, text: str | Callable[[], str]) -> None:
         """Print a result: `plain` as JSON with --json, else the text."""
         if self.as_json:
-            click.echo(json.dumps(spelled(plain), indent=1, ensure_ascii=False))
+            unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
+            click.echo(json.dumps(spelled(plain), indent=1, ensure_ascii=not unicode))
         else:
             click.echo(tame(text if isinstance(text, str) else text()))
 

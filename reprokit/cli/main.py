@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import sys
 from difflib import get_close_matches
 
@@ -86,6 +87,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends in its exit code and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # that an encoding lacks an arrow is no reason to say nothing
     gc.set_threshold(100_000, 20, 100)  # tens of thousands of entries are no reason to look for cycles all the time
     try:
         cli.main(standalone_mode=False)
