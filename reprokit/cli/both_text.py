@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from reprokit.cli.sparks import ends, here, metrics_by_checkpoint, room, spark, strip
+from reprokit.cli.sparks import columns, ends, here, metrics_by_checkpoint, short, spark, strip
 from reprokit.compare import checkpoint_pairs
 from reprokit.consistency import same_number
 from reprokit.record import CheckpointEntry, Record
-from reprokit.untrusted import printable
 
 __all__ = ["both_text"]
 
 _MOST = 8  # metrics
-_TAIL = 44  # characters of the numbers at a line's end
 
 _Pair = tuple[str, CheckpointEntry | None, CheckpointEntry | None]
 
@@ -23,24 +21,23 @@ def both_text(left: Record, right: Record) -> str:
         return ""
     marks = here()
     found = {**metrics_by_checkpoint(left), **metrics_by_checkpoint(right)}
-    names = {name: printable(name, 24) for name in list(found)[:_MOST]}
-    wide = max(map(len, ["checkpoints", *names.values()]))
-    width = room(wide + _TAIL)
-    line = strip([_state(pair) for pair in pairs], width, marks)
-    rows = [("checkpoints", f"{line}  {_short(pairs[0])} {marks.arrow} {_short(pairs[-1])}")]
-    for name, shown in names.items():
-        ours, theirs = ([None if side is None else side.metrics.get(name) for side in sides] for sides in _sides(pairs))
-        apart = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if not same_number(a, b)), None)
-        one = f"{spark(ours, width, marks, beside=theirs)}  {ends(ours, marks)}"
+    rows: list[tuple[str, list[float | None], list[float | None], str]] = []
+    for name in list(found)[:_MOST]:
+        one, other = ([None if side is None else side.metrics.get(name) for side in sides] for sides in _sides(pairs))
+        apart = next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if not same_number(a, b)), None)
         if apart is None:
-            rows.append((shown, f"{one}  both"))
-            continue
-        rows.append((shown, one))
-        other = f"{spark(theirs, width, marks, beside=ours)}  {ends(theirs, marks)}"
-        rows.append(("", f"{other}  from {_short(pairs[apart])} on"))
+            rows.append((short(name), one, other, f"{ends(one, marks)}  both"))
+        else:
+            rows.append((short(name), one, other, ends(one, marks)))
+            rows.append(("", other, one, f"{ends(other, marks)}  from {_short(pairs[apart])} on"))
+    span = f"{_short(pairs[0])} {marks.arrow} {_short(pairs[-1])}"
+    wide = max(map(len, ["checkpoints", *(name for name, *_ in rows)]))
+    width = columns() - wide - max(map(len, [span, *(tail for *_, tail in rows)])) - 6
+    lines = [("checkpoints", f"{strip([_state(pair) for pair in pairs], width, marks)}  {span}")]
+    lines += [(name, f"{spark(one, width, marks, beside=other)}  {tail}") for name, one, other, tail in rows]
     if len(found) > _MOST:
-        rows.append(("", f"and {len(found) - _MOST:,} more metrics (--json has all)"))
-    return "\n".join(f"  {name:<{wide}}  {value}" for name, value in rows)
+        lines.append(("", f"and {len(found) - _MOST:,} more metrics (--json has all)"))
+    return "\n".join(f"  {name:<{wide}}  {value}" for name, value in lines)
 
 
 def _sides(pairs: list[_Pair]) -> tuple[list[CheckpointEntry | None], list[CheckpointEntry | None]]:

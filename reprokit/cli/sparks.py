@@ -17,20 +17,19 @@ __all__ = [
     "ASCII",
     "UNICODE",
     "Marks",
+    "columns",
     "curve_lines",
     "ends",
     "here",
     "marks_of",
     "metrics_by_checkpoint",
-    "room",
+    "short",
     "spark",
     "strip",
 ]
 
 _T = TypeVar("_T")
 _MOST = 12  # metrics
-_NAME = 24  # characters of a name
-_TAIL = 40  # and of the numbers at a line's end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +63,14 @@ def marks_of(encoding: str | None) -> Marks:
     return UNICODE
 
 
-def room(used: int) -> int:
-    """Return how many characters of the terminal's width are left beside `used` ones."""
-    return max(shutil.get_terminal_size().columns - used, 8)
+def columns() -> int:
+    """Return the terminal's width in characters."""
+    return shutil.get_terminal_size().columns
+
+
+def short(name: str) -> str:
+    """Return a metric's name that leaves three quarters of the terminal to its course."""
+    return printable(name, max(min(columns() // 4, 24), 4))
 
 
 def here() -> Marks:
@@ -134,10 +138,14 @@ def curve_lines(record: Record, *, indent: int) -> list[str]:
     """
     found = {name: values for name, values in metrics_by_checkpoint(record).items() if _count(values) > 1}
     shown = list(found)[:_MOST]
-    names = {name: printable(name, _NAME) for name in shown}
-    wide = max(map(len, names.values()), default=0)
-    marks, width = here(), room(indent + wide + _TAIL)
-    lines = [f"{names[name]:<{wide}}  {spark(found[name], width, marks)}  {ends(found[name], marks)}" for name in shown]
+    marks, names = here(), [short(name) for name in shown]
+    told = [ends(found[name], marks) for name in shown]
+    wide = max(map(len, names), default=0)
+    width = columns() - indent - wide - max(map(len, told), default=0) - 4
+    lines = [
+        f"{name:<{wide}}  {spark(found[key], width, marks)}  {end}"
+        for key, name, end in zip(shown, names, told, strict=True)
+    ]
     return lines + [f"and {len(found) - _MOST:,} more (--json has all)"] * (len(found) > _MOST)
 
 

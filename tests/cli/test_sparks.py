@@ -109,9 +109,6 @@ def test_show_and_diff_draw_curves_as_text_and_not_as_json(project: Project) -> 
     assert repeated[0] == compared[0]
     assert repeated[-1].strip().startswith("verdict")
     environment = {**project.environment(), "PYTHONIOENCODING": "latin-1"}
-    plain = subprocess.run(project.command("show", first), env=environment, check=True, capture_output=True).stdout
-    assert b" -> " in plain
-    told = subprocess.run(
-        project.command("diff", first, changed["run_id"]), env=environment, check=True, capture_output=True
-    )
-    assert b"!!!" in told.stdout
+    for command, seen in ((["show", first], b" -> "), (["diff", first, changed["run_id"]], b"!!!")):
+        done = subprocess.run(project.command(*command), env=environment, check=True, capture_output=True)
+        assert seen in done.stdout
