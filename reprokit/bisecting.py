@@ -23,7 +23,7 @@ from reprokit.record import Record
 from reprokit.registry import open_registry
 from reprokit.reproduce import reproduce
 from reprokit.runs import RunStore
-from reprokit.verdict import Cause, Rung, Verdict
+from reprokit.verdict import Cause, Verdict
 
 __all__ = ["Bisection", "Trial", "bisect"]
 
@@ -35,12 +35,13 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         factors: What it was given of the other run, as options of `--with`; none: it was repeated unchanged.
-        equals: Whose bits came out where the two runs first differ; `nothing` if the repetition did not get there.
+        at: Where it was first looked at.
+        equals: Whose bits came out there; `nothing` if the repetition did not get there.
     """
 
     factors: list[str]
     run_id: str
-    verdict: Rung
+    at: str
     equals: Equals
 
 
@@ -50,8 +51,8 @@ class Bisection(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         where: The first difference between the two runs.
         untried: Causes that no option can give to a run: another machine, a file that was not declared.
-        guilty: What makes the difference, as options of `--with`: alone, or several that have to come together.
-        together: Each of the guilty alone gives other bits.
+        guilty: What makes the difference, as options of `--with`.
+        together: There are several.
         conclusion: A sentence.
     """
 
@@ -71,32 +72,48 @@ class Bisection(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class _Bench:
-    """Repeats the original, and tells whose bits came out."""
+    """Repeats the original as far as the first difference, and tells whose bits came out.
+
+    Attributes:
+        places: What is looked at: of checkpoints all up to the first difference, or an output or metric alone.
+    """
 
     original: Record
     other: Record
-    place: str
+    places: list[str]
     until: int | None
     registry: str
     progress: Progress
     repeat: Callable[[Overrides], Verdict]
     trials: list[Trial] = field(default_factory=list)
+    known: dict[tuple[str, ...], Record] = field(default_factory=dict)
 
-    def try_with(self, factors: list[str]) -> Equals:
-        until = f"epoch={self.until}" if self.until is not None else None
-        verdict = self.repeat(Overrides.parse(tuple(factors), until=until))
-        record = RunStore(open_registry(self.registry)).load(verdict.run_id).record
-        seen = _seen_at(record, self.place)
+    def try_with(self, factors: list[str], place: str) -> Equals:
+        """Say whose bits the original gives at a place when it is given these; what was tried is not run again."""
+        key = tuple(sorted(factors))
+        ran = key not in self.known
+        if ran:
+            until = f"epoch={self.until}" if self.until is not None else None
+            verdict = self.repeat(Overrides.parse(tuple(factors), until=until))
+            self.known[key] = RunStore(open_registry(self.registry)).load(verdict.run_id).record
+        record = self.known[key]
+        seen = _seen_at(record, place)
         equals: Equals = "neither"
         if record.status != "finished":
             equals = "nothing"
-        elif seen == _seen_at(self.original, self.place):
+        elif seen == _seen_at(self.original, place):
             equals = "original"
-        elif seen == _seen_at(self.other, self.place):
+        elif seen == _seen_at(self.other, place):
             equals = "other"
-        self.trials.append(Trial(factors=factors, run_id=verdict.run_id, verdict=verdict.verdict, equals=equals))
-        self.progress.note(f"  {_names(factors) or 'unchanged'}: {_SAID[equals]}")
+        if ran:
+            self.trials.append(Trial(factors=factors, run_id=record.run_id, at=place, equals=equals))
+            self.progress.note(f"  {_names(factors) or 'unchanged'}: {_SAID[equals]} at {place}")
         return equals
+
+    def next_place(self, factors: list[str]) -> str | None:
+        """Return where a repetition that was tried first differs from the other run; None if nowhere."""
+        record = self.known[tuple(sorted(factors))]
+        return next((at for at in self.places if _seen_at(record, at) != _seen_at(self.other, at)), None)
 
 
 _SAID = {
@@ -134,7 +151,8 @@ def bisect(
         raise RefusedError(f"No bit of the runs {ids} differs: there is nothing to look for.")
     place = str(first.what or "").partition(" is missing from")[0]
     factors = list(dict.fromkeys(cause.factor for cause in verdict.explanations if cause.factor is not None))
-    untried = [cause.text for cause in verdict.explanations if cause.factor is None and cause.kind != "unexplained"]
+    lost = [cause for cause in verdict.explanations if cause.factor is None and cause.weight != "unlikely"]
+    untried = [cause.text for cause in lost if cause.kind != "unexplained"]
     if not factors:
         why = f": {'; '.join(untried)}" if untried else ""
         raise RefusedError(
@@ -145,7 +163,10 @@ def bisect(
     def repeat(overrides: Overrides) -> Verdict:
         return reproduce(original.record.run_id, registry=address, overrides=overrides, progress=progress, **listeners)
 
-    bench = _Bench(original.record, other.record, place, first.epoch, address, progress, repeat)
+    until = 0 if place == "initial state" else first.epoch
+    pairs = checkpoint_pairs(original.record, other.record, until)
+    places = [name for name, _, _ in pairs] if any(name == place for name, _, _ in pairs) else [place]
+    bench = _Bench(original.record, other.record, places, until, address, progress, repeat)
     guilty, together, conclusion = _search(bench, factors, verdict.explanations)
     return Bisection(
         original=original.record.run_id, other=other.record.run_id, where=place, trials=bench.trials, untried=untried,
@@ -154,48 +175,77 @@ def bisect(
 
 
 def _search(bench: _Bench, factors: list[str], causes: list[Cause]) -> tuple[list[str], bool, str]:
-    """Return what is guilty, whether several are of which each changes bits, and a sentence."""
-    unchanged = bench.try_with([])
+    """Return what is guilty, whether it takes several, and a sentence."""
+    place = bench.places[-1] if len(bench.places) == 1 else _first(bench)
+    unchanged = bench.try_with([], place)
     if unchanged == "other":
         return [], False, (
-            f"Nothing of it: repeated unchanged, the original gives the other run's bits at {bench.place} here. "
+            f"Nothing of it: repeated unchanged, the original gives the other run's bits at {place} here. "
             "What differs is the original's machine, or what its record does not pin."
         )  # fmt: skip
     if unchanged != "original":
         return [], False, (
-            f"The original does not repeat here even unchanged: at {bench.place} it gives {_SAID[unchanged]}. "
+            f"The original does not repeat here even unchanged: at {place} it gives {_SAID[unchanged]}. "
             "Nothing can be blamed before it does; `reprokit doctor` looks for what is left to chance."
         )  # fmt: skip
+    guilty: list[str] = []
+    said: list[str] = []
+    while True:
+        found, sentence = _guilty_at(bench, place, guilty, [one for one in factors if one not in guilty], causes)
+        said.append(sentence)
+        if not found:
+            return guilty, len(guilty) > 1, " ".join(said)
+        guilty += found
+        after = bench.next_place(guilty)
+        if after is None or after == place:
+            return guilty, len(guilty) > 1, " ".join(said)
+        place = after
+
+
+def _first(bench: _Bench) -> str:
+    """Return the first place at which the two runs differ."""
+    return next(at for at in bench.places if _seen_at(bench.original, at) != _seen_at(bench.other, at))
+
+
+def _guilty_at(
+    bench: _Bench, place: str, base: list[str], factors: list[str], causes: list[Cause]
+) -> tuple[list[str], str]:
+    """Return which of the factors, beside those known to be guilty, give the other run's bits at a place."""
+    also = f", beside {_names(base)}," if base else ""
     suspects: list[str] = []
+    before = bench.try_with(base, place)
     for factor in factors:
-        equals = bench.try_with([factor])
+        equals = bench.try_with([*base, factor], place)
         if equals == "other":
-            return [factor], False, f"{_told(factor, causes)} alone makes the difference at {bench.place}: bit for bit."
-        if equals != "original":
+            return [factor], f"{_told(factor, causes)} alone{also} makes the difference at {place}: bit for bit."
+        if equals != before or (equals == "neither" and _moves(bench, base, factor, place)):
             suspects.append(factor)
-    if len(suspects) > 1 and bench.try_with(suspects) == "other":
-        names = _names(suspects)
-        return suspects, True, f"{names} make the difference at {bench.place} together; each of them changes bits."
-    if len(factors) > 1 and len(suspects) < len(factors) and bench.try_with(factors) == "other":
-        needed = _needed(bench, factors)
-        return needed, bool(suspects), f"{_names(needed)} make the difference at {bench.place} only together."
+    if len(suspects) > 1 and bench.try_with([*base, *suspects], place) == "other":
+        return suspects, f"{_names(suspects)}{also} make the difference at {place} together; each of them changes bits."
+    if len(factors) > 1 and bench.try_with([*base, *factors], place) == "other":
+        needed = _needed(bench, base, factors, place)
+        return needed, f"{_names(needed)}{also} make the difference at {place} only together."
     if suspects:
         rest = "what else differs cannot be given to a repetition"
-        return suspects, len(suspects) > 1, (
-            f"{_names(suspects)} changes bits at {bench.place}, but not into those of the other run: {rest}."
-        )  # fmt: skip
-    return [], False, (
-        f"Nothing that could be tried makes the difference at {bench.place}: it is unexplained, or lies in the other "
+        return [], f"{_names(suspects)} changes bits at {place}, but not into those of the other run: {rest}."
+    return [], (
+        f"Nothing that could be tried{also} makes the difference at {place}: it is unexplained, or lies in the other "
         "machine, or in a file that was not declared."
     )  # fmt: skip
 
 
-def _needed(bench: _Bench, factors: list[str]) -> list[str]:
+def _moves(bench: _Bench, base: list[str], factor: str, place: str) -> bool:
+    """True if a factor changed the bits at a place, into whosever."""
+    one, other = (bench.known[tuple(sorted(factors))] for factors in (base, [*base, factor]))
+    return bool(_seen_at(one, place) != _seen_at(other, place))
+
+
+def _needed(bench: _Bench, base: list[str], factors: list[str], place: str) -> list[str]:
     """Return those of the factors without which the other run's bits do not come out; each is left out once."""
     needed = list(factors)
     for factor in factors:
         without = [one for one in needed if one != factor]
-        if len(needed) > 1 and bench.try_with(without) == "other":
+        if len(needed) > 1 and bench.try_with([*base, *without], place) == "other":
             needed = without
     return needed
 

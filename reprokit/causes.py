@@ -26,7 +26,7 @@ _CONSEQUENCES = {"PYTHONHASHSEED"}  # of the seed; thread variables are told by 
 _MAX_NAMED = 5
 _MAX_LINES = 200
 _SHIFTS = 1e-5  # |Δ| / |original| below which a difference is one of rounding
-_NUMERIC = ("execution.threads", "execution.variables", "machine")
+_NUMERIC = ("execution.threads", "execution.variables")
 _DRAWN = ("execution.seed", "execution.determinism")
 
 
@@ -96,7 +96,8 @@ def causes_between(left: RunLock | None, right: RunLock | None, between: Between
         factor = f"env={between.other}" if between.other and right.environment.container is None else None
         found += [_package(change, between, factor) for change in left.environment.changes_to(right.environment)]
     found += _undeclared(*between.undeclared)
-    found += _machine(*between.machines)
+    switched = [cause.what for cause in found if cause.what.startswith("execution.") and _is_numeric(cause)]
+    found += _machine(*between.machines, switched)
     return found
 
 
@@ -202,18 +203,31 @@ def _undeclared(left: list[UndeclaredFile], right: list[UndeclaredFile]) -> Iter
         yield Cause(kind="inputs", what=f"inputs.{path}", text=text, why="it was read, and nothing pins it")
 
 
-def _machine(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Cause]:
-    """Yield how the numeric classes differ; threads are told once, by execution.threads, and releases by packages."""
+def _is_numeric(cause: Cause) -> bool:
+    return cause.kind == "machine" or cause.what.startswith(_NUMERIC)
+
+
+def _machine(left: Mapping[str, Any], right: Mapping[str, Any], switched: list[str]) -> Iterator[Cause]:
+    """Yield how the numeric classes differ; threads are told once, by execution.threads, and releases by packages.
+
+    Args:
+        switched: What the locks themselves change: kernels and facts that differ may be no more than what came of it.
+    """
     for item in differences(left.get("numeric"), right.get("numeric")):
         if "thread" in item.what or item.what in _CONSEQUENCES or item.what.endswith(".version"):
             continue
         idle = item.kind == "harmless"
+        follows = bool(switched) and item.kind in ("kernels", "fact")
         yield Cause(
             kind="machine",
             what=f"machine.{item.what}",
             text=f"machine: {item}",
-            weight="unlikely" if idle else "possible",
-            why="no library that was loaded computes by it" if idle else "",
+            weight="unlikely" if idle or follows else "possible",
+            why="no library that was loaded computes by it"
+            if idle
+            else f"it may be what comes of {', '.join(switched)}"
+            if follows
+            else "",
         )
 
 
@@ -246,7 +260,7 @@ def _weigh(cause: Cause, evidence: Evidence) -> Cause:
 
 def _judged(cause: Cause, evidence: Evidence) -> tuple[Literal["likely", "possible", "unlikely"], str]:
     """Return how well a cause would explain what was seen first, and why."""
-    numeric = cause.kind == "machine" or cause.what.startswith(_NUMERIC)
+    numeric = _is_numeric(cause)
     drawn = cause.what in _DRAWN
     if cause.kind == "record":
         return "likely", ""

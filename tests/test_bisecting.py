@@ -98,6 +98,51 @@ def test_two_that_matter_only_together_are_named_together(made: Project, tmp_pat
     assert "only together" in found["conclusion"]
 
 
+def test_two_that_each_change_bits_are_both_guilty(made: Project, tmp_path: Path) -> None:
+    found = _bisected(made, tmp_path, "pass", "param.rate=0.2", "variable.SCALE=1.5", "param.spare=2")
+    assert sorted(found["guilty"]) == ["param.rate=0.2", "variable.SCALE=1.5"]
+    assert found["together"]
+    assert "together; each of them changes bits" in found["conclusion"]
+
+
+_TORCH = """\
+import torch
+import reprokit
+from reprokit.callbacks.pytorch import PackageCheckpoint
+
+p = reprokit.params(lr=0.1, width=8, decay=0.0)
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=p["lr"])
+x = torch.arange(32.0).reshape(8, 4) / 32
+saver = PackageCheckpoint(model=model, optimizer=optimizer)
+for epoch in saver.epochs(2):
+    loss = (model(x) - 1).square().mean() + p["decay"] * model.weight.square().sum()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    saver.save(loss=loss.item())
+"""
+
+
+def test_what_only_settles_the_settings_is_not_blamed_for_the_weights_alone(tmp_path: Path) -> None:
+    """The rate stands in the optimiser's state from the start; the decay acts with the first step."""
+    project = Project(tmp_path)
+    project.write("train.py", _TORCH)
+    project.write(
+        "recipe.yaml",
+        "name: t\ncode: {entrypoint: train.py}\nparams: {lr: 0.1, width: 8, decay: 0.0}\nexecution: {threads: 1}\n",
+    )
+    project.commit()
+    run = project.json("run", "recipe.yaml")["run_id"]
+    changes = ["param.lr=0.2", "param.width=9", "param.decay=0.01"]
+    options = [word for change in changes for word in ("--with", change)]
+    found = project.json("reproduce", run, *options, "--bisect", expect=7)["bisection"]
+    assert found["where"] == "initial state"
+    assert found["guilty"] == ["param.lr=0.2", "param.decay=0.01"]
+    assert "makes the difference at initial state" in found["conclusion"]
+    assert "beside param.lr=0.2, makes the difference at epoch 0" in found["conclusion"]
+
+
 def test_what_does_not_repeat_is_not_blamed_on_anything(made: Project) -> None:
     made.write("train.py", _SCRIPT.replace("LINE", "weights = weights + np.random.default_rng().normal()"))
     made.commit()

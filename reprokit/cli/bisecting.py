@@ -50,9 +50,13 @@ def bisected(face: Face, original: str, other: str) -> Bisection:
 
 def bisection_text(found: Bisection) -> str:
     """Return what was tried, a line each, and what came of it."""
-    rows = [(", ".join(trial.factors) or "unchanged", _EQUALS[trial.equals], trial.run_id) for trial in found.trials]
-    width = min(max(len(row[0]) for row in rows), 60)
-    lines = [f"  at {found.where}:"]
-    lines += [f"    {factors:<{width}}  {equals:<21}  {run}" for factors, equals, run in rows]
+    rows = [
+        (", ".join(trial.factors) or "unchanged", f"{_EQUALS[trial.equals]} at {trial.at}", trial.run_id)
+        for trial in found.trials
+    ]
+    widths = [min(max(len(row[column]) for row in rows), 60) for column in (0, 1)]
+    width = widths[0]
+    lines = [f"  tried on {found.original}, against {found.other}:"]
+    lines += [f"    {factors:<{width}}  {equals:<{widths[1]}}  {run}" for factors, equals, run in rows]
     lines += [f"    {'(not tried)':<{width}}  {text}" for text in found.untried]
     return "\n".join([*lines, f"  bisect: {found.conclusion}"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from reprokit.cli.face import size
 from reprokit.cli.sparks import curve_lines
 from reprokit.record import CheckpointEntry, Record
-from reprokit.verdict import Verdict, VerdictRecord
+from reprokit.verdict import Comparison, Verdict, VerdictRecord
 
 __all__ = ["checkpoint_line", "kept_verdict_text", "metrics_text", "run_text", "verdict_text"]
 
@@ -96,7 +97,7 @@ _VERDICTS = {
 def verdict_text(verdict: Verdict, *, title: str) -> str:
     """Return what `reproduce` prints; the last line is the verdict."""
     rows: list[tuple[str, str]] = [(title, f"{verdict.reproduces} → {verdict.run_id}")]
-    for comparison in verdict.comparisons:
+    for comparison in _gathered(verdict.comparisons):
         word = comparison.result.upper() if comparison.result in ("differs", "missing") else comparison.result
         rows.append((comparison.what, f"{word:<9} {comparison.detail}".rstrip()))
     if verdict.first_divergence is not None:
@@ -106,6 +107,18 @@ def verdict_text(verdict: Verdict, *, title: str) -> str:
     rows.append(("verdict", _VERDICTS[verdict.verdict]))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def _gathered(comparisons: list[Comparison]) -> Iterator[Comparison]:
+    """Yield comparisons, those that follow each other with one result and nothing to say as one."""
+    for (result, detail), found in groupby(comparisons, key=lambda one: (one.result, one.detail)):
+        alike = list(found)
+        if detail or len(alike) < 3:
+            yield from alike
+        else:
+            yield Comparison(
+                what=f"{alike[0].what} … {alike[-1].what}", result=result, detail=f"{len(alike):,} of them"
+            )
 
 
 def kept_verdict_text(kept: VerdictRecord) -> str:
