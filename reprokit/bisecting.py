@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from reprokit.compare import checkpoint_pairs
 from reprokit.concluding import compare_runs
 from reprokit.config import Config
 from reprokit.errors import RefusedError
 from reprokit.overrides import Overrides
+from reprokit.pairing import checkpoint_pairs
 from reprokit.progress import SILENT, Progress
 from reprokit.record import Record
 from reprokit.registry import open_registry

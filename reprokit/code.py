@@ -25,10 +25,10 @@ from reprokit.manifest import Entry
 from reprokit.notebook import Notebook
 from reprokit.record import CodeFacts
 from reprokit.registry.base import Sink
+from reprokit.runs import CODE_PREFIX
 
-__all__ = ["CODE_PREFIX", "CodeCapture", "Repository", "code_entries", "identity_of_entries"]
+__all__ = ["CodeCapture", "Repository", "code_entries", "identity_of_entries"]
 
-CODE_PREFIX = "code/"
 _MAX_UNTRACKED = 50 * 1024 * 1024
 _LARGE_BLOB = 20 * 1024 * 1024
 _LFS = b"version https://git-lfs.github.com/spec/v1"

@@ -18,13 +18,15 @@ from reprokit.causes import Evidence, weigh
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.consistency import same_number, unlike
 from reprokit.difference import first_difference
+from reprokit.errors import NotFoundError
 from reprokit.lock import RunLock
 from reprokit.outputs import MAX_OUTPUT, compare_output
+from reprokit.pairing import checkpoint_pairs
 from reprokit.recipe import OutputMode, Tolerance
 from reprokit.record import CheckpointEntry, OutputFacts, Record
 from reprokit.verdict import Cause, Comparison, Divergence, Rung, Verdict
 
-__all__ = ["Side", "checkpoint_pairs", "compare"]
+__all__ = ["Side", "compare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,7 @@ def _compare_checkpoints(
     left: Side, right: Side, tolerance: Tolerance, until: int | None, seen: _Seen, *, values: bool, thorough: bool
 ) -> None:
     pairs = checkpoint_pairs(left.record, right.record, until)
-    equal, place = 0, len(seen.comparisons)
+    equal, gone, place = 0, 0, len(seen.comparisons)
     for name, one, other in pairs:
         seen.compared += 1
         if other is None or one is None:
@@ -180,8 +182,10 @@ def _compare_checkpoints(
             continue
         wrong = None
         if one.state_digest == other.state_digest:
-            if thorough and not one.dropped and not other.dropped:
-                wrong = unlike(left.load(one), right.load(other))
+            if thorough:
+                opened = _opened(left, one, right, other)
+                wrong = unlike(*opened) if opened is not None else None
+                gone += opened is None
             if wrong is None:
                 equal += 1
                 continue
@@ -193,15 +197,16 @@ def _compare_checkpoints(
             seen.note(where, Divergence(epoch=one.epoch, step=one.step, what=name, how=wrong))
             seen.contradict(name, wrong)
             continue
-        if one.dropped or other.dropped:
-            seen.tensors_within = False
-            seen.note(where, Divergence(epoch=one.epoch, step=one.step, what=name))
-            seen.say(Comparison(what=name, result="differs", detail="dropped by `keep`: no tensors to compare"))
-            continue
         if seen.first is not None and not seen.tensors_within:
             seen.say(Comparison(what=name, result="differs"))
             continue
-        found = first_difference(left.load(one), right.load(other), tolerance, values=values)
+        opened = _opened(left, one, right, other)
+        if opened is None:
+            seen.tensors_within = False
+            seen.note(where, Divergence(epoch=one.epoch, step=one.step, what=name))
+            seen.say(Comparison(what=name, result="differs", detail="its version was deleted: no tensors to compare"))
+            continue
+        found = first_difference(*opened, tolerance, values=values)
         seen.tensors_within &= found.within
         seen.note(where, msgspec.structs.replace(found.divergence, epoch=one.epoch, step=one.step, what=name))
         seen.say(Comparison(what=name, result="tolerated" if found.within else "differs", detail=str(found)))
@@ -210,9 +215,21 @@ def _compare_checkpoints(
         result: Any = "match" if equal == len(pairs) else "differs"
         if result == "differs" and seen.tensors_within:
             result = "tolerated"
-        seen.comparisons.insert(
-            place, Comparison(what="checkpoints", result=result, detail=f"{equal} of {len(pairs)} equal in every bit")
-        )
+        lost = f"; {gone} by its digest alone, for its version was deleted" if gone else ""
+        detail = f"{equal} of {len(pairs)} equal in every bit{lost}"
+        seen.comparisons.insert(place, Comparison(what="checkpoints", result=result, detail=detail))
+
+
+def _opened(
+    left: Side, one: CheckpointEntry, right: Side, other: CheckpointEntry
+) -> tuple[Checkpoint, Checkpoint] | None:
+    """Return both checkpoints; None if one of the versions was deleted, by `keep` or by hand: its digest is left."""
+    if one.dropped or other.dropped:
+        return None
+    try:
+        return left.load(one), right.load(other)
+    except NotFoundError:
+        return None
 
 
 def _is_initial(pair: tuple[str, CheckpointEntry | None, CheckpointEntry | None]) -> bool:
@@ -233,39 +250,6 @@ def _note_lonely(pairs: list[tuple[str, CheckpointEntry | None, CheckpointEntry 
     )
     text = f"record: {names} alone differs: {how}"
     seen.contradicted.append(Cause(kind="record", what=f"record.{names}", text=text, weight="likely"))
-
-
-def checkpoint_pairs(
-    left: Record, right: Record, until: int | None = None
-) -> list[tuple[str, CheckpointEntry | None, CheckpointEntry | None]]:
-    """Pair checkpoints by epoch, those without one by step, then by position."""
-    pairs: list[tuple[str, CheckpointEntry | None, CheckpointEntry | None]] = []
-    if left.initial is not None and right.initial is not None:
-        pairs.append(("initial state", left.initial, right.initial))
-    ones, others = _keyed(left, until), _keyed(right, until)
-    keys = list(ones)
-    if left.status == "finished":  # an interrupted original lacks what it did not live to save
-        keys += [key for key in others if key not in ones]
-    pairs += [(key, ones.get(key), others.get(key)) for key in keys]
-    return pairs
-
-
-def _keyed(record: Record, until: int | None) -> dict[str, CheckpointEntry]:
-    found: dict[str, CheckpointEntry] = {}
-    for index, entry in enumerate(record.checkpoints):
-        if until is not None and entry.epoch is not None and entry.epoch > until:
-            continue
-        key = f"checkpoint {index}"
-        if entry.reason is not None:  # saved when the run was stopped or failed: where, was chance
-            continue
-        if entry.epoch is not None:
-            key = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
-        elif entry.step is not None:
-            key = f"step {entry.step}"
-        while key in found:  # several saves in one epoch
-            key += "+"
-        found[key] = entry
-    return found
 
 
 def _compare_outputs(left: Side, right: Side, tolerance: Tolerance, seen: _Seen) -> None:

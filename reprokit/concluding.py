@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from reprokit.causes import Between, causes_between
 from reprokit.checkpoint.reader import Checkpoint
-from reprokit.code import CODE_PREFIX
 from reprokit.compare import Side, compare
 from reprokit.consistency import contradictions
 from reprokit.content import compare_texts
@@ -17,10 +16,10 @@ from reprokit.package import Package
 from reprokit.recipe import Tolerance
 from reprokit.record import CheckpointEntry, Record
 from reprokit.registry import Registry
-from reprokit.runs import LOCK_KEY, RunStore, StoredRun
+from reprokit.runs import CODE_PREFIX, LOCK_KEY, RunStore, StoredRun
 from reprokit.verdict import Verdict
 
-__all__ = ["compare_runs", "compare_with", "side_of"]
+__all__ = ["compare_runs", "compare_with", "open_checkpoint", "side_of"]
 
 _MAX_FILES, _MAX_TEXT, _MAX_LINE = 20, 512 * 1024, 400  # of the code whose lines are compared
 
@@ -82,8 +81,7 @@ def side_of(run: StoredRun, lock: RunLock | None, registry: Registry, *, thoroug
     """Return a run as `compare` takes it."""
 
     def load(entry: CheckpointEntry) -> Checkpoint:
-        # not by `Package.open`: it would read the whole log of the package, which has an entry for each checkpoint
-        return Checkpoint(Package(entry.package, registry.read_manifest(entry.top_hash), registry))
+        return open_checkpoint(entry, registry)
 
     def output(path: str) -> bytes:
         entry = run.manifest[f"outputs/{path}"]
@@ -91,6 +89,11 @@ def side_of(run: StoredRun, lock: RunLock | None, registry: Registry, *, thoroug
 
     found = contradictions(run, registry) if thorough else []
     return Side(record=run.record, lock=lock, load=load, output=output, contradictions=found)
+
+
+def open_checkpoint(entry: CheckpointEntry, registry: Registry) -> Checkpoint:
+    """Open a checkpoint that a record names, without a look at the log of its package, which can be long."""
+    return Checkpoint(Package(entry.package, registry.read_manifest(entry.top_hash), registry))
 
 
 def _between(

@@ -22,6 +22,7 @@ from reprokit.verdict import Divergence
 __all__ = ["Difference", "differing_paths", "first_difference", "how_far"]
 
 _MOST_PATHS = 8
+_MOST_ITEMS = 64  # of a list that is told item by item: a generator's state has hundreds
 
 _Key = tuple[str, str]  # section and name
 
@@ -189,7 +190,7 @@ def differing_paths(left: Any, right: Any, where: str = "") -> Iterator[str]:
                 yield path
             elif canonical(left[key]) != canonical(right[key]):
                 yield from differing_paths(left[key], right[key], path)
-    elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+    elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right) <= _MOST_ITEMS:
         for index, (a, b) in enumerate(zip(left, right, strict=True)):
             if canonical(a) != canonical(b):
                 yield from differing_paths(a, b, f"{where}[{index}]")

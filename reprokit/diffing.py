@@ -6,6 +6,7 @@ From metadata alone unless values are asked for: of two runs no object of a chec
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from itertools import islice
@@ -15,15 +16,14 @@ import msgspec
 
 from reprokit.canonical import metric_values
 from reprokit.checkpoint.reader import Checkpoint
-from reprokit.compare import checkpoint_pairs
-from reprokit.concluding import compare_runs
+from reprokit.concluding import compare_runs, open_checkpoint
 from reprokit.content import compare_content
 from reprokit.data import part_of
 from reprokit.difference import differing_paths, how_far
 from reprokit.errors import NotFoundError
 from reprokit.lock import DataPin, RunLock
 from reprokit.manifest import Manifest, ManifestDiff
-from reprokit.package import Package
+from reprokit.pairing import checkpoint_pairs
 from reprokit.record import CheckpointEntry, OutputFacts
 from reprokit.registry import Registry
 from reprokit.runs import LOCK_KEY, RunStore, StoredRun
@@ -43,7 +43,6 @@ __all__ = [
     "RunDiff",
     "diff_checkpoints",
     "diff_runs",
-    "open_checkpoint",
 ]
 
 _CODE = "code/"
@@ -213,21 +212,21 @@ def diff_runs(
     checkpoints, first = _checkpoints(left, right)
     tensors = None
     if first is not None and not (first[0].dropped or first[1].dropped):
-        opened = [open_checkpoint(entry, registry) for entry in first]
-        tensors = compare_tensors(opened[0].package.manifest, opened[1].package.manifest)
-        if values:
-            tensors = tensors.with_distances(_distances(opened[0], opened[1], tensors))
-    one, other = left.record, right.record
+        with contextlib.suppress(NotFoundError):  # deleted by hand: what the records say of it is all there is
+            one, other = (open_checkpoint(entry, registry) for entry in first)
+            tensors = compare_tensors(one.package.manifest, other.package.manifest)
+            if values:
+                tensors = tensors.with_distances(_distances(one, other, tensors))
     told = verdict.first_divergence
     return RunDiff(
         verdict=verdict,
         code=_code(left, right, registry, content=content),
         environment=_environment(left, right, ours, theirs),
         data=_data(ours, theirs, registry),
-        params=_unequal(one.params, other.params),
+        params=_unequal(left.record.params, right.record.params),
         execution=_unequal(_execution(left, ours), _execution(right, theirs)),
-        metrics=_pairs(one.metrics, other.metrics),
-        outputs=_outputs(one.outputs, other.outputs),
+        metrics=_pairs(left.record.metrics, right.record.metrics),
+        outputs=_outputs(left.record.outputs, right.record.outputs),
         checkpoints=checkpoints,
         tensors=tensors,
         values=values or (told is not None and told.differing is not None),
@@ -262,11 +261,6 @@ def diff_checkpoints(left: Checkpoint, right: Checkpoint, *, values: bool = Fals
         aliases=aliases,
         values=values,
     )
-
-
-def open_checkpoint(entry: CheckpointEntry, registry: Registry) -> Checkpoint:
-    """Open a checkpoint that a record names, without a look at the log of its package."""
-    return Checkpoint(Package(entry.package, registry.read_manifest(entry.top_hash), registry))
 
 
 def _checkpoints(

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from reprokit._version import __version__
-from reprokit.compare import checkpoint_pairs
 from reprokit.concluding import compare_with
 from reprokit.config import Config
 from reprokit.errors import RefusedError
@@ -16,6 +15,7 @@ from reprokit.executing import execute
 from reprokit.lock import RunLock
 from reprokit.manifest import Manifest
 from reprokit.overrides import Overrides, prepare_with
+from reprokit.pairing import checkpoint_pairs
 from reprokit.prepared import Orders
 from reprokit.process import Echo
 from reprokit.progress import SILENT, Progress

@@ -19,10 +19,11 @@ from reprokit.record import CheckpointEntry, Record
 from reprokit.refs import RunRef, is_run_id
 from reprokit.registry import Registry
 
-__all__ = ["LOCK_KEY", "RECORD_KEY", "RunStore", "StoredRun", "inputs_of"]
+__all__ = ["CODE_PREFIX", "LOCK_KEY", "RECORD_KEY", "RunStore", "StoredRun", "inputs_of"]
 
 RECORD_KEY = "record.json"
 LOCK_KEY = "lock.json"
+CODE_PREFIX = "code/"
 _RECENT = re.compile(r"@\{-(\d+)\}")
 
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from reprokit.code import CODE_PREFIX, identity_of_entries
+from reprokit.code import identity_of_entries
 from reprokit.errors import DataMismatchError, UsageError
 from reprokit.lock import CodeIdentity
 from reprokit.manifest import Entry, Manifest
@@ -16,6 +16,7 @@ from reprokit.paths import os_errors, safe_join
 from reprokit.progress import SILENT, Progress
 from reprokit.recipe import Output
 from reprokit.registry import Registry
+from reprokit.runs import CODE_PREFIX
 
 __all__ = ["find_outputs", "lay_code", "lay_outputs", "written_files"]
 

@@ -157,3 +157,23 @@ def test_a_declared_metric_beyond_its_tolerance_diverges_whatever_the_tensors_do
     project.commit()
     project.reprokit("run", "recipe.yaml", "-q")
     assert project.json("reproduce", "latest", expect=7)["verdict"] == "DIVERGED"
+
+
+def test_a_checkpoint_that_was_deleted_leaves_its_digest(project: Project, forger: _Forger) -> None:
+    record = forger.load().record
+    deleted = record.checkpoints[1]
+    project.reprokit("rm", f"{deleted.package}@{deleted.top_hash}", "--force")
+    project.reprokit("gc", "--grace", "0")
+    again = project.json("reproduce", record.run_id)
+    assert again["verdict"] == "BITWISE"
+    said = next(one["detail"] for one in again["comparisons"] if one["what"] == "checkpoints")
+    assert said == "3 of 3 equal in every bit; 1 by its digest alone, for its version was deleted"
+    verdict = project.json("reproduce", record.run_id, "--with", "param.rate=0.2", expect=7)
+    assert verdict["first_divergence"]["tensor"] == "layer.weight"
+    other = verdict["run_id"]
+    assert project.json("diff", record.run_id, other)["verdict"] == "DIVERGED"
+    first = record.checkpoints[0]
+    project.reprokit("rm", f"{first.package}@{first.top_hash}", "--force")
+    project.reprokit("gc", "--grace", "0")
+    compared = project.json("diff", record.run_id, other, "--tensors")
+    assert (compared["verdict"], compared["tensors"]) == ("DIVERGED", None)

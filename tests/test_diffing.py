@@ -207,7 +207,7 @@ def test_runs_that_have_nothing_to_compare_are_said_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("top_hash", ["\0", "../../reprokit-registry", "0" * 64])
-def test_a_record_that_names_no_version_is_an_error_by_name(tmp_path: Path, top_hash: str) -> None:
+def test_a_record_that_names_no_version_is_an_error_by_name_or_tells_what_it_can(tmp_path: Path, top_hash: str) -> None:
     project = Project(tmp_path)
     runs = [
         put_run(
@@ -217,7 +217,10 @@ def test_a_record_that_names_no_version_is_an_error_by_name(tmp_path: Path, top_
         ).run_id
         for side in range(2)
     ]
-    said = project.reprokit("diff", *runs, expect=10 if top_hash.isalnum() else 4).stderr
+    if top_hash.isalnum():
+        assert "its version was deleted" in str(project.json("diff", *runs)["comparisons"])
+        return
+    said = project.reprokit("diff", *runs, expect=4).stderr
     assert said.startswith("error: ") and "ersion" in said
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from reprokit.cli.sparks import columns, ends, here, metrics_by_checkpoint, short, spark, strip
-from reprokit.compare import checkpoint_pairs
 from reprokit.consistency import same_number
+from reprokit.pairing import checkpoint_pairs
 from reprokit.record import CheckpointEntry, Record
 
 __all__ = ["both_text"]

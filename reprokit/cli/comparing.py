@@ -14,8 +14,9 @@ from reprokit.cli.both_text import both_text
 from reprokit.cli.diff_text import checkpoint_diff_text, run_diff_text
 from reprokit.cli.explaining import explanation_text
 from reprokit.cli.face import Face, common, size
+from reprokit.concluding import open_checkpoint
 from reprokit.content import compare_content
-from reprokit.diffing import diff_checkpoints, diff_runs, open_checkpoint
+from reprokit.diffing import diff_checkpoints, diff_runs
 from reprokit.errors import NotFoundError, UsageError
 from reprokit.package import Package
 from reprokit.refs import is_package_ref, parse_run

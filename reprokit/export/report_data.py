@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from reprokit.compare import checkpoint_pairs
 from reprokit.consistency import same_number
+from reprokit.pairing import checkpoint_pairs
 from reprokit.record import CheckpointEntry, Record
 from reprokit.untrusted import printable
 
