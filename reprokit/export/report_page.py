@@ -19,8 +19,8 @@ from reprokit._version import __version__
 from reprokit.export import report_figures as figures
 from reprokit.export.report_data import Curve, Grid, Pair, curves, pairs
 from reprokit.export.report_reading import Histogram, read_grid, read_histogram, read_steps
-from reprokit.export.report_sides import causes_of, check_again, experiments, hashes_of, sides, text
-from reprokit.export.report_words import GLOSSARY, headline, how_far, how_it_grows, where_first
+from reprokit.export.report_sides import causes_of, check_again, experiments, hashes_of, moment, sides, text
+from reprokit.export.report_words import GLOSSARY, headline, how_far, how_it_grows, tolerance_text, where_first
 from reprokit.lock import RunLock
 from reprokit.progress import Progress
 from reprokit.record import Record
@@ -73,6 +73,7 @@ def render(subject: Subject, runs: RunStore, *, budget: int, progress: Progress)
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         version=__version__,
         subject=subject, ours=ours, theirs=theirs, names=names, verdict=verdict,
+        tolerance=tolerance_text(subject.said.tolerance) if subject.said is not None else "",
         headline=headline(verdict, theirs or ours, found, repeats=subject.repeats),
         notices=[*subject.notices, *_contradictions(verdict, found, grid)],
         facts=_facts(ours, theirs, found, grid, verdict, drawn),
@@ -256,5 +257,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["text"] = text
+    environment.filters |= {"text": text, "moment": moment}
     return environment

@@ -20,7 +20,7 @@ from reprokit.runs import StoredRun
 from reprokit.untrusted import printable
 from reprokit.verdict import Cause, CauseKind, Verdict
 
-__all__ = ["Row", "Table", "causes_of", "check_again", "hashes_of", "sides", "text"]
+__all__ = ["Row", "Table", "causes_of", "check_again", "hashes_of", "moment", "sides", "text"]
 
 _MOST = 60  # rows of one kind
 _WIDE = 400  # characters of one value
@@ -125,14 +125,15 @@ def _run(record: Record) -> dict[str, Any]:
         "run ID": record.run_id,
         "name": record.name,
         "status": record.status + (f": {record.failure}" if record.failure else ""),
-        "started": _moment(record.started),
+        "started": moment(record.started),
         "took": _duration(record.started, record.ended),
         "stopped and resumed": f"{len(record.attempts)} times" if record.attempts else "no",
         "checkpoints": f"{len(record.checkpoints):,}",
     }
 
 
-def _moment(iso: str) -> str:
+def moment(iso: str) -> str:
+    """Return an ISO 8601 time in UTC to the second."""
     return text(iso, 40).replace("T", " ").partition(".")[0] + " UTC" if len(iso) > 18 else text(iso, 40)
 
 

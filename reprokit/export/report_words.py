@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from reprokit.export.report_data import Grid, Pair
 from reprokit.record import Record
 from reprokit.untrusted import printable
 from reprokit.verdict import Divergence, Rung, Verdict
 
-__all__ = ["GLOSSARY", "Headline", "headline", "how_far", "how_it_grows", "how_large", "where_first"]
+__all__ = ["GLOSSARY", "Headline", "headline", "how_far", "how_it_grows", "how_large", "tolerance_text", "where_first"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,16 @@ def _meaning(verdict: Verdict, right: Record, found: Sequence[Pair], again: str)
     return "No conclusion", "There was nothing that could be compared: neither checkpoints nor outputs."
 
 
+def tolerance_text(tolerance: Mapping[str, Any]) -> str:
+    """Return in words what was allowed, as a verdict's record tells it."""
+    allowed = []
+    for kind in ("weights", "metrics"):
+        found = tolerance.get(kind)
+        limits = list(found.items())[:10] if isinstance(found, dict) else []
+        allowed += [f"{kind}: {printable(str(name))} {printable(str(limit))}" for name, limit in limits if limit]
+    return f"Tolerated: {', '.join(allowed)}." if allowed else "No tolerance was declared: every bit counts."
+
+
 def _listed(names: Sequence[str]) -> str:
     shown = [printable(name, 80) for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -170,7 +181,7 @@ def _ratio(size: float) -> str:
     if size >= 10:
         return f"{min(size, 1e300):,.3g} times"
     if size >= 0.001:
-        return f"{100 * size:.3g} % of"
+        return f"{100 * size:.3g}\u00a0% of"
     if size > 1e-12:
         return f"one part in {float(f'{1 / size:.2g}'):,.0f} of"
     return f"{size:.1g} of" if size else "nothing of"

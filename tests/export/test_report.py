@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from reprokit.export.report import as_report
@@ -18,7 +19,8 @@ from reprokit.manifest import Manifest
 from reprokit.record import CheckpointEntry
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs import RunStore
-from reprokit.verdict import Cause, Comparison, Divergence, Verdict
+from reprokit.verdict import Cause, Comparison, Divergence, RunLink, Verdict, VerdictRecord
+from reprokit.verdicts import VerdictStore
 from tests.conftest import ROOT, SCRIPT, Project, lies_at, overwrite, put_run
 from tests.export.pages import Page
 
@@ -118,7 +120,9 @@ def test_a_diverged_report_says_where_why_and_how_to_settle_it(trained: Trained)
     )
     assert "tensor layer.weight: 12 of its 12 numbers differ" in page.text
     assert "params.rate 0.1 → 0.10000001" in page.text
-    assert "The experiment that settles it" in page.text
+    assert f"reprokit reproduce {trained.original} --with param.rate=0.10000001" in page.text
+    assert "likely" in page.text
+    assert "No tolerance was declared: every bit counts." in page.text
     assert page.headings == ["first", "causes", "compared", "metrics", "layers", "sides", "again", "words"]
     assert any((svg.get("aria-label") or "").startswith("Histogram of the values") for svg in page.all("svg"))
 
@@ -261,6 +265,13 @@ def test_what_strangers_wrote_is_text_and_short(registry: LocalRegistry) -> None
     }  # fmt: skip
     put_run(registry, ONE, **facts)
     put_run(registry, OTHER, **{**facts, "params": {evil: 1}}, reproduces=ONE, verdicts=[verdict], failure=long)
+    link = RunLink(run_id=ONE, top_hash=long, lock_hash=None)
+    VerdictStore(registry).add(
+        VerdictRecord(
+            verdict=verdict, original=link, reproduction=msgspec.structs.replace(link, run_id=OTHER), by=long, at=long,
+            command=[long, evil] * 50, tolerance={"weights": {long: evil}, "metrics": [evil]}, reprokit=long,
+        )
+    )  # fmt: skip
     html = as_report(OTHER, registry=registry).html
     assert len(html) < 700_000
     page = Page(html)

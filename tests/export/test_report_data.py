@@ -96,7 +96,7 @@ def test_sizes_are_said_in_words() -> None:
     assert how_large(1e-7, 1).startswith("the smallest step that such numbers can differ by")
     assert how_large(1e-7, 3).startswith("at most 3 of the smallest steps")
     assert how_large(1e-5, 200) == "one part in 100,000 of the number there, small"
-    assert how_large(0.02, 10**6) == "2 % of the number there, noticeable"
+    assert how_large(0.02, 10**6) == "2\u00a0% of the number there, noticeable"
     assert how_large(30.0, None) == "30 times the number there, large"
     assert how_large(None, None) == "against a number that is zero, so that no ratio can be said"
 
@@ -110,7 +110,7 @@ def test_the_first_difference_is_said_by_its_place() -> None:
     assert " ".join(where_first(first, found, 2)) == (
         "The first 2 of 3 checkpoints are equal in every bit. The first difference is in the checkpoint of epoch 2: "
         "after pass 3 of 3 over the training data. What differs there first is the tensor w: 1 of its 4 numbers differ."
-        " The largest difference is 0.5, at place [3]: 25 % of the number there, large."
+        " The largest difference is 0.5, at place [3]: 25\u00a0% of the number there, large."
     )
     only = where_first(Divergence(what="output a.txt"), found[:2], 2)
     assert only == [
@@ -125,7 +125,7 @@ def test_what_becomes_of_a_difference_is_said() -> None:
     assert how_it_grows(grid) == [
         "The weights differ from the checkpoint of epoch 1 on, in 1 of 1 rows of the map below; the largest difference "
         "is one part in 1,000,000 of the largest weight there.",
-        "At the last checkpoint it is 10 % of the largest weight there: training makes small differences larger.",
+        "At the last checkpoint it is 10\u00a0% of the largest weight there: training makes small differences larger.",
     ]
     still = Grid(rows=["whole", "w"], columns=["0"], cells=[[Cell("unmeasured")], [equal]])
     assert how_it_grows(still) == ["No weight of the model differs at any checkpoint."]
