@@ -109,6 +109,10 @@ def draw_curve(curve: Curve, label: str, *, own: str) -> str:
             _line(axes, curve.other, color=OTHER, width=1.8, dashes=(4, 2))
         if curve.apart is not None and math.isfinite(curve.apart):
             axes.axvline(curve.apart, color=SOFT, linewidth=1, linestyle=(0, (1, 2)))
+        if not curve.one and not curve.other:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=SOFT)
+            return done(label)
         axes.set_xlabel(curve.axis)
         _numbers(axes, logarithmic=logarithmic)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

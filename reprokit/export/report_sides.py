@@ -124,7 +124,7 @@ def _run(record: Record) -> dict[str, Any]:
     return {
         "run ID": record.run_id,
         "name": record.name,
-        "status": record.status + (f": {record.failure}" if record.failure else ""),
+        "status": record.status + (f": {' '.join(record.failure.split())}" if record.failure else ""),
         "started": moment(record.started),
         "took": _duration(record.started, record.ended),
         "stopped and resumed": f"{len(record.attempts)} times" if record.attempts else "no",

@@ -94,8 +94,9 @@ def _meaning(verdict: Verdict, right: Record, found: Sequence[Pair], again: str)
             )
         return "Not reproduced", f"The {again} differs from the original beyond what the recipe allows."
     if right.status != "finished":
-        why = f"The {again} did not come to its end: it is {right.status}."
-        return "No conclusion", why + (f" It said: {printable(right.failure, 300)}" if right.failure else "")
+        ended = {"failed": "failed", "interrupted": "was interrupted"}.get(right.status, "has not ended")
+        said = f" It said: {printable(' '.join(right.failure.split()), 300)}" if right.failure else ""
+        return "No conclusion", f"The {again} {ended}.{said}"
     return "No conclusion", "There was nothing that could be compared: neither checkpoints nor outputs."
 
 
@@ -196,8 +197,10 @@ def _judged(size: float) -> str:
 
 def how_it_grows(grid: Grid) -> list[str]:
     """Return in sentences what becomes of a first difference: where it reaches the weights, and how far they get."""
+    if not grid.tensors:
+        return []
     if grid.first is None:
-        return ["No weight of the model differs at any checkpoint."] if not grid.equal else []
+        return ["No weight of the model differs in the map below."] if not grid.equal else []
     said, rows = [], grid.cells[1:]
     start = [row[grid.first] for row in rows]
     tick = grid.columns[grid.first]

@@ -199,7 +199,7 @@ def test_a_bare_and_a_failed_run_give_a_report(registry: LocalRegistry) -> None:
     page = Page(as_report(ONE, registry=registry).html)
     _sound(page)
     assert "No conclusion" in page.text
-    assert "it is failed. It said: ValueError: <b>no</b>\\nline 2" in page.text
+    assert "The repetition failed. It said: ValueError: <b>no</b> line 2" in page.text
 
 
 def test_a_repetition_without_its_original_shows_the_verdict_unchecked(registry: LocalRegistry) -> None:
