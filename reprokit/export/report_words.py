@@ -63,7 +63,7 @@ _OF_TWO: dict[Rung, str] = {
 
 def _meaning(verdict: Verdict, right: Record, found: Sequence[Pair], again: str) -> tuple[str, str]:
     same = bool(found) and all(pair.state == "equal" for pair in found)
-    wrong = [c.what for c in verdict.comparisons if c.result in ("differs", "missing")]
+    wrong = list(dict.fromkeys(c.what for c in verdict.comparisons if c.result in ("differs", "missing")))
     if verdict.verdict == "BITWISE":
         sentence = "Everything that was compared came out identical, down to the last bit."
         if again == "repetition":
@@ -92,7 +92,10 @@ def _meaning(verdict: Verdict, right: Record, found: Sequence[Pair], again: str)
                 "Not reproduced: the model is identical, something else is not",
                 f"Every checkpoint is equal in every bit. What differs is {_listed(wrong) or 'not a checkpoint'}.",
             )
-        return "Not reproduced", f"The {again} differs from the original beyond what the recipe allows."
+        sentence = f"The {again} differs from the original beyond what the recipe allows."
+        if verdict.relaxed and again == "repetition":
+            sentence += " Its conditions were changed on purpose, so this does not speak against the original."
+        return "Not reproduced", sentence
     if right.status != "finished":
         ended = {"failed": "failed", "interrupted": "was interrupted"}.get(right.status, "has not ended")
         said = f" It said: {printable(' '.join(right.failure.split()), 300)}" if right.failure else ""
