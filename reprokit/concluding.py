@@ -16,7 +16,7 @@ from reprokit.package import Package
 from reprokit.recipe import Tolerance
 from reprokit.record import CheckpointEntry, Record
 from reprokit.registry import Registry
-from reprokit.runs import CODE_PREFIX, LOCK_KEY, RunStore, StoredRun
+from reprokit.runs import CODE_PREFIX, RunStore, StoredRun
 from reprokit.verdict import Verdict
 
 __all__ = ["compare_runs", "compare_with", "open_checkpoint", "side_of"]
@@ -34,8 +34,8 @@ def compare_runs(left: StoredRun, right: StoredRun, *, registry: Registry, value
             weights: that is judged by values alone.
     """
     runs = RunStore(registry)
-    ours = runs.lock(left) if LOCK_KEY in left.manifest else None
-    theirs = runs.lock(right) if LOCK_KEY in right.manifest else None
+    ours = runs.find_lock(left)
+    theirs = runs.find_lock(right)
     tolerance = ours.recipe.tolerance if ours is not None else Tolerance()
     return compare_with(
         left, right, ours, theirs, registry=registry, tolerance=tolerance, relaxed=None, values=values, thorough=False

@@ -26,7 +26,7 @@ from reprokit.manifest import Manifest, ManifestDiff
 from reprokit.pairing import checkpoint_pairs
 from reprokit.record import CheckpointEntry, OutputFacts
 from reprokit.registry import Registry
-from reprokit.runs import LOCK_KEY, RunStore, StoredRun
+from reprokit.runs import RunStore, StoredRun
 from reprokit.tensor_diff import STATE_KEY, TensorDiff, compare_tensors
 from reprokit.verdict import Divergence, Verdict
 
@@ -207,7 +207,7 @@ def diff_runs(
         content: Read the files of the code that changed.
     """
     runs = RunStore(registry)
-    ours, theirs = (runs.lock(run) if LOCK_KEY in run.manifest else None for run in (left, right))
+    ours, theirs = map(runs.find_lock, (left, right))
     verdict = compare_runs(left, right, registry=registry, values=values)
     checkpoints, first = _checkpoints(left, right)
     tensors = None

@@ -23,7 +23,7 @@ from reprokit.record import Record
 from reprokit.recording import now, recover
 from reprokit.registry import open_registry
 from reprokit.registry.history import writer
-from reprokit.runs import LOCK_KEY, RunStore, StoredRun
+from reprokit.runs import RunStore, StoredRun
 from reprokit.saving import Observer
 from reprokit.verdict import RunLink, Verdict, VerdictRecord
 from reprokit.verdicts import VerdictStore
@@ -107,11 +107,6 @@ def _repeatable(runs: RunStore, ref: str) -> tuple[StoredRun, RunLock]:
     run_id = original.record.run_id
     if original.record.status == "running":
         raise RefusedError(f"Run {run_id} is still running.", hint="Wait for its end.")
-    if LOCK_KEY not in original.manifest:
-        raise RefusedError(
-            f"Run {run_id} has no lock: it was not started from a recipe, so it cannot be repeated.",
-            hint="Declare it in a recipe: `reprokit init SCRIPT`.",
-        )
     return original, runs.lock(original)
 
 

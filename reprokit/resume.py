@@ -17,7 +17,7 @@ from reprokit.record import CheckpointEntry, CodeFacts, Record
 from reprokit.recording import recover
 from reprokit.refs import parse_run
 from reprokit.registry import Registry, open_registry
-from reprokit.runs import LOCK_KEY, RunStore, StoredRun
+from reprokit.runs import RunStore, StoredRun
 from reprokit.saving import Collected, Observer
 from reprokit.workspace import find_outputs
 
@@ -80,11 +80,6 @@ def _check(run: StoredRun) -> None:
         raise RefusedError(
             f"Run {record.run_id} has finished: there is nothing left to resume.",
             hint="To train on from its result, declare it as an input: `data: {base: {run: RUN@last, path: base}}`.",
-        )
-    if LOCK_KEY not in run.manifest:
-        raise RefusedError(
-            f"Run {record.run_id} has no lock: it was not started from a recipe, so it cannot be resumed.",
-            hint="Declare it in a recipe: `reprokit init SCRIPT`.",
         )
     if record.reproduces is not None:
         raise RefusedError(

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from reprokit.canonical import metric_values
-from reprokit.errors import DataMismatchError, NotFoundError, UsageError
+from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.lock import RunLock
 from reprokit.manifest import Manifest
 from reprokit.package import RESERVED
@@ -158,7 +158,17 @@ class RunStore:
         return StoredRun(record, manifest)
 
     def lock(self, run: StoredRun) -> RunLock:
-        """Return the run's lock, verified against the hash that its record names."""
+        """Return the run's lock, verified against the hash that its record names.
+
+        Raises:
+            RefusedError: It has none, so that nothing can repeat it.
+            DataMismatchError: It is corrupt, or was edited.
+        """
+        if LOCK_KEY not in run.manifest:
+            raise RefusedError(
+                f"Run {run.record.run_id} has no lock: it was not started from a recipe, so nothing can repeat it.",
+                hint="Declare it in a recipe: `reprokit init SCRIPT`.",
+            )
         entry = run.manifest[LOCK_KEY]
         what = f"{LOCK_KEY} of run {run.record.run_id}"
         lock = RunLock.decode(self.registry.read_object(entry, what=what), what=what)
@@ -167,6 +177,10 @@ class RunStore:
                 f"{what} was edited: expected {str(run.record.lock_hash)[:12]}…, found {lock.hash[:12]}…."
             )
         return lock
+
+    def find_lock(self, run: StoredRun) -> RunLock | None:
+        """Return the run's lock, verified; None of a run that was not started from a recipe."""
+        return self.lock(run) if LOCK_KEY in run.manifest else None
 
     def checkpoint(self, ref: RunRef) -> CheckpointEntry:
         """Return the checkpoint that `RUN@epoch=7` and the like name.
@@ -178,7 +192,8 @@ class RunStore:
 
     def select(self, run: StoredRun, selector: str | None) -> CheckpointEntry:
         """Return one of a run's checkpoints; `best` is what its own recipe calls so."""
-        best = self.lock(run).recipe.checkpoints.best if LOCK_KEY in run.manifest else {}
+        lock = self.find_lock(run)
+        best = lock.recipe.checkpoints.best if lock is not None else {}
         return run.record.select(selector, best=best)
 
     def summaries(self) -> Iterator[dict[str, Any]]:

@@ -32,7 +32,7 @@ from reprokit.refs import is_run_id
 from reprokit.registry import Registry
 from reprokit.registry.history import Stamp
 from reprokit.registry.local import LocalRegistry
-from reprokit.runs import LOCK_KEY, RunStore, StoredRun
+from reprokit.runs import RunStore, StoredRun
 from reprokit.transfer import push
 
 __all__ = ["ImageContext", "write_image_context"]
@@ -98,11 +98,6 @@ def _lock_of(run: StoredRun, runs: RunStore) -> RunLock:
         raise DataMismatchError(f"runs/{run_id} is not the name of a run.")
     if run.record.status == "running":
         raise RefusedError(f"Run {run_id} is still running.", hint="Wait for its end.")
-    if LOCK_KEY not in run.manifest:
-        raise RefusedError(
-            f"Run {run_id} has no lock: it was not started from a recipe, so no image can repeat it.",
-            hint="Declare it in a recipe: `reprokit init SCRIPT`.",
-        )
     lock = runs.lock(run)
     _check_fits(lock.environment)
     return lock

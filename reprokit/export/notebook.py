@@ -12,7 +12,7 @@ from reprokit.lock import RunLock
 from reprokit.notebook import encode
 from reprokit.record import CheckpointEntry, Record
 from reprokit.registry import Registry
-from reprokit.runs import LOCK_KEY, RunStore, StoredRun
+from reprokit.runs import RunStore, StoredRun
 
 __all__ = ["as_notebook"]
 
@@ -31,7 +31,7 @@ def as_notebook(run: StoredRun, *, registry: Registry) -> bytes:
     The best is what the run's recipe calls so; without that, its last checkpoint. A run that has none, or no data, has
     no cells for it.
     """
-    lock = RunStore(registry).lock(run) if LOCK_KEY in run.manifest else None
+    lock = RunStore(registry).find_lock(run)
     cells = [_text("run", _title(run.record))]
     cells += [_code("registry", f"import reprokit\n\nREGISTRY = {registry.url!r}  # or another that has the run")]
     cells += [_text("about-parameters", "## Parameters\n\nThose of the run, as `reprokit.params()` gave them to it.")]

@@ -24,7 +24,7 @@ from reprokit.export.report_words import GLOSSARY, headline, how_far, how_it_gro
 from reprokit.lock import RunLock
 from reprokit.progress import Progress
 from reprokit.record import Record
-from reprokit.runs import LOCK_KEY, RunStore, StoredRun
+from reprokit.runs import RunStore, StoredRun
 from reprokit.verdict import Comparison, Verdict, VerdictRecord
 
 __all__ = ["Subject", "render"]
@@ -101,7 +101,7 @@ def _until(verdict: Verdict | None) -> int | None:
 
 
 def _lock(run: StoredRun | None, runs: RunStore) -> RunLock | None:
-    return runs.lock(run) if run is not None and LOCK_KEY in run.manifest else None
+    return runs.find_lock(run) if run is not None else None
 
 
 def _last(record: Record) -> str | None:
