@@ -209,11 +209,16 @@ def _compare_checkpoints(
         found = first_difference(*opened, tolerance, values=values)
         seen.tensors_within &= found.within
         seen.note(where, msgspec.structs.replace(found.divergence, epoch=one.epoch, step=one.step, what=name))
-        seen.say(Comparison(what=name, result="tolerated" if found.within else "differs", detail=str(found)))
+        seen.say(
+            Comparison(
+                what=name, result="tolerated" if found.within and found.any_tensor else "differs", detail=str(found)
+            )
+        )
     _note_lonely(pairs, seen)
     if pairs:
         result: Any = "match" if equal == len(pairs) else "differs"
-        if result == "differs" and seen.tensors_within:
+        declared = tolerance.weights.atol > 0 or tolerance.weights.rtol > 0
+        if result == "differs" and seen.tensors_within and declared:
             result = "tolerated"
         lost = f"; {gone} by its digest alone, for its version was deleted" if gone else ""
         detail = f"{equal} of {len(pairs)} equal in every bit{lost}"

@@ -29,11 +29,16 @@ _Key = tuple[str, str]  # section and name
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first tensor in which two checkpoints differ, how many do, and whether all are within the tolerance."""
+    """The first tensor in which two checkpoints differ, how many do, and whether all are within the tolerance.
+
+    Attributes:
+        any_tensor: False if all are equal in every bit, and what differs is the state beside them.
+    """
 
     divergence: Divergence
     count: int
     within: bool
+    any_tensor: bool = True
 
     def __str__(self) -> str:
         return self.divergence.tensor_text() + (f" (and {self.count - 1} more)" if self.count > 1 else "")
@@ -52,7 +57,7 @@ def first_difference(left: Checkpoint, right: Checkpoint, tolerance: Tolerance, 
     ours, theirs = left.all_stored(), right.all_stored()
     differing = [key for key in ours.keys() | theirs.keys() if not _same(ours.get(key), theirs.get(key))]
     if not differing:
-        return Difference(_no_tensor(left, right, values=values), 1, True)
+        return Difference(_no_tensor(left, right, values=values), 1, within=True, any_tensor=False)
     unmatched = {key for key in differing if (key in ours) != (key in theirs)}
     renamed = _renamed(left, right, {key for key in unmatched if values or not (ours.get(key) or theirs[key]).alone})
     found = set(renamed.values())

@@ -24,6 +24,7 @@ def checkpoint_pairs(
 
 def _keyed(record: Record, until: int | None) -> dict[str, CheckpointEntry]:
     found: dict[str, CheckpointEntry] = {}
+    seen: dict[str, int] = {}
     for index, entry in enumerate(record.checkpoints):
         if until is not None and entry.epoch is not None and entry.epoch > until:
             continue
@@ -34,7 +35,6 @@ def _keyed(record: Record, until: int | None) -> dict[str, CheckpointEntry]:
             key = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
         elif entry.step is not None:
             key = f"step {entry.step}"
-        while key in found:  # several saves in one epoch
-            key += "+"
-        found[key] = entry
+        seen[key] = count = seen.get(key, 0) + 1
+        found[key if count == 1 else f"{key}, save {count}"] = entry  # several saves in one epoch
     return found

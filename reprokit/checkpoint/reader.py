@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -37,11 +38,19 @@ class Checkpoint:
 
     def __init__(self, package: Package) -> None:
         self.package = package
-        self._tensors = stored_tensors(package.manifest)
-        self._files: dict[tuple[str, str], list[StoredTensor]] = {}  # by section and key
-        for tensor in self._tensors.values():
-            self._files.setdefault((tensor.section, tensor.key), []).append(tensor)
         self._aliases: dict[str, dict[str, str]] = {}
+
+    @functools.cached_property
+    def _tensors(self) -> dict[tuple[str, str], StoredTensor]:
+        return stored_tensors(self.package.manifest)
+
+    @functools.cached_property
+    def _files(self) -> dict[tuple[str, str], list[StoredTensor]]:
+        """The tensors by section and key."""
+        found: dict[tuple[str, str], list[StoredTensor]] = {}
+        for tensor in self._tensors.values():
+            found.setdefault((tensor.section, tensor.key), []).append(tensor)
+        return found
 
     @property
     def facts(self) -> dict[str, Any]:
