@@ -81,18 +81,25 @@ def first_difference(left: Checkpoint, right: Checkpoint, tolerance: Tolerance, 
         if not within:
             break
     first = first or Divergence()
-    if values and left.package.manifest["state.json"].digest != right.package.manifest["state.json"].digest:
+    stored = ours.get(differing[0]) or theirs[differing[0]]
+    first = msgspec.structs.replace(first, shard=stored.key)
+    if values and _state(left) != _state(right):
         first = msgspec.structs.replace(first, state=_paths(left, right))
     return Difference(first, len(differing), within)
 
 
 def _no_tensor(left: Checkpoint, right: Checkpoint, *, values: bool) -> Divergence:
     """Say in what two checkpoints differ whose tensors are equal, one by one."""
-    one, other = (side.package.manifest["state.json"].digest for side in (left, right))
-    if one == other:
+    if _state(left) == _state(right):
         return Divergence(what="", how="other names of tied weights, or another whole file")
     paths = _paths(left, right) if values else []
     return Divergence(tensor=f"state.json:{paths[0]}" if paths else "state.json", state=paths)
+
+
+def _state(checkpoint: Checkpoint) -> str | None:
+    """Return the digest of what is no tensor, from the version's list alone."""
+    entry = checkpoint.package.manifest.by_key.get("state.json")
+    return None if entry is None else entry.digest.value
 
 
 def _paths(left: Checkpoint, right: Checkpoint) -> list[str]:

@@ -31,6 +31,7 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         epoch: From 0; None for the initial state, and for what belongs to no epoch.
         tensor: Name of the first tensor that differs, or `state.json:PATH`; None if only an output differs.
+        shard: The file that it is stored in, of the first of the two that has it.
         shape: Of that tensor.
         elements, differing: How many elements it has, and how many differ in their bits.
         max_abs: Largest |Δ|; None where the two cannot be subtracted, or it is infinite.
@@ -44,6 +45,7 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int | None = None
     step: int | None = None
     tensor: str | None = None
+    shard: str | None = None
     shape: list[int] | None = None
     elements: int | None = None
     differing: int | None = None

@@ -54,6 +54,7 @@ def test_one_changed_value_is_the_cause_and_is_listed(project: Project, change: 
     assert verdict["first_divergence"]["epoch"] == 0
     assert verdict["first_divergence"]["tensor"] == "layer.weight"
     assert verdict["first_divergence"]["shape"] == [4, 3]
+    assert verdict["first_divergence"]["shard"] == "model/layer.trainable.safetensors"
     assert verdict["first_divergence"]["max_abs"] > 0
     assert verdict["first_divergence"]["elements"] == 12
     assert verdict["first_divergence"]["differing"] > 0
