@@ -83,6 +83,9 @@ def test_an_epochs_metric_that_was_edited_is_found(project: Project, forger: _Fo
     forger.record(msgspec.structs.replace(record, checkpoints=edited))
     verdict = project.json("reproduce", record.run_id, expect=7)
     assert verdict["causes"][0].startswith("record: epoch 1: loss is 0.001 in the record, and ")
+    said = project.reprokit("verify", record.run_id, expect=4).stdout
+    assert "record.json: epoch 1: loss is 0.001 in the record, and " in said
+    project.reprokit("verify", verdict["run_id"])
 
 
 def test_weights_that_are_not_those_of_their_digest_are_found(project: Project, forger: _Forger) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from dataclasses import asdict
@@ -12,7 +13,7 @@ import click
 
 from reprokit.cli.face import Face, common
 from reprokit.errors import NotFoundError, UsageError
-from reprokit.package import Package, Problem, verify_registry
+from reprokit.package import RESERVED, Package, Problem, verify_registry
 from reprokit.refs import PackageRef, check_package_name, is_package_ref
 from reprokit.registry import Registry
 from reprokit.registry.local import LocalRegistry
@@ -98,7 +99,10 @@ def tag(face: Face, ref: str, name: str, permanent: bool, take_away: bool) -> No
 @click.option("--uses", metavar="DIGEST", help="List what holds an object (hex, or its start) instead.")
 @common
 def verify(face: Face, refs: tuple[str, ...], everything: bool, repair: bool, uses: str | None) -> None:
-    """Read every byte of REFS (package versions or runs) and compare it with its hash. Exit 4 if something is wrong."""
+    """Read every byte of REFS (package versions or runs) and compare it with its hash. Exit 4 if something is wrong.
+
+    The record of a run is also held against the checkpoints, outputs and metrics that it names.
+    """
     registry = face.registry()
     if uses is not None:
         if refs or everything or repair:
@@ -115,8 +119,22 @@ def verify(face: Face, refs: tuple[str, ...], everything: bool, repair: bool, us
     if everything:
         versions, problems = verify_registry(registry, progress=face)
     for ref in refs:
-        name = ref if is_package_ref(ref) else f"runs/{RunStore(registry).find(ref)}"
-        problems += Package.open(name, registry=registry).verify(progress=face)
+        name = ref if is_package_ref(ref) else f"{RESERVED}/{RunStore(registry).find(ref)}"
+        package = Package.open(name, registry=registry)
+        found = package.verify(progress=face)
+        if not is_package_ref(ref) and not found:
+            check = importlib.import_module("reprokit.consistency").contradictions  # loads what reads checkpoints
+            told = check(RunStore(registry).load(ref), registry)
+            found = [
+                Problem(
+                    package=package.name,
+                    top_hash=package.top_hash,
+                    logical_key="record.json",
+                    message=f"record.json: {what}: {how}",
+                )
+                for what, how in told
+            ]
+        problems += found
         versions += 1
     wrong = [problem for problem in problems if not problem.purged]
     plain = {"versions": versions, "problems": [asdict(problem) for problem in problems]}
