@@ -102,7 +102,8 @@ def verdict_text(verdict: Verdict, *, title: str) -> str:
         rows.append((comparison.what, f"{word:<9} {comparison.detail}".rstrip()))
     if verdict.first_divergence is not None:
         rows.append(("first", _divergence(verdict)))
-    rows += [("cause", cause) for cause in verdict.causes]
+    rows += [("cause", f"{cause.weight:<9} {cause.text}") for cause in verdict.explanations]
+    rows += [("", f"{'':<9} {cause.why}") for cause in verdict.explanations if cause.kind == "unexplained"]
     rows += [("relaxed", item) for item in verdict.relaxed]
     rows.append(("verdict", _VERDICTS[verdict.verdict]))
     width = max(len(name) for name, _ in rows)
