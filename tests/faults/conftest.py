@@ -1,4 +1,4 @@
-"""A folder for sweeps that make and break thousands of files: in memory where there is such a file system."""
+"""A folder for sweeps of thousands of files, in memory where there is such a file system; and runs that tests share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.faults.reproducing import Bench
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Trainings whose original runs all tests share."""
+    pytest.importorskip("sklearn", reason="the sklearn extra is not installed")
+    return Bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture
