@@ -17,6 +17,7 @@ import msgspec
 from reprokit.lock import DataPin, PackageChange, RunLock
 from reprokit.manifest import ManifestDiff
 from reprokit.numeric_class import differences
+from reprokit.recipe import to_plain
 from reprokit.record import UndeclaredFile
 from reprokit.verdict import Cause, Divergence
 
@@ -28,6 +29,8 @@ _MAX_LINES = 200
 _SHIFTS = 1e-5  # |Δ| / |original| below which a difference is one of rounding
 _NUMERIC = ("execution.threads", "execution.variables")
 _DRAWN = ("execution.seed", "execution.determinism")
+_ELSEWHERE = ("data", "environment", "params", "execution")  # of a recipe: what the lock pins, and is told from there
+_IDLE = ("name", "tolerance", "outputs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,9 @@ class Between:
         code: Files that differ between the two trees; None if the trees are equal.
         cells: By name of a file of the code, what changed in it, cell by cell: of the notebook that is executed.
         lines: By name of a file of the code, how its text differs.
-        used: Files of the code that either run imported; None if it is not known.
+        same: Files of the code that differ in comments and layout alone.
+        imported_files: Files of the code that either run imported; None if one of them did not tell.
+        opened_files: Other files of the code that either read; None if that was not watched.
         data: By input name, the entries that differ.
         imported: Packages that either run imported; empty if they did not tell.
         undeclared: What each read without declaring it.
@@ -50,7 +55,9 @@ class Between:
     code: ManifestDiff | None = None
     cells: Mapping[str, list[str]] = field(default_factory=dict)
     lines: Mapping[str, list[str]] = field(default_factory=dict)
-    used: frozenset[str] | None = None
+    same: frozenset[str] = frozenset()
+    imported_files: frozenset[str] | None = None
+    opened_files: frozenset[str] | None = None
     data: Mapping[str, ManifestDiff] = field(default_factory=dict)
     imported: frozenset[str] = frozenset()
     undeclared: tuple[list[UndeclaredFile], list[UndeclaredFile]] = field(default_factory=lambda: ([], []))
@@ -93,6 +100,7 @@ def causes_between(left: RunLock | None, right: RunLock | None, between: Between
         found += _data(left, right, between.data)
         found += _params(left.params, right.params)
         found += _execution(left, right)
+        found += _recipe(left, right)
         factor = f"env={between.other}" if between.other and right.environment.container is None else None
         found += [_package(change, between, factor) for change in left.environment.changes_to(right.environment)]
     found += _undeclared(*between.undeclared)
@@ -105,16 +113,21 @@ def _code(one: RunLock, other: RunLock, between: Between) -> Iterator[Cause]:
     factor = f"code={between.other}" if between.other else None
     if between.code is not None:
         changed = [*between.code.changed, *between.code.added, *between.code.removed]
-        idle = bool(changed) and not any(_may_matter(key, between.used) for key in changed)
+        uses = {key: _use(key, between) for key in changed}
+        idle = bool(changed) and set(uses.values()) <= {"comments", "unused"}
+        why = "what differs are comments, layout, and files that neither run imported or opened" if idle else ""
+        unseen = not idle and "used" not in uses.values()
+        if unseen:
+            why = "no file that differs was imported by either run; whether one was read is not known"
         lines: list[str] = []
-        for key in sorted(changed, key=lambda key: (not _may_matter(key, between.used), key)):
+        for key in sorted(changed, key=lambda key: (uses[key] != "used", key)):
             lines += between.lines.get(key, [])
         yield Cause(
             kind="code",
-            what="code",
+            what="code.files" if unseen else "code",
             text=f"code: {_named(between.code, between)} (tree {one.code.tree[:8]} → {other.code.tree[:8]})",
             weight="unlikely" if idle else "possible",
-            why="no file that differs was imported by either run" if idle else "",
+            why=why,
             lines=_capped(lines),
             factor=factor,
         )
@@ -123,10 +136,16 @@ def _code(one: RunLock, other: RunLock, between: Between) -> Iterator[Cause]:
         yield Cause(kind="code", what="code.python_path", text=text, factor=factor)
 
 
-def _may_matter(key: str, used: frozenset[str] | None) -> bool:
-    """False for a module that neither run imported; any other file may be read by the script."""
+def _use(key: str, between: Between) -> Literal["used", "comments", "unused", "unknown"]:
+    """Return what the runs had of a file of the code that differs."""
     name = key.removeprefix("code/")
-    return used is None or name in used or not name.endswith(".py")
+    if key in between.same:
+        return "comments"
+    if between.imported_files is None:
+        return "used"
+    if name in between.imported_files or name in (between.opened_files or ()):
+        return "used"
+    return "unused" if name.endswith(".py") or between.opened_files is not None else "unknown"
 
 
 def _data(one: RunLock, other: RunLock, data: Mapping[str, ManifestDiff]) -> Iterator[Cause]:
@@ -175,6 +194,30 @@ def _execution(one: RunLock, other: RunLock) -> Iterator[Cause]:
             text = f"execution.{name} {_short(a)} → {_short(b)}{note}"
             option = None if name == "params" else f"{name}={b}"
             yield Cause(kind="execution", what=f"execution.{name}", text=text, factor=option)
+
+
+def _recipe(one: RunLock, other: RunLock) -> Iterator[Cause]:
+    """Yield what else the recipes say otherwise: what is executed, when checkpoints are saved, what is declared."""
+    left, right = (dict(_leaves(to_plain(lock.recipe))) for lock in (one, other))
+    for path in dict.fromkeys([*left, *right]):
+        if left.get(path) == right.get(path) or path.partition(".")[0] in _ELSEWHERE:
+            continue
+        idle = path.partition(".")[0] in _IDLE
+        yield Cause(
+            kind="code" if path.startswith("code.") else "execution",
+            what=f"recipe.{path}",
+            text=f"recipe.{path} {_short(left.get(path))} → {_short(right.get(path))}",
+            weight="unlikely" if idle else "possible",
+            why="nothing is computed by it" if idle else "",
+        )
+
+
+def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{where}.{key}" if where else str(key))
+    else:
+        yield where, value
 
 
 def _package(change: PackageChange, between: Between, factor: str | None) -> Cause:
@@ -250,7 +293,9 @@ def weigh(causes: list[Cause], evidence: Evidence, *, unseeded: bool = False) ->
         weighed.append(_unexplained(causes, evidence, unseeded))
     rank = ["likely", "possible", "unlikely"]
     order = ["record", "code", "data", "params", "execution", "inputs", "environment", "machine", "unexplained"]
-    return sorted(weighed, key=lambda cause: (rank.index(cause.weight), order.index(cause.kind)))
+    return sorted(
+        weighed, key=lambda cause: (rank.index(cause.weight), cause.what == "code.files", order.index(cause.kind))
+    )
 
 
 def _weigh(cause: Cause, evidence: Evidence) -> Cause:
@@ -264,6 +309,8 @@ def _judged(cause: Cause, evidence: Evidence) -> tuple[Literal["likely", "possib
     drawn = cause.what in _DRAWN
     if cause.kind == "record":
         return "likely", ""
+    if cause.what == "code.files":
+        return "possible", ""
     if evidence.where == "initial":
         if numeric and not evidence.is_rounding:
             return "unlikely", "the initial state differs, which is drawn and hardly computed"
@@ -315,7 +362,7 @@ def _named(diff: ManifestDiff, between: Between | None = None) -> str:
     names = [(key, _cells_named(cells.get(key))) for key in diff.changed if cells.get(key) != []]
     names += [(key, "added") for key in diff.added] + [(key, "removed") for key in diff.removed]
     if between is not None:
-        names.sort(key=lambda named: not _may_matter(named[0], between.used))
+        names.sort(key=lambda named: _use(named[0], between) != "used")
     shown = ", ".join(f"{key.removeprefix('code/' if between else '')} {how}" for key, how in names[:_MAX_NAMED])
     more = len(names) - _MAX_NAMED
     return shown + (f" and {more} more" if more > 0 else "") if names else "nothing but modes or metadata"

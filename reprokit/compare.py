@@ -339,8 +339,7 @@ def _compare_metrics(left: Record, right: Record, tolerance: Tolerance, seen: _S
             seen.say(Comparison(what=f"metric {name}", result="ignored", detail="as the recipe declares"))
         elif name not in apart:
             equal += 1
-            if allowed is not None and (a is None or b is None):
-                seen.metrics_hold = False
+            if allowed is not None and a is None:  # it may be meant for a value of an output
                 seen.say(Comparison(what=f"metric {name}", result="missing", detail="declared, and neither run has it"))
             elif allowed is not None:
                 seen.metrics_hold = seen.metrics_hold is not False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import warnings
+
 from reprokit.causes import Between, causes_between
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.compare import Side, compare
@@ -101,12 +104,15 @@ def _between(
 ) -> Between:
     records = (left.record, right.record)
     code = _code_diff(left, right, ours, theirs)
+    lines, same = _line_diffs(left, right, code, registry) if code is not None else ({}, frozenset())
     return Between(
         machines=(left.record.machine, right.record.machine),
         code=code,
         cells=_cell_diffs(left, right, ours, theirs, registry),
-        lines=_line_diffs(left, right, code, registry) if code is not None else {},
-        used=_used(*records),
+        lines=lines,
+        same=same,
+        imported_files=_told([record.code.imported or None if record.code else None for record in records]),
+        opened_files=_told([record.code.opened if record.code else None for record in records]),
         data=_data_diffs(ours, theirs, registry),
         imported=frozenset(name for record in records for name in _imported(record)),
         undeclared=(left.record.undeclared, right.record.undeclared),
@@ -114,10 +120,10 @@ def _between(
     )
 
 
-def _used(*records: Record) -> frozenset[str] | None:
-    """Return the files of the code that the runs imported; None if one of them did not tell."""
-    told = [record.code.imported if record.code is not None else [] for record in records]
-    return frozenset(name for names in told for name in names) if all(told) else None
+def _told(names: list[list[str] | None]) -> frozenset[str] | None:
+    """Return the files that either run used; None if one of them did not tell. No run imports nothing."""
+    known = [some for some in names if some is not None]
+    return frozenset(name for some in known for name in some) if len(known) == len(names) else None
 
 
 def _imported(record: Record) -> list[str]:
@@ -131,9 +137,15 @@ def _code_diff(left: StoredRun, right: StoredRun, ours: RunLock | None, theirs: 
     return _part(left.manifest, "code").diff(_part(right.manifest, "code"))
 
 
-def _line_diffs(left: StoredRun, right: StoredRun, diff: ManifestDiff, registry: Registry) -> dict[str, list[str]]:
-    """Return, of the first files that differ, how their texts do, as `diff -u` would say it."""
+def _line_diffs(
+    left: StoredRun, right: StoredRun, diff: ManifestDiff, registry: Registry
+) -> tuple[dict[str, list[str]], frozenset[str]]:
+    """Return, of the first files that differ, how their texts do, as `diff -u` would say it; and which are one program.
+
+    Two modules are the same program if they parse to the same tree: then they differ in comments and layout alone.
+    """
     found: dict[str, list[str]] = {}
+    same = set()
     named = [key for key in [*diff.changed, *diff.added, *diff.removed] if not key.endswith(".ipynb")]
     for key in named[:_MAX_FILES]:
         texts = []
@@ -150,7 +162,18 @@ def _line_diffs(left: StoredRun, right: StoredRun, diff: ManifestDiff, registry:
             name = key.removeprefix(CODE_PREFIX)
             lines = (line[:_MAX_LINE] for line in compare_texts(*texts))
             found[key] = [f"--- {name}", f"+++ {name}", *lines]
-    return found
+            if key.endswith(".py") and all(texts) and _is_one_program(*texts):
+                same.add(key)
+    return found, frozenset(same)
+
+
+def _is_one_program(one: str, other: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python's, on the style of what a stranger wrote
+            return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
 
 
 def _cell_diffs(

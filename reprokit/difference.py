@@ -91,9 +91,21 @@ def first_difference(left: Checkpoint, right: Checkpoint, tolerance: Tolerance, 
 def _no_tensor(left: Checkpoint, right: Checkpoint, *, values: bool) -> Divergence:
     """Say in what two checkpoints differ whose tensors are equal, one by one."""
     if _state(left) == _state(right):
-        return Divergence(what="", how="other names of tied weights, or another whole file")
+        return _whole_file(left, right)
     paths = _paths(left, right) if values else []
     return Divergence(tensor=f"state.json:{paths[0]}" if paths else "state.json", state=paths)
+
+
+def _whole_file(left: Checkpoint, right: Checkpoint) -> Divergence:
+    """Say which file differs where neither a tensor nor the state does: an estimator's, or the list of tied weights."""
+    ours, theirs = (side.package.manifest.by_key for side in (left, right))
+    for key in dict.fromkeys([*ours, *theirs]):
+        one, other = ours.get(key), theirs.get(key)
+        if key != "config.json" and (one is None or other is None or one.digest != other.digest):
+            index = key.endswith(".index.json")
+            how = "other names of tied weights" if index else "its arrays are equal, and what describes them is not"
+            return Divergence(tensor=key, shard=key, how=how)
+    return Divergence(how="the lists of tensors differ")
 
 
 def _state(checkpoint: Checkpoint) -> str | None:

@@ -31,9 +31,10 @@ from reprokit.manifest import Manifest
 from reprokit.prepared import Continued, Orders, Prepared
 from reprokit.process import Echo, Outcome
 from reprokit.progress import SILENT, Progress
-from reprokit.record import Attempt, DataFacts, EnvironmentFacts, OutputFacts, Record, UndeclaredFile
+from reprokit.record import Attempt, CodeFacts, DataFacts, EnvironmentFacts, OutputFacts, Record, UndeclaredFile
 from reprokit.recording import Recording, new_run_id, now
 from reprokit.registry import Registry
+from reprokit.runs import CODE_PREFIX
 from reprokit.saving import Observer, Saver, SavingPolicy
 from reprokit.session import Session
 from reprokit.tree import lay_out
@@ -284,7 +285,7 @@ def _conclude(
             status=outcome.status,
             ended=now(),
             machine=machine,
-            code=record.code and msgspec.structs.replace(record.code, imported=_of_tree(recording, collected.files)),
+            code=record.code and _used(record.code, recording, collected.files, watched=lock.execution.inputs != "off"),
             undeclared=undeclared,
             initial=collected.initial,
             checkpoints=collected.checkpoints,
@@ -300,16 +301,25 @@ def _conclude(
     )
 
 
-def _of_tree(recording: Recording, files: set[str]) -> list[str]:
-    return sorted(name for name in files if f"code/{name}" in recording.manifest)
+def _used(code: CodeFacts, recording: Recording, imported: set[str], *, watched: bool) -> CodeFacts:
+    """Return what of the code was used: the modules that were imported, and the files that were opened."""
+    opened = {os.fsdecode(line[1:]) for line in _noted(recording.journal.file("inputs.txt")) if line[:1] == b"\0"}
+    of_tree = [
+        sorted(name for name in names if f"{CODE_PREFIX}{name}" in recording.manifest) for names in (imported, opened)
+    ]
+    return msgspec.structs.replace(code, imported=of_tree[0], opened=of_tree[1] if watched else None)
+
+
+def _noted(report: Path) -> list[bytes]:
+    try:
+        return [line for line in report.read_bytes().split(b"\n") if line]
+    except FileNotFoundError:
+        return []
 
 
 def _undeclared(report: Path) -> list[UndeclaredFile]:
     """Return the files that were read and not declared, with the digests that they have now, the smaller ones."""
-    try:
-        names = sorted({os.fsdecode(line) for line in report.read_bytes().split(b"\n") if line})
-    except FileNotFoundError:
-        return []
+    names = sorted({os.fsdecode(line) for line in _noted(report) if line[:1] != b"\0"})
     found, room = [], _MAX_UNDECLARED
     for name in names:
         facts = UndeclaredFile(path=name.encode("utf-8", "replace").decode())

@@ -177,6 +177,7 @@ def variables_of(
     }
     context.write_text(json.dumps(told))
     contained = prepared.container is not None
+    root = Path(os.path.realpath(workspace))
     variables = child_variables(
         lock,
         inherited={} if contained else os.environ,
@@ -190,6 +191,7 @@ def variables_of(
         if contained
         else [workspace, place.cache / "trees", package, *_libraries(prepared.python)],
     )
+    variables["REPROKIT_TREE"] = os.pathsep.join(map(str, [root, *(root / pin.path for pin in lock.data)]))
     if contained:  # it sees the image, and what it is shown: nothing that was not declared
         (scratch / "home").mkdir()
         return {**variables, "HOME": str(scratch / "home")}

@@ -108,7 +108,7 @@ def prepare_with(
     """
     runs = RunStore(registry)
     entries = [*original.manifest.below("code")]
-    code = msgspec.structs.replace(original.record.code or CodeFacts(tree=lock.code.tree), imported=[])
+    code = msgspec.structs.replace(original.record.code or CodeFacts(tree=lock.code.tree), imported=[], opened=None)
     if chosen.code is not None:
         lock, entries, code = _other_code(lock, chosen.code, registry)
     plain = to_plain(lock.recipe)
@@ -162,7 +162,7 @@ def _other_code(lock: RunLock, text: str, registry: Registry) -> tuple[RunLock, 
             raise UsageError(f"--with code={text}: there is no such folder, and it names no run.") from None
         other = runs.load(text)
         theirs = runs.lock(other)
-        code = msgspec.structs.replace(other.record.code or CodeFacts(tree=theirs.code.tree), imported=[])
+        code = msgspec.structs.replace(other.record.code or CodeFacts(tree=theirs.code.tree), imported=[], opened=None)
         return msgspec.structs.replace(lock, code=theirs.code), [*other.manifest.below("code")], code
     repository = Repository(Path(text))
     with (

@@ -38,6 +38,7 @@ class CodeFacts(_Part, frozen=True, kw_only=True):
 
     Attributes:
         imported: Files of it that the script's processes had imported at their ends, the script among them.
+        opened: Other files of it that they read, as far as that can be seen; None where nothing was watched.
     """
 
     tree: str
@@ -46,6 +47,7 @@ class CodeFacts(_Part, frozen=True, kw_only=True):
     remote: str | None = None
     branch: str | None = None
     imported: list[str] = []
+    opened: list[str] | None = None
 
 
 class EnvironmentFacts(_Part, frozen=True, kw_only=True):

@@ -16,13 +16,13 @@ def test_code_is_shown_line_by_line_and_files_that_no_run_imported_do_not_count(
     project.write("spare.py", "x = 1\n")
     project.commit()
     run = project.json("run", "recipe.yaml")
-    assert run["code"]["imported"] == ["train.py"]
+    assert (run["code"]["imported"], run["code"]["opened"]) == (["train.py"], [])
     project.write("spare.py", "x = 2\n")
     verdict = project.json("reproduce", run["run_id"], "--with", "code=.", "--with", "param.rate=0.2", expect=7)
     assert verdict["causes"][0] == "params.rate 0.1 → 0.2"
     idle = _causes(verdict)["code"]
     assert idle["weight"] == "unlikely"
-    assert idle["why"] == "no file that differs was imported by either run"
+    assert idle["why"] == "what differs are comments, layout, and files that neither run imported or opened"
     assert idle["lines"] == ["--- spare.py", "+++ spare.py", "@@ -1 +1 @@", "-x = 1", "+x = 2"]
     project.write("train.py", SCRIPT.replace("HOOK", "weights = weights * (1 if epoch < 1 else 1.5)"))
     verdict = project.json("reproduce", run["run_id"], "--with", "code=.", expect=7)
@@ -31,6 +31,38 @@ def test_code_is_shown_line_by_line_and_files_that_no_run_imported_do_not_count(
     assert late["weight"] == "likely"
     assert "everything before epoch 2 is equal in every bit: code can act late" in late["why"]
     assert "+    weights = weights * (1 if epoch < 1 else 1.5)" in late["lines"]
+
+
+def test_a_file_of_the_tree_counts_if_the_script_reads_it_and_comments_do_not(project: Project) -> None:
+    project.write("scale.yaml", "2.0\n")
+    project.write("notes.md", "Nothing\n")
+    project.hook('weights = weights * float(open("scale.yaml").read())')
+    run = project.json("run", "recipe.yaml")
+    assert run["code"]["opened"] == ["scale.yaml"]
+    project.write("notes.md", "Something\n")
+    project.write("train.py", (project.root / "train.py").read_text() + "\n# a comment\n")
+    idle = project.json("reproduce", run["run_id"], "--with", "code=.", "--with", "param.rate=0.2", expect=7)
+    assert _causes(idle)["code"]["weight"] == "unlikely"
+    assert idle["causes"][0] == "params.rate 0.1 → 0.2"
+    project.write("scale.yaml", "2.5\n")
+    verdict = project.json("reproduce", run["run_id"], "--with", "code=.", expect=7)
+    assert verdict["causes"][0].startswith("code: scale.yaml changed, ")
+    assert _causes(verdict)["code"]["weight"] == "likely"
+
+
+def test_what_is_executed_and_when_checkpoints_are_saved_are_causes_too(project: Project) -> None:
+    project.write("other.py", (project.root / "train.py").read_text().replace("(4, 3)", "(4, 2)"))
+    recipe = (project.root / "recipe.yaml").read_text()
+    project.write("other.yaml", recipe.replace("train.py", "other.py"))
+    project.write("named.yaml", recipe.replace("name: tiny", "name: renamed"))
+    project.commit()
+    first, second, third = (project.json("run", f"{name}.yaml")["run_id"] for name in ("recipe", "other", "named"))
+    compared = project.json("diff", first, second)
+    assert compared["causes"] == ["recipe.code.entrypoint 'train.py' → 'other.py'"]
+    assert compared["explanations"][0]["weight"] == "likely"
+    same = project.json("diff", first, third)
+    assert same["verdict"] == "TENSOR-TOLERANCE"
+    assert same["relaxed"] == ["recipe.name 'tiny' → 'renamed'"]
 
 
 def test_data_cannot_explain_a_late_difference_as_well_as_code(project: Project) -> None:

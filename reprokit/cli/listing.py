@@ -112,7 +112,8 @@ def show(face: Face, ref: str) -> None:
             run = runs.load(parsed.run)
             verdicts = VerdictStore(registry).summaries(run.record.run_id)
             lines = [run_text(run.record), *map(_reproduction, verdicts)]
-            face.result({**run.record.plain(), "reproductions": verdicts}, "\n".join(lines))
+            told = {"reproductions": verdicts} if verdicts else {}
+            face.result({**run.record.plain(), **told}, "\n".join(lines))
             return
         chosen = runs.checkpoint(parsed)
         ref = f"{chosen.package}@{chosen.top_hash}"

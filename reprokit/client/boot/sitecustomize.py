@@ -109,13 +109,16 @@ def _number_children(process):
         sys.modules["subprocess"]._fork_exec = fork_exec
 
 
-def _watch_inputs(policy, report, allowed):
+def _watch_inputs(policy, report, allowed, tree, data):
     """Note every file opened for reading that no declaration covers; with `deny`, refuse the open.
 
-    Seen: opens through Python. Not seen: those of native code (HDF5, TensorFlow's readers), and `python -I` or `-S`.
+    Of the run's own tree what is opened is noted too, but for modules and the data that is laid out in it, as a line of
+    the report that starts with NUL. Seen: opens through Python. Not seen: those of native code (HDF5, TensorFlow's
+    readers), and `python -I` or `-S`.
     """
     descriptor = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     here = os.path
+    tree, data = tree.rstrip("/") + "/", tuple(place.rstrip("/") + "/" for place in data)
     prefixes = tuple(place.rstrip("/") + "/" for place in allowed)
     seen, written = set(), set()
     code = (".py", ".pyc", ".so", ".pth", ".pyi")
@@ -130,7 +133,13 @@ def _watch_inputs(policy, report, allowed):
         if (isinstance(mode, str) and mode[:1] in "wax") or (isinstance(flags, int) and flags & writes):
             written.add(full)
             return
-        if full in seen or full in written or full.startswith(prefixes) or full.endswith(code):
+        if full in seen or full in written or full.endswith(code):
+            return
+        if full.startswith(prefixes):
+            if full.startswith(tree) and not full.startswith(data):
+                seen.add(full)
+                with contextlib.suppress(OSError):
+                    os.write(descriptor, b"\0" + os.fsencode(full[len(tree) :]) + b"\n")
             return
         seen.add(full)
         if not here.isfile(full):
@@ -198,7 +207,8 @@ def _start():
     if policy != "off":
         allowed = [place for place in os.environ.get("REPROKIT_ALLOWED", "").split(os.pathsep) if place]
         allowed += [sys.prefix, sys.base_prefix, sys.exec_prefix]
-        _watch_inputs(policy, os.environ["REPROKIT_INPUTS_REPORT"], allowed)
+        tree, *data = os.environ.get("REPROKIT_TREE", os.devnull).split(os.pathsep)
+        _watch_inputs(policy, os.environ["REPROKIT_INPUTS_REPORT"], allowed, tree, data)
     if os.environ.get("REPROKIT_VFS"):
         _lay_over(os.environ["REPROKIT_VFS"])
 
