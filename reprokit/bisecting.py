@@ -15,7 +15,7 @@ import msgspec
 
 from reprokit.concluding import compare_runs
 from reprokit.config import Config
-from reprokit.errors import RefusedError
+from reprokit.errors import EnvironmentMismatchError, RefusedError, UsageError
 from reprokit.overrides import Overrides
 from reprokit.pairing import checkpoint_pairs
 from reprokit.progress import SILENT, Progress
@@ -35,6 +35,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         factors: What it was given of the other run, as options of `--with`; none: it was repeated unchanged.
+        run_id: Its own; empty if it could not be started.
         at: Where it was first looked at.
         equals: Whose bits came out there; `nothing` if the repetition did not get there.
     """
@@ -86,7 +87,7 @@ class _Bench:
     progress: Progress
     repeat: Callable[[Overrides], Verdict]
     trials: list[Trial] = field(default_factory=list)
-    known: dict[tuple[str, ...], Record] = field(default_factory=dict)
+    known: dict[tuple[str, ...], Record | None] = field(default_factory=dict)
 
     def try_with(self, factors: list[str], place: str) -> Equals:
         """Say whose bits the original gives at a place when it is given these; what was tried is not run again."""
@@ -94,21 +95,30 @@ class _Bench:
         ran = key not in self.known
         if ran:
             until = f"epoch={self.until}" if self.until is not None else None
-            verdict = self.repeat(Overrides.parse(tuple(factors), until=until))
-            self.known[key] = RunStore(open_registry(self.registry)).load(verdict.run_id).record
+            self.known[key] = self._repeated(Overrides.parse(tuple(factors), until=until))
         record = self.known[key]
         seen = _seen_at(record, place)
         equals: Equals = "neither"
-        if record.status != "finished":
+        if record is None or record.status != "finished":
             equals = "nothing"
         elif seen == _seen_at(self.original, place):
             equals = "original"
         elif seen == _seen_at(self.other, place):
             equals = "other"
         if ran:
-            self.trials.append(Trial(factors=factors, run_id=record.run_id, at=place, equals=equals))
+            run_id = record.run_id if record is not None else ""
+            self.trials.append(Trial(factors=factors, run_id=run_id, at=place, equals=equals))
             self.progress.note(f"  {_names(factors) or 'unchanged'}: {_SAID[equals]} at {place}")
         return equals
+
+    def _repeated(self, overrides: Overrides) -> Record | None:
+        """Repeat the original; None if it could not even be started, as where an environment cannot be made."""
+        try:
+            verdict = self.repeat(overrides)
+        except (EnvironmentMismatchError, UsageError) as error:
+            self.progress.note(f"  {error.message}")
+            return None
+        return RunStore(open_registry(self.registry)).load(verdict.run_id).record
 
     def next_place(self, factors: list[str]) -> str | None:
         """Return where a repetition that was tried first differs from the other run; None if nowhere."""
@@ -144,7 +154,7 @@ def bisect(
     store = open_registry(address)
     runs = RunStore(store)
     original, other = runs.load(left), runs.load(right)
-    verdict = compare_runs(original, other, registry=store, values=False)
+    verdict = compare_runs(original, other, registry=store)
     first = verdict.first_divergence
     ids = f"{original.record.run_id} and {other.record.run_id}"
     if first is None:
@@ -213,12 +223,12 @@ def _guilty_at(
     """Return which of the factors, beside those known to be guilty, give the other run's bits at a place."""
     also = f", beside {_names(base)}," if base else ""
     suspects: list[str] = []
-    before = bench.try_with(base, place)
+    bench.try_with(base, place)
     for factor in factors:
         equals = bench.try_with([*base, factor], place)
         if equals == "other":
             return [factor], f"{_told(factor, causes)} alone{also} makes the difference at {place}: bit for bit."
-        if equals != before or (equals == "neither" and _moves(bench, base, factor, place)):
+        if equals != "nothing" and _moves(bench, base, factor, place):
             suspects.append(factor)
     if len(suspects) > 1 and bench.try_with([*base, *suspects], place) == "other":
         return suspects, f"{_names(suspects)}{also} make the difference at {place} together; each of them changes bits."
@@ -250,8 +260,10 @@ def _needed(bench: _Bench, base: list[str], factors: list[str], place: str) -> l
     return needed
 
 
-def _seen_at(record: Record, place: str) -> Any:
+def _seen_at(record: Record | None, place: str) -> Any:
     """Return what a run had at the place of a first difference: the digest of a checkpoint or output, or a metric."""
+    if record is None:
+        return None
     kind, _, name = place.partition(" ")
     if kind == "output":
         return next((output.digest for output in record.outputs if output.path == name), None)

@@ -171,3 +171,18 @@ def test_two_runs_that_are_there_already_are_told_apart_by_diff(made: Project) -
     made.commit()
     same = made.reprokit("diff", first, first, "--bisect", expect=3)
     assert "there is nothing to look for" in same.stderr
+
+
+def test_a_factor_that_cannot_be_tried_by_itself_is_no_reason_to_stop(made: Project) -> None:
+    made.write("train.py", _SCRIPT.replace("LINE", 'assert params["spare"] != 2, "not yet"'))
+    made.write("recipe.yaml", _RECIPE)
+    made.commit()
+    first = made.json("run", "recipe.yaml")["run_id"]
+    made.write("train.py", _SCRIPT.replace("LINE", 'weights = weights + (params["spare"] == 2)'))
+    made.write("recipe.yaml", _RECIPE.replace("spare: 1", "spare: 2"))
+    made.commit()
+    second = made.json("run", "recipe.yaml")["run_id"]
+    found = made.json("diff", first, second, "--bisect")["bisection"]
+    assert [trial["equals"] for trial in found["trials"]] == ["original", "original", "nothing", "other"]
+    assert found["guilty"] == [f"code={second}", "param.spare=2"]
+    assert "only together" in found["conclusion"]
