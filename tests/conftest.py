@@ -20,6 +20,8 @@ from reprokit.registry.local import LocalRegistry
 sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
 
 ROOT = Path(__file__).resolve().parents[1]
+SCALE = float(os.environ.get("REPROKIT_TEST_SCALE", "1"))
+LONG = pytest.mark.skipif(SCALE <= 1, reason="takes long; REPROKIT_TEST_SCALE=2")
 
 SCRIPT = """\
 import json, os, pathlib, sys, time

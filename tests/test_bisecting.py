@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Project
+from tests.conftest import LONG, Project
 
 _SCRIPT = """\
 import json, os, pathlib
@@ -124,6 +124,7 @@ for epoch in saver.epochs(2):
 """
 
 
+@LONG
 def test_what_only_settles_the_settings_is_not_blamed_for_the_weights_alone(tmp_path: Path) -> None:
     """The rate stands in the optimiser's state from the start; the decay acts with the first step."""
     project = Project(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reprokit.checkpoint.reader import load_checkpoint
-from tests.conftest import ROOT, Project
+from tests.conftest import LONG, ROOT, Project
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def _needs(module: str) -> pytest.MarkDecorator:
     [
         pytest.param("torch", marks=_needs("torch")),
         pytest.param("keras", marks=_needs("keras")),
-        pytest.param("sklearn", marks=_needs("skops")),
+        pytest.param("sklearn", marks=[_needs("skops"), LONG]),
     ],
 )
 def test_digits_run_and_reproduce_bitwise_in_another_home(tmp_path: Path, framework: str) -> None:

@@ -19,7 +19,7 @@ from reprokit.client.tensors import parse
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.registry.local import LocalRegistry
 from tests.checkpoint.making import make
-from tests.conftest import ROOT
+from tests.conftest import LONG, ROOT
 
 MIB = 1024 * 1024
 
@@ -262,7 +262,7 @@ print("BITWISE" if found.tobytes() == expected.tobytes() else np.abs(found - exp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("torch", marks=LONG)])
 def test_a_keras_file_is_the_model_on_the_same_backend(tmp_path: Path, backend: str) -> None:
     pytest.importorskip("keras", reason="the keras extra is not installed")
     pytest.importorskip(backend, reason=f"{backend} is not installed")

@@ -63,11 +63,8 @@ CASES = [
     _keras("tensorflow-steps", "1 epoch", _TENSORFLOW, data="tf.data-steps"),
 ]
 _EVERYDAY = {
-    "torch",
     "torch-workers",
-    "torch-accumulate",
     "torch-ddp",
-    "keras-tensorflow-batches",
 }
 _DRAWN = [case for case in CASES if _SCALE > 1 or case.name in _EVERYDAY]
 

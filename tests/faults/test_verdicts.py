@@ -24,7 +24,6 @@ _SEED = int(os.environ.get("REPROKIT_TEST_SEED", "1"))
 _EVERYDAY = [
     "torch: one pixel",
     "torch: an extra draw",
-    "torch: a package",
     "torch: threads",
     "torch: a stored weight moved by an ulp, diff",
     "torch: a metric edited in the record",
