@@ -52,8 +52,8 @@ def make(registry: Path, pair: str, megabytes: int) -> None:
     import msgspec
 
     from reprokit.checkpoint.format import SnapshotMessage, encode
-    from reprokit.manifest import Entry, Manifest
     from reprokit.registry.local import LocalRegistry
+    from reprokit.schema.manifest import Entry, Manifest
 
     store = LocalRegistry(registry)
     for side in ("left", "right"):
@@ -89,8 +89,8 @@ def make(registry: Path, pair: str, megabytes: int) -> None:
 def child(step: str, registry: str) -> dict[str, Any]:
     """Do one step twice in this process; return seconds, and what was seen."""
     from reprokit.checkpoint.reader import Checkpoint
-    from reprokit.distance import distance
-    from reprokit.package import Package
+    from reprokit.comparison.tensor_distance import distance
+    from reprokit.packages.package import Package
     from reprokit.registry.local import LocalRegistry
 
     root = Path(registry)

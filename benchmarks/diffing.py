@@ -42,11 +42,11 @@ def make(registry: Path, git: Path, checkpoints: int, tensors: int) -> None:
     import msgspec
 
     from reprokit.checkpoint.format import SnapshotMessage, encode
-    from reprokit.lock import CodeIdentity, EnvironmentLock, PipPackage, RunLock
-    from reprokit.manifest import Entry, Manifest
-    from reprokit.recipe import from_plain
-    from reprokit.record import CheckpointEntry, CodeFacts, Record
     from reprokit.registry.local import LocalRegistry
+    from reprokit.schema.lock import CodeIdentity, EnvironmentLock, PipPackage, RunLock
+    from reprokit.schema.manifest import Entry, Manifest
+    from reprokit.schema.recipe import from_plain
+    from reprokit.schema.record import CheckpointEntry, CodeFacts, Record
 
     store = LocalRegistry(registry)
     half = checkpoints // 2

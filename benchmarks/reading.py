@@ -72,7 +72,7 @@ def plain(_: str, keys: Sequence[str], folder: str) -> Reader:
 
 
 def package(ref: str, keys: Sequence[str], _: str) -> Reader:
-    (opened,) = _load("reprokit.package", "Package")
+    (opened,) = _load("reprokit.packages.package", "Package")
     yield None
     version = opened.open(ref)
     yield lambda: (version[key].read() for key in keys)

@@ -32,8 +32,8 @@ _FIT_FROM = 10_000  # entries; below, start-up and caches are what is measured
 
 def child(what: str, count: int, file: Path) -> dict[str, float | str]:
     """Build or open a manifest in this process; seconds of each step and peak memory in MiB."""
-    from reprokit.digest import Digest
-    from reprokit.manifest import Entry, Manifest
+    from reprokit.core.digest import Digest
+    from reprokit.schema.manifest import Entry, Manifest
 
     base = _peak()
     times: dict[str, float | str] = {}

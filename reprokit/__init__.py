@@ -12,13 +12,13 @@ from reprokit._version import __version__
 
 if TYPE_CHECKING:
     from reprokit import callbacks, vfs
-    from reprokit.building import build
     from reprokit.checkpoint.reader import load_checkpoint
     from reprokit.client import log, log_artifact, params
     from reprokit.client.snapshot import save_checkpoint
     from reprokit.errors import Error
-    from reprokit.package import Package
-    from reprokit.runner import run
+    from reprokit.execution.run import run
+    from reprokit.packages.build import build
+    from reprokit.packages.package import Package
 
 __all__ = [
     "Error",
@@ -37,14 +37,14 @@ __all__ = [
 
 _HOMES = {
     "Error": "reprokit.errors",
-    "Package": "reprokit.package",
-    "build": "reprokit.building",
+    "Package": "reprokit.packages.package",
+    "build": "reprokit.packages.build",
     "load_checkpoint": "reprokit.checkpoint.reader",
     "load_ipython_extension": "reprokit.cli.magic",
     "log": "reprokit.client",
     "log_artifact": "reprokit.client",
     "params": "reprokit.client",
-    "run": "reprokit.runner",
+    "run": "reprokit.execution.run",
     "save_checkpoint": "reprokit.client.snapshot",
 }
 

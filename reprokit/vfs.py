@@ -3,10 +3,10 @@
     with reprokit.vfs.setup("vision/cifar10", {"data/cifar10": "train"}):
         image = PIL.Image.open("data/cifar10/cat/0001.png")
 
-Nothing is written to disk: Python's own file functions are hooked (`reprokit.client.overlay` says what they are), and
-what they read comes from the packs of the registry, verified. Native readers, such as TensorFlow's and HDF5's, pass
-Python by: `mode="tree"` lays the files out in the cache and puts a link to them at the path; `reprokit mount` serves
-any program.
+Nothing is written to disk: Python's own file functions are hooked (`reprokit.client.overlay.install` says what they
+are), and what they read comes from the packs of the registry, verified. Native readers, such as TensorFlow's and
+HDF5's, pass Python by: `mode="tree"` lays the files out in the cache and puts a link to them at the path; `reprokit
+mount` serves any program.
 
 Inside a run only declared inputs can be mapped, from where the runner laid them out; outside one, a process that is
 started with `spawn` calls `setup` again.
@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from reprokit.client.inputs import FolderLayer, declared_folder, in_run
-from reprokit.client.overlay import Overlay, install, remove
+from reprokit.client.overlay.install import Overlay, install, remove
 
 if TYPE_CHECKING:
-    from reprokit.package import Package
+    from reprokit.packages.package import Package
 
 __all__ = ["Mapped", "setup", "teardown"]
 
@@ -131,7 +131,7 @@ def setup(
         folder = declared_folder(ref)
         layers: dict[str, Any] = {place: FolderLayer(folder, below) for place, below in mapped.places.items()}
     else:  # loaded here, because the environment of a run need not have what it stands on
-        package = importlib.import_module("reprokit.package").Package.open(ref, registry=registry)
+        package = importlib.import_module("reprokit.packages.package").Package.open(ref, registry=registry)
         if mode == "tree":
             folder = _laid_out(package)
         layers = {place: PackageLayer(package, below) for place, below in mapped.places.items()}
@@ -158,8 +158,8 @@ def teardown() -> None:
 
 
 def _laid_out(package: Package) -> str:
-    lay_out = importlib.import_module("reprokit.tree").lay_out
-    cache = importlib.import_module("reprokit.config").Config.cache_folder()
+    lay_out = importlib.import_module("reprokit.packages.tree_cache").lay_out
+    cache = importlib.import_module("reprokit.core.config").Config.cache_folder()
     return str(lay_out(package.manifest, registry=package.registry, cache=cache, what=str(package)))
 
 

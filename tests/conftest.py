@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from reprokit.manifest import Entry, Manifest
-from reprokit.record import OutputFacts, Record
 from reprokit.registry.local import LocalRegistry
+from reprokit.schema.manifest import Entry, Manifest
+from reprokit.schema.record import OutputFacts, Record
 
 # TensorFlow and Triton each bring an LLVM, and a process that imports one after the other crashes. The tests' own
 # processes may import both frameworks, so PyTorch finds no Triton there; the scripts under test do.

@@ -16,8 +16,8 @@ import pytest
 
 import reprokit
 from reprokit import vfs
-from reprokit.building import build
 from reprokit.errors import NotFoundError
+from reprokit.packages.build import build
 from reprokit.registry.local import LocalRegistry
 
 from .conftest import ROOT, Project, lies_at, overwrite
@@ -154,7 +154,7 @@ try:
     reprokit.vfs.setup("t/other")
 except LookupError as error:
     print(error)
-assert "reprokit.package" not in sys.modules and "msgspec" not in sys.modules
+assert "reprokit.packages.package" not in sys.modules and "msgspec" not in sys.modules
 json.dump({"total": total}, open("metrics.json", "w"))
 """
 

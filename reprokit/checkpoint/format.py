@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from reprokit.canonical import canonical
 from reprokit.client.tensors import MAX_HEADER, check_shape, spell
-from reprokit.digest import Digest, hash_all, hash_bytes
+from reprokit.core.canonical_json import canonical
+from reprokit.core.digest import Digest, hash_all, hash_bytes
 from reprokit.errors import DataMismatchError
-from reprokit.manifest import Entry, Manifest
+from reprokit.schema.manifest import Entry, Manifest
 
 __all__ = ["Piece", "SnapshotMessage", "StoredTensor", "encode", "state_digest_of", "stored_tensors"]
 

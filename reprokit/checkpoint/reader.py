@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy.typing as npt
 
-from reprokit.canonical import metric_values
 from reprokit.checkpoint.format import StoredTensor, stored_tensors
 from reprokit.client.plain import from_json
 from reprokit.client.restored import MAX_JSON, check_index
 from reprokit.client.tensors import MalformedError, Place, StoredArray, as_array, places_of, spell
-from reprokit.config import Config
-from reprokit.digest import hash_bytes
+from reprokit.core.canonical_json import metric_values
+from reprokit.core.config import Config
+from reprokit.core.digest import hash_bytes
+from reprokit.core.refs import PackageRef, is_package_ref, parse_run
+from reprokit.core.safe_json import load_json
 from reprokit.errors import DataMismatchError, NotFoundError
-from reprokit.package import Package
-from reprokit.refs import PackageRef, is_package_ref, parse_run
+from reprokit.packages.package import Package
 from reprokit.registry import Registry, open_registry
-from reprokit.runs import RunStore
+from reprokit.runs.store import RunStore
 from reprokit.store.packs import SMALL
-from reprokit.untrusted import load_json
 
 __all__ = ["Checkpoint", "load_checkpoint"]
 
@@ -154,7 +154,7 @@ class Checkpoint:
 
         Changing one changes neither the checkpoint nor what another call returns.
         """
-        return dict(importlib.import_module("reprokit.checkpoint.torch_codec").state_dict(self, section, names))
+        return dict(importlib.import_module("reprokit.checkpoint.codecs.torch").state_dict(self, section, names))
 
     def load_into(self, model: Any, section: str = "model") -> None:
         """Put parameters, buffers, training flags and `requires_grad` of a PyTorch model to what was saved.
@@ -162,7 +162,7 @@ class Checkpoint:
         Raises:
             DataMismatchError: The model has other tensors.
         """
-        importlib.import_module("reprokit.checkpoint.torch_codec").load_into(self, model, section)
+        importlib.import_module("reprokit.checkpoint.codecs.torch").load_into(self, model, section)
 
     def raw(self, name: str, section: str = "model") -> bytes:
         """Return a tensor's bytes."""

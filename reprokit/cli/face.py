@@ -14,12 +14,12 @@ from typing import Any
 
 import click
 
-from reprokit.canonical import spelled
-from reprokit.config import Config
-from reprokit.journal import any_journal
-from reprokit.progress import Advance
+from reprokit.core.canonical_json import spelled
+from reprokit.core.config import Config
+from reprokit.core.progress import Advance
+from reprokit.core.safe_json import tame
+from reprokit.recording.journal import any_journal
 from reprokit.registry import Registry, open_registry
-from reprokit.untrusted import tame
 
 __all__ = ["Face", "absolute_address", "common", "size"]
 
@@ -46,7 +46,7 @@ class Face:
         """Complete the records of runs that were killed on this machine; without journals nothing is loaded."""
         home = self.config.home
         if any_journal(home):
-            importlib.import_module("reprokit.recording").recover(home)
+            importlib.import_module("reprokit.recording.recorder").recover(home)
 
     def result(self, plain: Any, text: str | Callable[[], str]) -> None:
         """Print a result: `plain` as JSON with --json, else the text."""
@@ -56,7 +56,7 @@ class Face:
         else:
             click.echo(tame(text if isinstance(text, str) else text()))
 
-    # reprokit.progress.Progress
+    # reprokit.core.progress.Progress
 
     def note(self, text: str) -> None:
         if self.quiet:
@@ -84,7 +84,7 @@ class Face:
         if self._bars is not None:
             yield self._bars
             return
-        make = importlib.import_module("reprokit.cli.bars").make_bars  # rich is loaded only where bars are shown
+        make = importlib.import_module("reprokit.cli.text.bars").make_bars  # rich is loaded only where bars are shown
         with make() as bars:
             self._bars = bars
             try:

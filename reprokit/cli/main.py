@@ -11,40 +11,40 @@ from difflib import get_close_matches
 import click
 
 from reprokit._version import __version__
+from reprokit.core.safe_json import tame
 from reprokit.errors import Error
-from reprokit.untrusted import tame
 
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
-    "init": ("recipes", "init", "Draft a recipe for a script."),
-    "lock": ("recipes", "lock", "Pin a recipe's environment and data, and say what moved."),
-    "schema": ("recipes", "schema", "Print the JSON Schema of recipes."),
-    "run": ("running", "run", "Run a recipe and record it."),
-    "resume": ("running", "resume", "Go on with a run that was stopped."),
-    "doctor": ("examining", "doctor", "See whether a recipe's training resumes bit for bit."),
-    "reproduce": ("reproducing", "reproduce", "Repeat a run from its ID and give a verdict."),
-    "diff": ("comparing", "diff", "Compare two runs or two package versions, without running."),
-    "lineage": ("tracing", "lineage", "Show what a run or a version was made from, or what was made from it."),
-    "ls": ("listing", "ls", "List runs and packages, or what is in one."),
-    "show": ("listing", "show", "Show a run or a package version."),
-    "logs": ("listing", "logs", "Print what a run's script wrote."),
-    "log": ("packages", "log", "Show the history of a package."),
-    "package": ("building", "package", "Build packages."),
-    "install": ("packages", "install", "Write a package version into a folder, verified."),
-    "push": ("transferring", "push", "Copy versions or runs into another registry, or for quilt3."),
-    "pull": ("transferring", "pull", "Copy versions or runs from another registry, or one of quilt3's."),
-    "tag": ("packages", "tag", "Point a tag at a package version, for good or until it moves."),
-    "verify": ("packages", "verify", "Check every byte of a version, or of the whole registry."),
-    "rollback": ("upkeep", "rollback", "Make an older version of a package the latest again."),
-    "rm": ("upkeep", "rm", "Delete a package version or a run."),
-    "gc": ("upkeep", "gc", "Remove what no version uses."),
-    "purge": ("upkeep", "purge", "Erase objects for good and leave a tombstone."),
-    "mount": ("mounting", "mount", "Serve a package version as a read-only file system."),
-    "unmount": ("mounting", "unmount", "End a mount, also one whose process was killed."),
-    "checkpoint": ("checkpoints", "checkpoint", "Fetch checkpoints."),
-    "env": ("environments", "env", "Pin environments, and make them from locks."),
-    "export": ("exporting", "export", "Write a run, or its environment, for other tools."),
+    "init": ("commands.recipe", "init", "Draft a recipe for a script."),
+    "lock": ("commands.recipe", "lock", "Pin a recipe's environment and data, and say what moved."),
+    "schema": ("commands.recipe", "schema", "Print the JSON Schema of recipes."),
+    "run": ("commands.run", "run", "Run a recipe and record it."),
+    "resume": ("commands.run", "resume", "Go on with a run that was stopped."),
+    "doctor": ("text.diagnosis", "doctor", "See whether a recipe's training resumes bit for bit."),
+    "reproduce": ("commands.reproduce", "reproduce", "Repeat a run from its ID and give a verdict."),
+    "diff": ("commands.diff", "diff", "Compare two runs or two package versions, without running."),
+    "lineage": ("text.lineage", "lineage", "Show what a run or a version was made from, or what was made from it."),
+    "ls": ("commands.ls", "ls", "List runs and packages, or what is in one."),
+    "show": ("commands.ls", "show", "Show a run or a package version."),
+    "logs": ("commands.ls", "logs", "Print what a run's script wrote."),
+    "log": ("commands.package", "log", "Show the history of a package."),
+    "package": ("commands.build", "package", "Build packages."),
+    "install": ("commands.package", "install", "Write a package version into a folder, verified."),
+    "push": ("commands.transfer", "push", "Copy versions or runs into another registry, or for quilt3."),
+    "pull": ("commands.transfer", "pull", "Copy versions or runs from another registry, or one of quilt3's."),
+    "tag": ("commands.package", "tag", "Point a tag at a package version, for good or until it moves."),
+    "verify": ("commands.package", "verify", "Check every byte of a version, or of the whole registry."),
+    "rollback": ("commands.upkeep", "rollback", "Make an older version of a package the latest again."),
+    "rm": ("commands.upkeep", "rm", "Delete a package version or a run."),
+    "gc": ("commands.upkeep", "gc", "Remove what no version uses."),
+    "purge": ("commands.upkeep", "purge", "Erase objects for good and leave a tombstone."),
+    "mount": ("commands.mount", "mount", "Serve a package version as a read-only file system."),
+    "unmount": ("commands.mount", "unmount", "End a mount, also one whose process was killed."),
+    "checkpoint": ("commands.checkpoint", "checkpoint", "Fetch checkpoints."),
+    "env": ("commands.env", "env", "Pin environments, and make them from locks."),
+    "export": ("commands.export", "export", "Write a run, or its environment, for other tools."),
 }
 
 

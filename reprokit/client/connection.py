@@ -185,7 +185,13 @@ def _start_writer(told: dict[str, Any]) -> Attached:
     script = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "interactive"
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "reprokit.attached", str(theirs.fileno()), json.dumps({"name": script, **told})],
+            [
+                sys.executable,
+                "-m",
+                "reprokit.recording.standalone",
+                str(theirs.fileno()),
+                json.dumps({"name": script, **told}),
+            ],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

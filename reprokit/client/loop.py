@@ -21,7 +21,7 @@ from typing import Any
 
 from reprokit.client import number
 from reprokit.client.connection import connect
-from reprokit.client.kernel import keep
+from reprokit.client.notebook_cells import keep
 from reprokit.client.policy import Policy
 from reprokit.client.restored import Restored, resumed
 from reprokit.client.snapshot import Snapshot

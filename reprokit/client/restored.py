@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from reprokit.client import context, probe
 from reprokit.client.connection import connect
-from reprokit.client.numeric import numeric_facts
+from reprokit.client.facts.numeric import numeric_facts
 from reprokit.client.plain import from_json, strict_json
 from reprokit.client.tensors import MalformedError, StoredArray, as_array, parse
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from reprokit.client import number, probe
-from reprokit.client.numeric import numeric_facts
+from reprokit.client.facts.numeric import numeric_facts
 from reprokit.client.plain import to_json
 from reprokit.client.rng import rng_state
 from reprokit.client.tensors import DTYPES, MAX_RANK, is_native

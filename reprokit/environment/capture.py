@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 from packaging.utils import canonicalize_name
 
-from reprokit.environment.condameta import conda_installed
-from reprokit.environment.installed import actual_rows, record_digest, rows_of
-from reprokit.environment.interpreter import Interpreter
-from reprokit.environment.locators import clean_url
-from reprokit.environment.memory import Memory
-from reprokit.lock import Archive, EnvironmentLock, PipPackage
+from reprokit.environment.conda.meta import conda_installed
+from reprokit.environment.local.clean_url import clean_url
+from reprokit.environment.local.interpreter import Interpreter
+from reprokit.environment.local.stat_cache import Memory
+from reprokit.environment.pip.installed import actual_rows, record_digest, rows_of
+from reprokit.schema.lock import Archive, EnvironmentLock, PipPackage
 
 __all__ = ["Captured", "capture", "capture_environment", "importable_folders", "packages_of"]
 

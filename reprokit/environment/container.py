@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import EnvironmentMismatchError, RefusedError
-from reprokit.lock import EnvironmentLock
-from reprokit.progress import SILENT, Progress
+from reprokit.schema.lock import EnvironmentLock
 
 __all__ = ["Container", "open_container"]
 

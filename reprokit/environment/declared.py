@@ -13,10 +13,10 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from reprokit.core.logical_keys import check_relative, os_errors
+from reprokit.core.safe_yaml import load_yaml
 from reprokit.errors import NotFoundError, RecipeError
-from reprokit.paths import check_relative, os_errors
-from reprokit.plain_yaml import load_yaml
-from reprokit.recipe import Environment
+from reprokit.schema.recipe import Environment
 
 __all__ = ["CondaFile", "declared_files", "read_conda_file", "read_text", "requirements_of_pyproject"]
 

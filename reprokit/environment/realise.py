@@ -7,16 +7,16 @@ import os
 import shutil
 from pathlib import Path
 
+from reprokit.core.logical_keys import os_errors
+from reprokit.core.progress import SILENT, Progress
 from reprokit.environment.capture import capture_environment
-from reprokit.environment.channel import gather_conda
-from reprokit.environment.engine import install_conda
-from reprokit.environment.interpreter import Interpreter, find_interpreter
-from reprokit.environment.venv import install_wheels, make_venv, name_the_final_place
-from reprokit.environment.wheelhouse import Vault, gather
+from reprokit.environment.conda.archives import gather_conda
+from reprokit.environment.conda.rattler import install_conda
+from reprokit.environment.local.interpreter import Interpreter, find_interpreter
+from reprokit.environment.pip.venv import install_wheels, make_venv, name_the_final_place
+from reprokit.environment.pip.wheelhouse import Vault, gather
 from reprokit.errors import EnvironmentMismatchError
-from reprokit.lock import EnvironmentLock
-from reprokit.paths import os_errors
-from reprokit.progress import SILENT, Progress
+from reprokit.schema.lock import EnvironmentLock
 
 __all__ = ["realise"]
 

@@ -11,22 +11,22 @@ from typing import Literal
 
 import msgspec
 
-from reprokit.canonical import canonical
+from reprokit.core.canonical_json import canonical
+from reprokit.core.logical_keys import os_errors
+from reprokit.core.progress import SILENT, Progress
+from reprokit.core.safe_json import load_json
 from reprokit.environment.capture import packages_of
-from reprokit.environment.channel import gather_conda
-from reprokit.environment.condameta import CondaInstalled, conda_installed
-from reprokit.environment.interpreter import Interpreter
-from reprokit.environment.memory import Memory
-from reprokit.environment.wheelhouse import Vault, held, keep, read_name
-from reprokit.environment.wheels import repack
+from reprokit.environment.conda.archives import gather_conda
+from reprokit.environment.conda.meta import CondaInstalled, conda_installed
+from reprokit.environment.local.interpreter import Interpreter
+from reprokit.environment.local.stat_cache import Memory
+from reprokit.environment.pip.wheelhouse import Vault, held, keep, read_name
+from reprokit.environment.pip.wheels import repack
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError
-from reprokit.lock import Archive, EnvironmentLock, PipPackage
-from reprokit.manifest import Entry, Manifest
-from reprokit.paths import os_errors
-from reprokit.progress import SILENT, Progress
 from reprokit.registry import Registry
 from reprokit.registry.base import Sink
-from reprokit.untrusted import load_json
+from reprokit.schema.lock import Archive, EnvironmentLock, PipPackage
+from reprokit.schema.manifest import Entry, Manifest
 
 __all__ = ["kept_entries", "open_vault", "store_archives", "store_vault"]
 

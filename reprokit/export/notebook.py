@@ -8,11 +8,11 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from reprokit.lock import RunLock
-from reprokit.notebook import encode
-from reprokit.record import CheckpointEntry, Record
 from reprokit.registry import Registry
-from reprokit.runs import RunStore, StoredRun
+from reprokit.runs.store import RunStore, StoredRun
+from reprokit.schema.lock import RunLock
+from reprokit.schema.notebook import encode
+from reprokit.schema.record import CheckpointEntry, Record
 
 __all__ = ["as_notebook"]
 
@@ -20,7 +20,8 @@ _OPENING = {
     "pytorch": "`checkpoint.load_into(model)` puts the weights into a model that is built as the run built its own; "
     "`checkpoint.state_dict()` gives them as PyTorch tensors.",
     "keras": "`reprokit checkpoint get --format keras` writes a `.keras` file; `checkpoint.tensors()` has the weights.",
-    "sklearn": "`reprokit.checkpoint.estimators.estimator_of(checkpoint)` gives the estimator; nothing is unpickled.",
+    "sklearn": "`reprokit.checkpoint.codecs.sklearn.estimator_of(checkpoint)` gives the estimator; "
+    "nothing is unpickled.",
 }
 _OTHERWISE = "`checkpoint.tensors()` are read-only NumPy arrays by name."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reprokit.config import Config
+from reprokit.core.config import Config
 from reprokit.errors import UsageError
 from reprokit.registry.base import Registry
 from reprokit.registry.local import LocalRegistry

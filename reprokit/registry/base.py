@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import BinaryIO, Literal
 
-from reprokit.digest import Digest
+from reprokit.core.digest import Digest
+from reprokit.core.progress import SILENT, Progress
+from reprokit.core.refs import PackageRef
 from reprokit.errors import NotFoundError, UsageError
-from reprokit.manifest import Entry, Manifest
-from reprokit.progress import SILENT, Progress
-from reprokit.refs import PackageRef
+from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.reader import Reader
 
 __all__ = ["FORMAT", "Action", "LogEntry", "Registry", "Sink"]

@@ -14,23 +14,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from reprokit.canonical import canonical
-from reprokit.digest import Digest, hash_file
+from reprokit.core.canonical_json import canonical
+from reprokit.core.digest import Digest, hash_file
+from reprokit.core.logical_keys import durable_write, os_errors
+from reprokit.core.progress import SILENT, Progress
+from reprokit.core.refs import check_package_name, check_tag
+from reprokit.core.safe_json import load_json
 from reprokit.errors import NotFoundError, RefusedError, RegistryError
-from reprokit.manifest import Entry, Manifest
-from reprokit.paths import durable_write, os_errors
-from reprokit.progress import SILENT, Progress
-from reprokit.refs import check_package_name, check_tag
 from reprokit.registry.base import FORMAT, LogEntry, Registry, Sink
-from reprokit.registry.history import PackageLogs, Stamp, check_permanent
-from reprokit.registry.signs import SignsOfLife
+from reprokit.registry.liveness import SignsOfLife
+from reprokit.registry.package_log import PackageLogs, Stamp, check_permanent
+from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.index import Index
 from reprokit.store.manifests import ManifestStore
 from reprokit.store.objects import ObjectStore
 from reprokit.store.packs import SMALL
 from reprokit.store.reader import PackReader, Reader
 from reprokit.store.staging import Staging, stage
-from reprokit.untrusted import load_json
 
 __all__ = ["LocalRegistry"]
 

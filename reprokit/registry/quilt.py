@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from reprokit.digest import Digest, copy_hashed, hash_bytes
+from reprokit.core.digest import Digest, copy_hashed, hash_bytes
+from reprokit.core.logical_keys import os_errors
+from reprokit.core.refs import PackageRef, check_package_name, check_tag
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
-from reprokit.manifest import MAX_MANIFEST, Entry, Manifest
-from reprokit.paths import os_errors
-from reprokit.refs import PackageRef, check_package_name, check_tag
 from reprokit.registry.base import LogEntry, Registry, Sink
+from reprokit.schema.manifest import MAX_MANIFEST, Entry, Manifest
 from reprokit.store.objects import corrupt
 
 __all__ = ["LATEST", "MANIFESTS", "OBJECTS", "POINTERS", "QuiltRegistry", "object_place"]

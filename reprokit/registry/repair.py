@@ -9,10 +9,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from reprokit.digest import Digest, hash_file
+from reprokit.core.digest import Digest, hash_file
+from reprokit.core.logical_keys import fsync_folder, os_errors
+from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError
-from reprokit.paths import fsync_folder, os_errors
-from reprokit.progress import SILENT, Progress
 from reprokit.registry.local import LocalRegistry
 from reprokit.store.objects import ObjectStore, is_digest_of
 from reprokit.store.staging import stage

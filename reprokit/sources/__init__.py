@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from reprokit.client.inputs import declared_folder, in_run, names_of
 
 if TYPE_CHECKING:
-    from reprokit.package import Package
+    from reprokit.packages.package import Package
 
 __all__ = ["Source", "open_source"]
 
@@ -57,7 +57,9 @@ class PackageSource:
 
 
 def _reopen(ref: str, registry: str, folder: str) -> PackageSource:
-    return PackageSource(importlib.import_module("reprokit.package").Package.open(ref, registry=registry), folder)
+    return PackageSource(
+        importlib.import_module("reprokit.packages.package").Package.open(ref, registry=registry), folder
+    )
 
 
 def open_source(package: Any, folder: str = "", *, registry: Any = None) -> Source:
@@ -70,6 +72,8 @@ def open_source(package: Any, folder: str = "", *, registry: Any = None) -> Sour
         if in_run():
             root = declared_folder(package)
             return FolderSource(f"{root}/{folder.strip('/')}" if folder.strip("/") else root)
-        opener = importlib.import_module("reprokit.package").Package  # a run's environment need not have what it needs
+        opener = importlib.import_module(
+            "reprokit.packages.package"
+        ).Package  # a run's environment need not have what it needs
         package = opener.open(package, registry=registry)
     return PackageSource(package, folder)

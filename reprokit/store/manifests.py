@@ -18,11 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from reprokit.canonical import canonical
+from reprokit.core.canonical_json import canonical
+from reprokit.core.logical_keys import durable_write
+from reprokit.core.safe_json import printable
 from reprokit.errors import DataMismatchError, NotFoundError
-from reprokit.manifest import MAX_ENTRIES, MAX_MANIFEST, Manifest
-from reprokit.paths import durable_write
-from reprokit.untrusted import printable
+from reprokit.schema.manifest import MAX_ENTRIES, MAX_MANIFEST, Manifest
 
 __all__ = ["ManifestStore"]
 

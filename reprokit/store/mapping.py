@@ -13,9 +13,9 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from reprokit.digest import CHUNKED, Digest, hash_all, hash_bytes
-from reprokit.manifest import Entry
-from reprokit.paths import os_errors
+from reprokit.core.digest import CHUNKED, Digest, hash_all, hash_bytes
+from reprokit.core.logical_keys import os_errors
+from reprokit.schema.manifest import Entry
 from reprokit.store.objects import ObjectStore, corrupt
 
 __all__ = ["map_loose"]

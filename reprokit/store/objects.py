@@ -13,12 +13,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-from reprokit.digest import CHUNKED, Digest, copy_hashed, hash_bytes
+from reprokit.core.digest import CHUNKED, Digest, copy_hashed, hash_bytes
+from reprokit.core.safe_json import load_json
 from reprokit.errors import DataMismatchError, NotFoundError, PurgedError
-from reprokit.manifest import Entry, Manifest
+from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.index import Index, PackPlace
 from reprokit.store.packs import PACK_NAME, SMALL, Member, Pack
-from reprokit.untrusted import load_json
 
 __all__ = ["OWNER", "TEMPORARY", "ObjectStore", "corrupt", "hint_of", "is_digest_of", "parse_hint"]
 

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from reprokit.digest import Hasher
+from reprokit.core.digest import Hasher
 from reprokit.errors import DataMismatchError
 
 __all__ = ["MAX_MEMBERS", "PACK_NAME", "SMALL", "Member", "Pack", "PackWriter"]

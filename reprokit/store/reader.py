@@ -10,10 +10,10 @@ from hashlib import sha256
 from os import pread
 from typing import BinaryIO, Protocol
 
-from reprokit.digest import hash_view
+from reprokit.core.digest import hash_view
+from reprokit.core.logical_keys import os_errors
 from reprokit.errors import DataMismatchError
-from reprokit.manifest import Entry, Manifest
-from reprokit.paths import os_errors
+from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.mapping import map_loose
 from reprokit.store.objects import ObjectStore, corrupt
 from reprokit.store.packs import PACK_NAME, SMALL, Pack

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from reprokit.digest import CHUNKED, Digest, copy_hashed, hash_bytes, hash_view, write_all
+from reprokit.core.digest import CHUNKED, Digest, copy_hashed, hash_bytes, hash_view, write_all
+from reprokit.core.logical_keys import fsync_folder, make_folder
 from reprokit.errors import RefusedError
-from reprokit.paths import fsync_folder, make_folder
 from reprokit.store.index import PackPlace
 from reprokit.store.objects import OWNER, TEMPORARY, ObjectStore, corrupt, hint_of, is_digest_of
 from reprokit.store.packs import SMALL, PackWriter

@@ -23,7 +23,7 @@ from reprokit.client.plain import strict_json
 from reprokit.client.restored import Restored
 from reprokit.client.tensors import MalformedError, as_array, parse
 from reprokit.errors import Error
-from reprokit.package import Package
+from reprokit.packages.package import Package
 from reprokit.registry.local import LocalRegistry
 from tests.checkpoint.making import Files, make, store
 
@@ -54,7 +54,7 @@ def _load_state(path: Path) -> None:
 
 
 def _load_pickle(path: Path) -> None:
-    load = importlib.import_module("reprokit.checkpoint.pickles").load_pickled
+    load = importlib.import_module("reprokit.checkpoint.safe_pickle.load").load_pickled
     refused = 0
     for types in ([], _NAMED):
         try:
@@ -66,13 +66,13 @@ def _load_pickle(path: Path) -> None:
 
 
 def _load_skops(path: Path) -> None:
-    importlib.import_module("reprokit.checkpoint.estimators").load_skops(path.read_bytes())
+    importlib.import_module("reprokit.checkpoint.codecs.sklearn").load_skops(path.read_bytes())
 
 
 def _load_resumed(path: Path) -> None:
     """Load a skops file as the callback of a resumed run does, spelled as it expects where that can be done."""
     model, data = importlib.import_module("sklearn.linear_model").LogisticRegression(), path.read_bytes()
-    module = importlib.import_module("reprokit.callbacks.sklearn_skops")
+    module = importlib.import_module("reprokit.callbacks.sklearn.skops_file")
     with contextlib.suppress(Exception):
         module.audit(data)
         data = module._canonical(data).data
@@ -102,7 +102,7 @@ class _WithConfig(Checkpoint):
 
 
 def _load_keras(path: Path) -> None:
-    importlib.import_module("reprokit.checkpoint.keras_codec").load_model(_WithConfig(path))
+    importlib.import_module("reprokit.checkpoint.codecs.keras").load_model(_WithConfig(path))
 
 
 def _load_checkpoint(path: Path) -> None:
@@ -131,7 +131,7 @@ _LOADERS: dict[str, Callable[[Path], None]] = {
 def main(kind: str, folder: Path, megabytes: int) -> None:
     load = _LOADERS[kind]
     if kind in ("pt", "keras"):
-        importlib.import_module("torch" if kind == "pt" else "reprokit.checkpoint.keras_codec")
+        importlib.import_module("torch" if kind == "pt" else "reprokit.checkpoint.codecs.keras")
     copyreg.add_extension("os", "system", 1)
     if kind == "pickle":
         copyreg._extension_cache[1] = os.system  # type: ignore[attr-defined]  # as if it had been used before

@@ -11,9 +11,9 @@ import numpy as np
 from reprokit.checkpoint.format import SnapshotMessage, encode
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.client.tensors import DTYPES
-from reprokit.manifest import Entry, Manifest
-from reprokit.package import Package
+from reprokit.packages.package import Package
 from reprokit.registry import Registry
+from reprokit.schema.manifest import Entry, Manifest
 
 Files = dict[str, tuple[bytes, dict[str, Any]]]
 Tensor = np.ndarray[Any, Any] | tuple[str, tuple[int, ...], bytes]

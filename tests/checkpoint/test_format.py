@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprokit.checkpoint.format import Piece, SnapshotMessage, encode, stored_tensors
-from reprokit.digest import hash_bytes
+from reprokit.core.digest import hash_bytes
 from reprokit.errors import DataMismatchError
-from reprokit.manifest import Entry, Manifest
+from reprokit.schema.manifest import Entry, Manifest
 
 
 def _message(tensors: dict[str, np.ndarray], **facts: object) -> tuple[SnapshotMessage, memoryview]:

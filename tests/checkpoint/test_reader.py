@@ -14,11 +14,11 @@ import pytest
 from reprokit.checkpoint.reader import Checkpoint, load_checkpoint
 from reprokit.client.tensors import DTYPES
 from reprokit.errors import DataMismatchError, NotFoundError
-from reprokit.package import Package
+from reprokit.packages.package import Package
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.quilt_writing import QuiltWriter
+from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.runs.transfer import push
 from reprokit.store import mapping
-from reprokit.transfer import push
 from tests.checkpoint.making import make
 from tests.conftest import ROOT, Project, lies_at, overwrite
 

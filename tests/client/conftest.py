@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reprokit.client.overlay import Overlay, install, remove
+from reprokit.client.overlay.install import Overlay, install, remove
 
 FILES = {
     "labels.csv": b"name,label\ncat.jpg,0\r\ndog.jpg,1\n",

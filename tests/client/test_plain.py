@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reprokit.canonical import canonical
 from reprokit.client.plain import from_json, strict_json, to_json
+from reprokit.core.canonical_json import canonical
 
 _SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(max_size=40),

@@ -33,5 +33,5 @@ def test_version_loads_no_framework_and_nothing_of_ours_but_the_command_table() 
 
 
 def test_ls_loads_no_framework() -> None:
-    loaded = _modules("import reprokit.cli.listing")
+    loaded = _modules("import reprokit.cli.commands.ls")
     assert not (_HEAVY - {"yaml"}) & loaded, _HEAVY & loaded

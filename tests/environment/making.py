@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from reprokit.environment.wheels import repack
+from reprokit.environment.pip.wheels import repack
 
 
 def wheel(

@@ -21,8 +21,8 @@ import pytest
 
 from reprokit.environment.container import Container, open_container
 from reprokit.errors import EnvironmentMismatchError, RecipeError, RefusedError
-from reprokit.lock import EnvironmentLock
-from reprokit.recipe import from_plain
+from reprokit.schema.lock import EnvironmentLock
+from reprokit.schema.recipe import from_plain
 from tests.conftest import Project
 from tests.environment.making import repacked
 from tests.export.building import Buildah, base_root

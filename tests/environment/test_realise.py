@@ -17,9 +17,9 @@ import msgspec
 import pytest
 
 from reprokit.environment.capture import capture_environment
-from reprokit.environment.interpreter import Interpreter, find_interpreter
+from reprokit.environment.local.interpreter import Interpreter, find_interpreter
+from reprokit.environment.pip.wheelhouse import Vault
 from reprokit.environment.realise import realise
-from reprokit.environment.wheelhouse import Vault
 from reprokit.errors import EnvironmentMismatchError
 from tests.conftest import ROOT, Project
 from tests.environment.making import needed_by_reprokit, only, repacked, venv, wheel

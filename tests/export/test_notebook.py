@@ -12,9 +12,9 @@ from nbclient import NotebookClient
 
 from reprokit.checkpoint.reader import load_checkpoint
 from reprokit.export.notebook import as_notebook
-from reprokit.record import CodeFacts
 from reprokit.registry.local import LocalRegistry
-from reprokit.runs import RunStore
+from reprokit.runs.store import RunStore
+from reprokit.schema.record import CodeFacts
 from tests.conftest import Project, put_run
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from reprokit.canonical import canonical
-from reprokit.digest import hash_bytes
-from reprokit.manifest import Entry, Manifest
-from reprokit.record import CheckpointEntry, Record
+from reprokit.core.canonical_json import canonical
+from reprokit.core.digest import hash_bytes
 from reprokit.registry.local import LocalRegistry
-from reprokit.runs import RunStore, StoredRun
+from reprokit.runs.store import RunStore, StoredRun
+from reprokit.schema.manifest import Entry, Manifest
+from reprokit.schema.record import CheckpointEntry, Record
 
 __all__ = ["Forger"]
 

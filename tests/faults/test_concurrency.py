@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from reprokit.building import build
-from reprokit.package import Package, verify_registry
+from reprokit.packages.build import build
+from reprokit.packages.package import Package, verify_registry
+from reprokit.registry.gc import collect_garbage
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.upkeep import collect_garbage
 
 from ..conftest import ROOT
 from .audit import SCALE, garbage, history, living
@@ -23,10 +23,10 @@ READERS = 2
 COMMON = """
 import os, random, sys, time
 from pathlib import Path
-from reprokit.building import build
+from reprokit.packages.build import build
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.upkeep import collect_garbage
-from reprokit.package import Package
+from reprokit.registry.gc import collect_garbage
+from reprokit.packages.package import Package
 
 def files(message):
     draw = random.Random(message)

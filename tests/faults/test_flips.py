@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from reprokit.building import build
+from reprokit.core.refs import PackageRef
 from reprokit.errors import Error
-from reprokit.package import verify_registry
-from reprokit.refs import PackageRef
+from reprokit.packages.build import build
+from reprokit.packages.package import verify_registry
+from reprokit.packages.tree_cache import lay_out
 from reprokit.registry.local import LocalRegistry
 from reprokit.store.packs import SMALL
-from reprokit.tree import lay_out
 
 from .audit import SCALE, Content
 

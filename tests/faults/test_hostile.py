@@ -19,15 +19,15 @@ from typing import Any
 
 import pytest
 
-from reprokit.building import build
-from reprokit.digest import hash_bytes
+from reprokit.core.digest import hash_bytes
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RegistryError, UsageError
-from reprokit.manifest import Entry, Manifest
-from reprokit.package import Package, verify_registry
+from reprokit.packages.build import build
+from reprokit.packages.package import Package, verify_registry
+from reprokit.packages.tree_cache import lay_out
+from reprokit.registry.gc import collect_garbage, purge
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.upkeep import collect_garbage, purge
+from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.packs import SMALL
-from reprokit.tree import lay_out
 
 from ..conftest import ROOT, lies_at, overwrite
 from .audit import garbage
@@ -366,9 +366,9 @@ def test_a_pack_that_shrinks_while_it_is_open_does_not_kill_its_reader(registry)
     code = """
 import os, sys
 from pathlib import Path
-from reprokit.building import build
+from reprokit.packages.build import build
 from reprokit.errors import Error
-from reprokit.package import Package
+from reprokit.packages.package import Package
 from reprokit.registry.local import LocalRegistry
 registry = LocalRegistry(Path(sys.argv[1]))
 values = {f"{number}": os.urandom(5000) for number in range(10)}
@@ -459,11 +459,11 @@ def test_what_is_no_package_in_the_log_is_named_and_the_rest_verified(registry):
 WRITE = """
 import os, sys
 from pathlib import Path
-from reprokit.building import build
+from reprokit.packages.build import build
 from reprokit.errors import Error
-from reprokit.package import Package, verify_registry
+from reprokit.packages.package import Package, verify_registry
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.upkeep import collect_garbage, purge
+from reprokit.registry.gc import collect_garbage, purge
 if sys.argv[2] == "nobody":
     os.setgroups([])
     os.setgid(65534)

@@ -17,12 +17,12 @@ from types import FrameType
 
 import pytest
 
-from reprokit.building import build
+from reprokit.core.refs import PackageRef
 from reprokit.errors import PurgedError
-from reprokit.package import Package, verify_registry
-from reprokit.refs import PackageRef
+from reprokit.packages.build import build
+from reprokit.packages.package import Package, verify_registry
+from reprokit.registry.gc import collect_garbage, purge
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.upkeep import collect_garbage, purge
 from reprokit.store.packs import SMALL
 
 from .audit import SCALE, Content, garbage, history

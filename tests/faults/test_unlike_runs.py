@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reprokit.registry.local import LocalRegistry
-from reprokit.runs import RunStore
+from reprokit.runs.store import RunStore
 from tests.conftest import RECIPE, SCRIPT, Project, lies_at, overwrite
 from tests.faults.reproducing import Bench
 

@@ -5,11 +5,11 @@ import random
 
 import pytest
 
-from reprokit.digest import hash_bytes
+from reprokit.core.digest import hash_bytes
+from reprokit.core.refs import PackageRef
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
-from reprokit.manifest import Entry, Manifest
-from reprokit.refs import PackageRef
 from reprokit.registry import Registry
+from reprokit.schema.manifest import Entry, Manifest
 
 
 def store(registry: Registry, files: dict[str, bytes], message: str | None = None) -> Manifest:

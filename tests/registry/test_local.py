@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from reprokit.building import build
+from reprokit.core.refs import PackageRef
 from reprokit.errors import DataMismatchError, RegistryError, UsageError
-from reprokit.package import verify_registry
-from reprokit.refs import PackageRef
+from reprokit.packages.build import build
+from reprokit.packages.package import verify_registry
 from reprokit.registry import open_registry
 from reprokit.registry.local import LocalRegistry
 
@@ -22,7 +22,7 @@ from .contract import RegistryContract, store
 BUILD_FIVE = """
 import sys
 from pathlib import Path
-from reprokit.building import build
+from reprokit.packages.build import build
 from reprokit.registry import open_registry
 root, worker = Path(sys.argv[1]), sys.argv[2]
 for number in range(5):
@@ -35,7 +35,7 @@ for number in range(5):
 BUILD_AND_DIE = """
 import os, sys
 from pathlib import Path
-from reprokit.building import build
+from reprokit.packages.build import build
 from reprokit.registry import open_registry
 left = int(sys.argv[4])
 real = getattr(os, sys.argv[3])

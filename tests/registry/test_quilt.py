@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from reprokit.building import build
-from reprokit.digest import CHUNKED, PLAIN, hash_bytes
+from reprokit.core.digest import CHUNKED, PLAIN, hash_bytes
+from reprokit.core.refs import PackageRef
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError, RegistryError
-from reprokit.manifest import Entry, Manifest
-from reprokit.package import Package, verify_registry
-from reprokit.refs import PackageRef
+from reprokit.packages.build import build
+from reprokit.packages.package import Package, verify_registry
 from reprokit.registry import open_registry
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.quilt import QuiltRegistry
-from reprokit.registry.quilt_writing import QuiltWriter
-from reprokit.transfer import pull, push
+from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.runs.transfer import pull, push
+from reprokit.schema.manifest import Entry, Manifest
 
 RUN = "20261123-101500-7c1e9f"
 
@@ -433,8 +433,8 @@ def tree(root: Path) -> dict[str, tuple[int, int]]:
 PUSH_AND_DIE = """
 import os, signal, sys
 from reprokit.registry import open_registry
-from reprokit.registry.quilt_writing import QuiltWriter
-from reprokit.transfer import push
+from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.runs.transfer import push
 left = int(sys.argv[4])
 module, name = (os, "fsync") if sys.argv[3] == "fsync" else (__import__("pathlib").Path, "replace")
 real = getattr(module, name)

@@ -8,14 +8,14 @@ import shutil
 
 import pytest
 
-from reprokit.building import build
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError
-from reprokit.package import Package, verify_registry
+from reprokit.packages.build import build
+from reprokit.packages.package import Package, verify_registry
 from reprokit.registry import open_registry
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.quilt import QuiltRegistry
-from reprokit.registry.quilt_writing import QuiltWriter
-from reprokit.transfer import pull, push
+from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.runs.transfer import pull, push
 
 os.environ.setdefault("QUILT_DISABLE_USAGE_METRICS", "true")
 os.environ.setdefault("QUILT_MINIMIZE_STDOUT", "true")

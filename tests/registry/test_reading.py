@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from reprokit.building import build
-from reprokit.digest import hash_bytes
+from reprokit.core.digest import hash_bytes
+from reprokit.core.refs import PackageRef
 from reprokit.errors import NotFoundError, UsageError
-from reprokit.package import Package, verify_registry
-from reprokit.refs import PackageRef
+from reprokit.packages.build import build
+from reprokit.packages.package import Package, verify_registry
 from reprokit.registry import Registry, open_registry
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.quilt import QuiltRegistry
-from reprokit.registry.quilt_writing import QuiltWriter
-from reprokit.transfer import push
+from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.runs.transfer import push
 
 MIB = 1024 * 1024
 SIZES = {"empty": 0, "d/one": 1, "d/é 100% #?+&;.csv": 5000, "under": MIB - 1, "exact": MIB, "over": 9 * MIB}

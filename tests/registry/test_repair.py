@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from reprokit.building import build
-from reprokit.package import Package, verify_registry
+from reprokit.packages.build import build
+from reprokit.packages.package import Package, verify_registry
+from reprokit.registry.gc import purge
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.repair import set_aside_damaged
-from reprokit.registry.upkeep import purge
 from reprokit.store.packs import SMALL
 
 from ..conftest import lies_at, overwrite

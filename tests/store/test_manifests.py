@@ -2,10 +2,10 @@
 
 import pytest
 
-from reprokit.building import build
+from reprokit.core.refs import PackageRef
 from reprokit.errors import DataMismatchError
-from reprokit.package import Package, verify_registry
-from reprokit.refs import PackageRef
+from reprokit.packages.build import build
+from reprokit.packages.package import Package, verify_registry
 from reprokit.registry.local import LocalRegistry
 
 VALUES = {f"{number:03d}": b"%d" % number for number in range(100)}

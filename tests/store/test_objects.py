@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from reprokit.digest import PLAIN, hash_bytes
+from reprokit.core.digest import PLAIN, hash_bytes
 from reprokit.errors import DataMismatchError, NotFoundError
-from reprokit.manifest import Entry
+from reprokit.schema.manifest import Entry
 from reprokit.store.index import Index
 from reprokit.store.objects import ObjectStore, hint_of, parse_hint
 from reprokit.store.packs import SMALL, Member

@@ -165,7 +165,7 @@ def _report_at_exit(process):
         connection = sys.modules.get("reprokit.client.connection")
         talked = connection is not None and connection.is_connected()
         if os.getpid() == own and (process == "0" or talked):
-            from reprokit.client import ending
+            from reprokit.client import at_exit as ending
 
             ending.report()
 
@@ -177,7 +177,7 @@ def _lay_over(told):
     import json
 
     from reprokit.client.inputs import FolderLayer
-    from reprokit.client.overlay import Overlay, install
+    from reprokit.client.overlay.install import Overlay, install
 
     overlay = Overlay()
     for place, folder in json.loads(told):

@@ -21,7 +21,7 @@ def skops_files(canary: str, scale: int) -> Corpus:
     """Yield skops files as the callback writes them, but for what was changed. Needs scikit-learn and skops."""
     from sklearn.linear_model import LogisticRegression
 
-    from reprokit.callbacks.sklearn_skops import dump
+    from reprokit.callbacks.sklearn.skops_file import dump
 
     model = LogisticRegression().fit(np.arange(8.0).reshape(4, 2), [0, 1, 0, 1])
     sound = dump(model).data

@@ -1,0 +1,5 @@
+"""The callback for Hugging Face's Trainer."""
+
+from reprokit.callbacks.transformers.callback import PackageCheckpoint
+
+__all__ = ["PackageCheckpoint"]

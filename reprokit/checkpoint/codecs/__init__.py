@@ -1,0 +1,1 @@
+"""Checkpoints as frameworks' own objects, and back."""

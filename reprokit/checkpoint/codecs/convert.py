@@ -1,0 +1,100 @@
+"""A checkpoint as files of other formats. A framework is loaded only where its format is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from reprokit.checkpoint.reader import Checkpoint
+from reprokit.client.tensors import spell
+from reprokit.core.logical_keys import os_errors
+from reprokit.errors import RefusedError, UsageError
+
+__all__ = ["FORMATS", "Format", "convert", "save_safetensors"]
+
+Format = Literal["safetensors", "keras", "pt", "joblib"]
+FORMATS: tuple[Format, ...] = ("safetensors", "keras", "pt", "joblib")
+_WRITERS = {  # format: module, function, file, what to install
+    "pt": ("reprokit.checkpoint.codecs.torch", "save_pt", "checkpoint.pt", "torch"),
+    "keras": ("reprokit.checkpoint.codecs.keras", "save_keras", "model.keras", "keras"),
+    "joblib": ("reprokit.checkpoint.codecs.sklearn", "save_joblib", "model.joblib", "sklearn"),
+}
+_NOT_PYTORCH = {"numpy", "keras", "tensorflow", "sklearn"}
+
+
+def convert(checkpoint: Checkpoint, form: Format, folder: Path, *, types: Sequence[str] = ()) -> list[Path]:
+    """Write a checkpoint into a new folder, every byte verified; the folder appears whole or not at all.
+
+    Args:
+        types: For joblib, full names of the types that the estimator may hold beyond those that skops knows.
+    Returns:
+        The files.
+    Raises:
+        RefusedError: The folder exists and is not empty; or the estimator holds types that are not named.
+        DataMismatchError: Something is corrupt, or cannot be had in that format.
+        UsageError: The framework is not installed; or types were named for another format.
+    """
+    if types and form != "joblib":
+        raise UsageError("Types are named for joblib files only.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RefusedError(f"{folder} exists and is not empty; nothing was written.", hint="Name a new folder.")
+    with os_errors(f"Writing {folder}"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            temporary.chmod(0o755)
+            if form == "safetensors":
+                save_safetensors(checkpoint, temporary)
+            else:
+                _write(checkpoint, form, temporary, types)
+            if folder.exists():
+                folder.rmdir()
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return sorted(folder.iterdir())
+
+
+def _write(checkpoint: Checkpoint, form: Format, folder: Path, types: Sequence[str]) -> None:
+    module, function, name, extra = _WRITERS[form]
+    try:
+        write: Any = getattr(importlib.import_module(module), function)
+    except ImportError as error:
+        raise UsageError(
+            f"Writing .{form} needs a library that is not installed here: {error.name}.",
+            hint=f"`pip install 'reprokit-runs[{extra}]'`",
+        ) from None
+    if form == "joblib":
+        write(checkpoint, folder / name, types=types)
+    else:
+        write(checkpoint, folder / name)
+
+
+def save_safetensors(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write one file per section, `model.safetensors` and so on, with `state.json` and `config.json` beside them.
+
+    Tied weights are stored once; their other names are in the file's metadata, as `safetensors.torch.save_model` has
+    them.
+    """
+    for section in checkpoint.sections:
+        if f"{section}.safetensors.index.json" in checkpoint.package:
+            _merge(checkpoint, section, folder / f"{section}.safetensors")
+    for name in ("state.json", "config.json", "model.skops"):
+        if name in checkpoint.package:
+            (folder / name).write_bytes(checkpoint.package.entry(name).read())
+
+
+def _merge(checkpoint: Checkpoint, section: str, path: Path) -> None:
+    aliases = checkpoint.aliases(section)
+    made_by = "np" if str(checkpoint.facts.get("framework")) in _NOT_PYTORCH else "pt"
+    arrays = {name: array for name, array in checkpoint.arrays(section).items() if name not in aliases}
+    told = {name: (array.dtype, array.shape, len(array.data)) for name, array in arrays.items()}
+    head, places = spell(told, metadata={**aliases, "format": made_by})
+    with path.open("xb") as sink:
+        sink.write(head)
+        for name in places:
+            sink.write(arrays[name].data)

@@ -1,0 +1,1 @@
+"""Pickles that may be a stranger's: data and named types, nothing executed."""

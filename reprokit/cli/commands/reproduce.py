@@ -1,0 +1,95 @@
+"""reproduce."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reprokit.cli.bisection import bisected, bisection_text, confirm
+from reprokit.cli.commands.run import FaceObserver
+from reprokit.cli.face import Face, common
+from reprokit.cli.text.causes import explanation_text
+from reprokit.cli.text.record import verdict_text
+from reprokit.cli.text.two_runs import both_text
+from reprokit.errors import RefusedError, UsageError
+from reprokit.reproduction.bisect import Bisection
+from reprokit.reproduction.overrides import Overrides
+from reprokit.reproduction.reproduce import reproduce as reproduce_run
+from reprokit.runs.store import RunStore
+from reprokit.schema.verdict import exit_code
+
+__all__ = ["reproduce"]
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "--with",
+    "changes",
+    multiple=True,
+    metavar="WHAT=VALUE",
+    help="Change one thing: code=DIR or RUN, data.NAME=REF, param.NAME=V, threads=N, seed=N, variable.NAME=V, "
+    "env=current or RUN. Forbids BITWISE.",
+)
+@click.option("--until", metavar="epoch=N", help="Stop after this epoch (from 0) and compare up to it.")
+@click.option(
+    "--tolerance", type=click.Path(path_type=Path, exists=True), help="A tolerance given now; listed as relaxed."
+)
+@click.option("--explain", is_flag=True, help="Of each cause, say why, what it consists of, and how it would be tried.")
+@click.option(
+    "--bisect",
+    "bisects",
+    is_flag=True,
+    help="Where bits differ, try the causes one at a time, and name the guilty one.",
+)
+@click.option("-y", "--yes", is_flag=True, help="Execute a colleague's code without asking.")
+@common
+def reproduce(
+    face: Face,
+    run: str,
+    changes: tuple[str, ...],
+    until: str | None,
+    tolerance: Path | None,
+    explain: bool,
+    bisects: bool,
+    yes: bool,
+) -> None:
+    """Repeat RUN from nothing but the registry: fetch, lay out, execute, compare, give a verdict.
+
+    The verdict is kept as a version of the package verdicts/RUN, beside the repetition's own record.
+    """
+    overrides = Overrides.parse(changes, until=until, tolerance=tolerance)
+    if bisects and until is not None:
+        raise UsageError("--bisect itself stops where the first difference is: leave --until out.")
+    if not yes:
+        confirm(face, run)
+    with face.epochs():
+        verdict = reproduce_run(
+            run,
+            registry=face.registry_option,
+            overrides=overrides,
+            command=["reprokit", *sys.argv[1:]],
+            progress=face,
+            observer=FaceObserver(face),
+            echo=face.write,
+        )
+    found: Bisection | None = None
+    if bisects and verdict.verdict not in ("BITWISE", "INCONCLUSIVE"):
+        try:
+            found = bisected(face, verdict.reproduces, verdict.run_id)
+        except RefusedError as error:
+            face.note(f"{error.message} {error.hint or ''}".rstrip())
+    plain: dict[str, Any] = {**verdict.plain(), **({"bisection": found.plain()} if found else {})}
+
+    def text() -> str:
+        runs = RunStore(face.registry())
+        parts = [both_text(runs.load(verdict.reproduces).record, runs.load(verdict.run_id).record)]
+        parts += [explanation_text(verdict)] if explain else []
+        parts += [bisection_text(found)] if found else []
+        return "\n".join([*filter(None, parts), verdict_text(verdict, title="reproduce")])
+
+    face.result(plain, text)
+    sys.exit(exit_code(verdict.verdict))

@@ -1,0 +1,1 @@
+"""What the script's process tells of itself: numbers, kernels, packages."""

@@ -1,0 +1,1 @@
+"""Files of packages laid over local paths, without writing one."""

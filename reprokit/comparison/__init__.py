@@ -1,0 +1,1 @@
+"""Two runs, two checkpoints, two files: in what they differ."""

@@ -1,0 +1,1 @@
+"""Two files of one name, by their format."""

@@ -1,0 +1,1 @@
+"""What everything else stands on: digests, canonical JSON, names, files; knows nothing of runs."""

@@ -1,0 +1,1 @@
+"""This interpreter, and what is remembered of its files."""

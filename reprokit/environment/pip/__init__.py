@@ -1,0 +1,1 @@
+"""Wheels, indexes and venvs."""

@@ -1,0 +1,1 @@
+"""Lock → world: one run, from its workspace to its record."""

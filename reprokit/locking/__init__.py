@@ -1,0 +1,1 @@
+"""World → lock: code, data and environment pinned."""

@@ -1,0 +1,165 @@
+"""Lock a recipe as it stands, and store its code: everything that an execution needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from reprokit.core.config import Config
+from reprokit.core.progress import SILENT, Progress
+from reprokit.environment.capture import importable_folders
+from reprokit.environment.local.interpreter import Interpreter
+from reprokit.environment.vault import store_archives, store_vault
+from reprokit.errors import NotFoundError, RecipeError
+from reprokit.locking.git_tree import Repository, code_entries
+from reprokit.locking.prepared import Prepared
+from reprokit.locking.recipe_lock import Ready, lock_run, read_recipe, recipe_lock_for, recipe_lock_path
+from reprokit.registry import Registry
+from reprokit.registry.base import Sink
+from reprokit.schema import recipe as recipes
+from reprokit.schema.lock import RecipeLock
+from reprokit.schema.manifest import Entry
+from reprokit.schema.notebook import Notebook
+from reprokit.schema.recipe import Environment, Recipe
+
+__all__ = ["prepare"]
+
+
+def prepare(
+    path: Path,
+    *,
+    config: Config,
+    registry: Registry,
+    params: Mapping[str, Any],
+    seed: int | None,
+    exact: bool,
+    allow_dirty: bool,
+    in_place: bool,
+    name: str | None,
+    progress: Progress = SILENT,
+    into: Registry | None = None,
+    store: bool = True,
+) -> Prepared:
+    """Lock a recipe as it stands, and store its code (with `store`).
+
+    Args:
+        registry: What the data is pinned from.
+        into: Where the code goes; the same registry by default.
+    """
+    recipe = with_params(read_recipe(path), params, seed)
+    repository = Repository(path.absolute().parent)
+    ignore = repository.relative(recipe_lock_path(path.absolute()))
+    notebook = recipe.code.notebook
+    with repository.capture(allow_dirty=allow_dirty or in_place, ignore=(ignore,), notebook=notebook) as capture:
+        check_entrypoint(recipe, {blob.path for blob in capture.blobs}, repository.root)
+        with progress.task("Capturing the environment", None):
+            pins, ready = recipe_lock_for(
+                path, recipe, registry=registry, root=repository.root, cache=config.cache, exact=exact,
+                progress=progress,
+            )  # fmt: skip
+        code = msgspec.structs.replace(capture.identity, python_path=importable_folders(repository.root))
+        lock = lock_run(recipe, code, pins)
+        entries: list[Entry] = []
+        warnings: list[str] = []
+        if store:
+            with progress.task("Storing the code", None), (into or registry).staging() as sink:
+                entries, warnings = code_entries(repository, capture, sink)
+                for key, data in (("recipe.yaml", path.read_bytes()), ("code.patch", capture.patch)):
+                    if data:
+                        digest, size = sink.put_bytes(data)
+                        entries.append(Entry(key, size, digest))
+                entries += store_archives(ready.archives, sink)
+                vaulted, unpacked = _vaulted(recipe, pins, ready, sink, config=config, progress=progress)
+                entries, warnings = [*entries, *vaulted], [*warnings, *unpacked]
+        facts = capture.facts
+    if not recipe_lock_path(path).exists():
+        warnings += shared_environment()
+    warnings += ignored_python_path(repository.root)
+    if notebook is not None and capture.notebook is not None:
+        warnings += Notebook.parse(capture.notebook, what=notebook).warnings(notebook)
+    return Prepared(
+        lock=lock,
+        entries=entries,
+        code=facts,
+        name=name or recipe.name,
+        warnings=warnings,
+        in_place=repository.root if in_place else None,
+        python=ready.python,
+        container=ready.container,
+    )
+
+
+def _vaulted(
+    recipe: Recipe, pins: RecipeLock, ready: Ready, sink: Sink, *, config: Config, progress: Progress
+) -> tuple[list[Entry], list[str]]:
+    """Store the packages that the recipe wants kept; return their entries, and what is to be said of packages."""
+    which = recipe.environment.vault if isinstance(recipe.environment, Environment) else "unserved"
+    warnings = [
+        f"{name} was changed since it was installed: {', '.join(files[:3])}"
+        + (f" and {len(files) - 3} more files" if len(files) > 3 else "")
+        for name, files in sorted(ready.changed.items())
+    ]
+    if which == "none" or ready.container is not None:
+        return [], warnings
+    interpreter = Interpreter.of(ready.python)
+    entries, lost = store_vault(
+        pins.environment, which, ready.changed, sink, interpreter=interpreter, cache=config.cache, progress=progress
+    )
+    return entries, [*warnings, *lost]
+
+
+def shared_environment() -> list[str]:
+    """Return a warning if reprokit runs in a system's Python, or in conda's base environment."""
+    if (Path(sys.prefix) / "conda-meta").is_dir():
+        base = (Path(sys.prefix) / "condabin").is_dir()
+        return [f"This is conda's base environment, {sys.prefix}: it changes as conda does."] if base else []
+    if sys.prefix == sys.base_prefix:
+        return [f"This is not a virtual environment: {sys.prefix} is shared with other work."]
+    return []
+
+
+def ignored_python_path(root: Path) -> list[str]:
+    """Return a warning for folders on PYTHONPATH that are neither code of this repository nor environment."""
+    ours = Path(__file__).resolve().parents[2]
+    places = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    dropped = [str(place) for place in places if place != ours and not place.is_relative_to(root.resolve())]
+    if not dropped:
+        return []
+    return [f"PYTHONPATH is not part of the locked environment; the script does not get {', '.join(dropped)}."]
+
+
+def with_params(recipe: Recipe, params: Mapping[str, Any], seed: int | None) -> Recipe:
+    """Return the recipe with parameters and seed replaced; a parameter that it does not declare is refused."""
+    for key in params:
+        if key not in recipe.params:
+            close = get_close_matches(key, recipe.params, n=1)
+            guess = f"Did you mean {close[0]!r}? " if close else ""
+            raise RecipeError(
+                f"The recipe declares no parameter {key!r}.",
+                hint=f"{guess}Declared: {', '.join(recipe.params) or 'none'}.",
+            )
+    plain = recipes.to_plain(recipe)
+    if params:
+        plain["params"] = {**recipe.params, **params}
+    if seed is not None:
+        plain["execution"] = {**plain.get("execution", {}), "seed": seed}
+    return recipes.from_plain(plain)
+
+
+def check_entrypoint(recipe: Recipe, files: set[str], root: Path) -> None:
+    """Raise unless git tracks the script or notebook of a recipe."""
+    field = "entrypoint" if recipe.code.notebook is None else "notebook"
+    executed = getattr(recipe.code, field)
+    if executed is None or executed in files:
+        return
+    if (root / executed).exists():
+        raise NotFoundError(f"code.{field}: {executed} is not tracked by git.", hint=f"Run `git add {executed}`.")
+    close = get_close_matches(executed, files, n=1)
+    guess = f"Did you mean {close[0]}?" if close else "Paths are relative to the repository root."
+    raise NotFoundError(f"code.{field}: {executed} is not in the repository {root}.", hint=guess)

@@ -1,0 +1,303 @@
+"""From a recipe and the world as it is now to a lock."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from reprokit.core.logical_keys import durable_write, os_errors
+from reprokit.core.progress import SILENT, Progress
+from reprokit.core.safe_yaml import load_yaml
+from reprokit.environment.capture import capture
+from reprokit.environment.container import Container, open_container
+from reprokit.environment.declared import declared_files
+from reprokit.environment.pip.index import with_archives
+from reprokit.environment.pip.wheelhouse import Vault
+from reprokit.environment.realise import realise
+from reprokit.environment.solve import solve
+from reprokit.errors import (
+    DataMismatchError,
+    EnvironmentMismatchError,
+    NotFoundError,
+    RecipeError,
+    RefusedError,
+    UsageError,
+)
+from reprokit.locking.inputs import pin_data
+from reprokit.registry import Registry
+from reprokit.runs.store import RunStore
+from reprokit.schema.lock import (
+    Archive,
+    CodeIdentity,
+    DataPin,
+    Declares,
+    EnvironmentLock,
+    PackageChange,
+    RecipeLock,
+    RunLock,
+)
+from reprokit.schema.recipe import Environment, Recipe, from_plain
+
+__all__ = ["LockChanges", "Ready", "lock_recipe", "lock_run", "parse", "read_recipe", "ready_for", "recipe_lock_path"]
+
+_MAX_RECIPE = 1024 * 1024
+_PYTHON = Path("python")  # of an image: whatever it has on its PATH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockChanges:
+    """What moved between two recipe locks."""
+
+    first: bool
+    environment: tuple[PackageChange, ...]
+    data: tuple[tuple[str, str | None, str], ...]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and parse a recipe file.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: It is too large, or not a recipe.
+    """
+    with os_errors(f"Reading the recipe {path}"):
+        if not path.exists():
+            raise NotFoundError(f"No recipe {path}.", hint="`reprokit init SCRIPT` drafts one.")
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name the recipe file in it.")
+        with path.open("rb") as handle:
+            return parse(handle.read(_MAX_RECIPE + 1), what=str(path))
+
+
+def parse(data: bytes, *, what: str = "recipe") -> Recipe:
+    """Return the recipe that YAML bytes declare.
+
+    Args:
+        what: Names the source in errors, usually its path.
+    Raises:
+        RecipeError: Not YAML, empty, or as `from_plain` raises.
+    """
+    value = load_yaml(data, what=what)
+    if value is None:
+        raise RecipeError(f"{what} is empty.", hint="`reprokit init SCRIPT` drafts a recipe.")
+    if not isinstance(value, dict):
+        raise RecipeError(f"{what} must be a mapping with the keys name and code, not a {_kind(value)}.")
+    return from_plain(value, what=what)
+
+
+def recipe_lock_path(recipe: Path) -> Path:
+    """Return where a recipe's lock lies: `recipe.yaml` → `recipe.lock.json`."""
+    return recipe.with_name(f"{recipe.stem}.lock.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A locked environment that can be run in.
+
+    Attributes:
+        changed: Files of packages that were edited since they were installed, by package.
+        archives: Where its packages were found.
+        container: What it is executed in; `python` is then a program of that.
+    """
+
+    python: Path
+    changed: dict[str, list[str]]
+    archives: Sequence[Archive]
+    container: Container | None = None
+
+
+def lock_recipe(
+    path: Path,
+    *,
+    registry: Registry,
+    root: Path,
+    cache: Path,
+    upgrade: bool = False,
+    archives: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[RecipeLock, LockChanges]:
+    """Pin a recipe, write the lock beside it, and say what moved since the last one.
+
+    Args:
+        upgrade: Solve a declared environment anew also where the files that declare it are unchanged.
+        archives: Ask the indexes where the wheels of an environment that was not solved are.
+    """
+    recipe = read_recipe(path)
+    file = recipe_lock_path(path)
+    before = RecipeLock.decode(file.read_bytes(), what=str(file)) if file.exists() else None
+    declares = _declares(recipe, root)
+    unchanged = (
+        before is not None and declares.environment is not None and before.declares.environment == declares.environment
+    )
+    if before is not None and unchanged and not upgrade:
+        environment, known = before.environment, before.archives
+    else:
+        environment, known, ready = _environment(recipe, root=root, cache=cache, progress=progress)
+        if archives and ready is not None and ready.container is None:
+            known = with_archives(environment, known, cache=cache, progress=progress)
+    lock = _pinned(recipe, declares, environment, known, registry=registry)
+    with os_errors(f"Writing {file}"):
+        durable_write(file, lock.encode())
+    return lock, _changes(before, lock)
+
+
+def _declares(recipe: Recipe, root: Path) -> Declares:
+    files = declared_files(recipe.environment, root) if isinstance(recipe.environment, Environment) else {}
+    return Declares.of(recipe, files)
+
+
+def _environment(
+    recipe: Recipe, *, root: Path, cache: Path, progress: Progress
+) -> tuple[EnvironmentLock, list[Archive], Ready | None]:
+    """Return the environment that a recipe declares, solved now, or the one here, which can be run in as it is."""
+    if isinstance(recipe.environment, Environment) and recipe.environment.is_declared:
+        solved = solve(recipe.environment, root=root, cache=cache, progress=progress)
+        return solved.environment, solved.archives, None
+    if recipe.image is not None:
+        container = open_container(recipe.image, progress=progress)
+        return container.environment(), [], Ready(_PYTHON, {}, (), container)
+    here = capture(cache)
+    return here.lock, here.archives, Ready(Path(sys.executable), here.changed, here.archives)
+
+
+def _pinned(
+    recipe: Recipe,
+    declares: Declares,
+    environment: EnvironmentLock,
+    archives: list[Archive],
+    *,
+    registry: Registry,
+) -> RecipeLock:
+    return RecipeLock(
+        declares=declares,
+        environment=environment,
+        data=pin_data(recipe, registry=registry, runs=RunStore(registry)),
+        archives=archives,
+    )
+
+
+def _changes(before: RecipeLock | None, after: RecipeLock) -> LockChanges:
+    known: dict[str, DataPin] = {pin.name: pin for pin in before.data} if before else {}
+    moved = [
+        (pin.name, known[pin.name].top_hash if pin.name in known else None, pin.top_hash)
+        for pin in after.data
+        if pin.name not in known or known[pin.name].top_hash != pin.top_hash
+    ]
+    environment = before.environment.changes_to(after.environment) if before else []
+    return LockChanges(first=before is None, environment=tuple(environment), data=tuple(moved))
+
+
+def recipe_lock_for(
+    path: Path,
+    recipe: Recipe,
+    *,
+    registry: Registry,
+    root: Path,
+    cache: Path,
+    exact: bool,
+    progress: Progress = SILENT,
+) -> tuple[RecipeLock, Ready]:
+    """Return the lock beside a recipe, or a fresh one where there is none, and the environment to run it in.
+
+    Args:
+        exact: Make the locked environment where this one differs; otherwise the one found is pinned instead.
+    Raises:
+        RefusedError: The recipe's data or environment changed since it was locked.
+        EnvironmentMismatchError: The locked environment is not this one, and cannot be made.
+    """
+    file = recipe_lock_path(path)
+    if not file.exists():
+        lock = None
+    else:
+        lock = RecipeLock.decode(file.read_bytes(), what=str(file))
+        if lock.declares != _declares(recipe, root):
+            raise RefusedError(
+                f"{file} is out of date: the recipe's data or environment changed since it was locked.",
+                hint=f"Run `reprokit lock {path}`, and commit the lock.",
+            )
+    if not exact:
+        here = capture(cache)
+        found = Ready(Path(sys.executable), here.changed, here.archives)
+        if lock is None:
+            return _pinned(recipe, _declares(recipe, root), here.lock, here.archives, registry=registry), found
+        return msgspec.structs.replace(lock, environment=here.lock, archives=here.archives), found
+    ready = None
+    if lock is None:
+        environment, archives, ready = _environment(recipe, root=root, cache=cache, progress=progress)
+        if ready is None:
+            progress.note(f"The environment was solved anew; `reprokit lock {path}` keeps what was chosen.")
+        lock = _pinned(recipe, _declares(recipe, root), environment, archives, registry=registry)
+    if ready is None:
+        ready = ready_for(
+            lock.environment, cache=cache, what=str(file), vault=Vault(archives=lock.archives), image=recipe.image,
+            progress=progress,
+        )  # fmt: skip
+    return lock, ready
+
+
+def ready_for(
+    locked: EnvironmentLock,
+    *,
+    cache: Path,
+    what: str,
+    vault: Vault | None = None,
+    image: str | None = None,
+    progress: Progress = SILENT,
+) -> Ready:
+    """Return a locked environment to run in: this process's own if that is it, else one that is made.
+
+    Args:
+        what: Whose environment it is, for errors.
+        image: Where it is a container, how its recipe names that.
+    Raises:
+        DataMismatchError: The recipe names another image than was locked.
+        EnvironmentMismatchError: It cannot be made; the packages in which this one differs are named too.
+    """
+    if locked.container is not None:
+        if image is None or image.partition("@")[2] != locked.container:
+            raise DataMismatchError(f"The environment of {what} is {locked.container}, and its recipe names {image}.")
+        return Ready(_PYTHON, {}, (), open_container(image, progress=progress))
+    here = capture(cache)
+    changes = locked.changes_to(here.lock)
+    if not changes:
+        return Ready(Path(sys.executable), here.changed, (vault.archives if vault else ()) or here.archives)
+    try:
+        python = realise(locked, cache=cache, vault=vault, progress=progress)
+    except EnvironmentMismatchError as error:
+        shown = "".join(f"\n  {change}" for change in changes[:10])
+        more = f"\n  … and {len(changes) - 10} more" if len(changes) > 10 else ""
+        raise EnvironmentMismatchError(
+            f"The environment of {what} cannot be made: {error.message}\n"
+            f"The one here differs in {len(changes)} package(s):{shown}{more}",
+            hint=f"{error.hint or ''} Or accept the one here: --env current for a run, --with env=current for a "
+            "reproduction.".strip(),
+        ) from None
+    progress.note(f"The environment of {what} is not this one ({len(changes)} packages differ): {python} is used.")
+    return Ready(python, {}, vault.archives if vault else ())
+
+
+def lock_run(recipe: Recipe, code: CodeIdentity, pins: RecipeLock) -> RunLock:
+    """Return the whole declared experiment; threads that the recipe leaves open become this process's cores."""
+    execution = recipe.execution
+    if execution.threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        execution = msgspec.structs.replace(execution, threads=cores)
+    return RunLock(
+        recipe=recipe,
+        code=code,
+        environment=pins.environment,
+        data=pins.data,
+        params=dict(recipe.params),
+        execution=execution,
+    )
+
+
+def _kind(value: object) -> str:
+    return {list: "list", str: "text", int: "number", float: "number", bool: "truth value"}.get(
+        type(value), type(value).__name__
+    )

@@ -1,0 +1,1 @@
+"""What decides the bits on a machine: facts, classes, predictions."""

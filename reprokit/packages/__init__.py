@@ -1,0 +1,1 @@
+"""Packages: build, read, install and copy versions."""

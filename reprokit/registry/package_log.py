@@ -1,0 +1,232 @@
+"""The logs of packages, in a folder: what is published in which order, and where tags point.
+
+An entry is created exclusively (link(2)), names the digest of the one before, its package and its place, and seals its
+own bytes: what was changed, moved or taken out shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from reprokit.core.canonical_json import canonical
+from reprokit.core.logical_keys import durable_write
+from reprokit.core.refs import check_package_name
+from reprokit.core.safe_json import load_json
+from reprokit.errors import DataMismatchError, RefusedError, UsageError
+from reprokit.registry.base import Action, LogEntry
+
+__all__ = ["PackageLogs", "Stamp", "check_permanent", "writer"]
+
+_MAX_LOG_ENTRY = 16 * 1024 * 1024
+_DIGITS = 10
+_FIELDS = ("seq", "prev", "action", "top_hash", "time", "writer", "tags", "permanent", "note")
+_ACTIONS = frozenset(get_args(Action))
+_ENTRY = re.compile(r"[0-9]{10}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+class Stamp(NamedTuple):
+    """What a registry says of its making, for one that is to have the same bytes wherever and whenever it is written.
+
+    Attributes:
+        time: Nanoseconds since 1970 UTC.
+    """
+
+    uuid: str
+    time: int
+    writer: str
+
+
+class PackageLogs:
+    """`log/<ns>/<name>/<seq>` below a registry's root."""
+
+    def __init__(self, root: Path, *, stamp: Stamp | None = None) -> None:
+        self.folder = root / "log"
+        self._stamp = stamp
+
+    def head(self, name: str) -> LogEntry | None:
+        """Return the newest entry of a package's log, None if there is no such package."""
+        check_package_name(name)
+        folder = self.folder / name
+        seq = self._last_seq(folder)
+        return _parse(self._read_raw(folder, seq), seq, folder) if seq else None
+
+    def entries(self, name: str) -> list[LogEntry]:
+        """Return the whole log of a package, oldest first, its chain of digests verified."""
+        check_package_name(name)
+        folder = self.folder / name
+        entries: list[LogEntry] = []
+        previous: str | None = None
+        for seq in range(1, self._last_seq(folder) + 1):
+            raw = self._read_raw(folder, seq)
+            entry = _parse(raw, seq, folder)
+            if entry.prev != previous:
+                raise DataMismatchError(
+                    f"The history of {name} was rewritten: log entry {seq} follows {str(entry.prev)[:12]}…, "
+                    f"but the entry before it is {str(previous)[:12]}….",
+                    hint="Compare with another copy of the registry before you trust either.",
+                )
+            previous = hashlib.sha256(raw).hexdigest()
+            entries.append(entry)
+        return entries
+
+    def top_hashes(self, name: str) -> list[str]:
+        """Return the versions that were published and not deleted since, oldest first; the chain is not verified."""
+        check_package_name(name)
+        folder = self.folder / name
+        versions: dict[str, None] = {}
+        for seq in range(1, self._last_seq(folder) + 1):
+            entry = _parse(self._read_raw(folder, seq), seq, folder)
+            if entry.action == "publish":
+                versions.setdefault(entry.top_hash)
+            elif entry.action == "delete":
+                versions.pop(entry.top_hash, None)
+        return list(versions)
+
+    def packages(self, namespace: str | None = None) -> Iterator[str]:
+        """Yield package names, sorted."""
+        base = self.folder
+        spaces = [namespace] if namespace else sorted(_listdir(base))
+        for space in spaces:
+            for name in sorted(_listdir(base / space)):
+                with contextlib.suppress(UsageError):  # not a name, so not ours
+                    yield check_package_name(f"{space}/{name}")
+
+    def append(
+        self,
+        name: str,
+        action: Action,
+        top_hash: str,
+        tags: Callable[[Mapping[str, str]], dict[str, str]],
+        *,
+        permanent: tuple[str, ...] = (),
+        note: str | None = None,
+    ) -> LogEntry:
+        """Append to the log, on top of whatever came before it; a writer that comes first is built upon."""
+        folder = self.folder / name
+        while True:
+            seq = self._last_seq(folder)
+            last = self._read_raw(folder, seq) if seq else None
+            before = _parse(last, seq, folder) if last is not None else None
+            after = tags(before.tags if before else {})
+            if before is not None:
+                check_permanent(name, before, [tag for tag in before.permanent if after.get(tag) != before.tags[tag]])
+            entry = LogEntry(
+                seq=seq + 1,
+                prev=hashlib.sha256(last).hexdigest() if last is not None else None,
+                action=action,
+                top_hash=top_hash,
+                time=self._stamp.time if self._stamp else time.time_ns(),
+                writer=self._stamp.writer if self._stamp else writer(),
+                tags=after,
+                permanent=tuple(sorted({*(before.permanent if before else ()), *permanent})),
+                note=note,
+            )
+            body = {"package": name, **{key: getattr(entry, key) for key in _FIELDS}}
+            try:
+                durable_write(folder / f"{entry.seq:0{_DIGITS}d}", _sealed(canonical(body)), exclusive=True)
+            except FileExistsError:
+                continue
+            return entry
+
+    def _last_seq(self, folder: Path) -> int:
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            return 0
+        return max((int(name) for name in names if _ENTRY.fullmatch(name)), default=0)
+
+    def _read_raw(self, folder: Path, seq: int) -> bytes:
+        path = folder / f"{seq:0{_DIGITS}d}"
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise DataMismatchError(
+                f"The log of {folder.parent.name}/{folder.name} has a gap: entry {seq} is missing from {folder}.",
+                hint="Restore the file from another copy of the registry.",
+            ) from None
+
+
+def _sealed(body: bytes) -> bytes:
+    """Return a log entry's bytes: its JSON, and the SHA-256 of that, a line each."""
+    return b"%s\n%s\n" % (body, hashlib.sha256(body).hexdigest().encode("ascii"))
+
+
+def _parse(raw: bytes, seq: int, folder: Path) -> LogEntry:
+    what = f"Log entry {seq} of {folder.parent.name}/{folder.name}"
+    body = raw.partition(b"\n")[0]
+    if raw != _sealed(body):
+        raise DataMismatchError(
+            f"{what} is corrupt: its bytes are not those that were written ({folder}).",
+            hint="Restore the file from another copy of the registry.",
+        )
+    value = load_json(body, what=what, max_bytes=_MAX_LOG_ENTRY)
+    if not _is_entry(value):
+        raise DataMismatchError(
+            f"{what} is malformed ({folder}).", hint="Restore it from another copy of the registry."
+        )
+    name = f"{folder.parent.name}/{folder.name}"
+    if (value["package"], value["seq"]) != (name, seq):
+        raise DataMismatchError(
+            f"{what} is in the wrong place: it is entry {value['seq']} of {value['package']} ({folder}).",
+            hint="Restore the log from another copy of the registry.",
+        )
+    return LogEntry(**{**{key: value[key] for key in _FIELDS}, "permanent": tuple(value["permanent"])})
+
+
+def _is_entry(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("package"), str)
+        and type(value.get("seq")) is int
+        and (value.get("prev") is None or _is_hash(value["prev"]))
+        and value.get("action") in _ACTIONS
+        and _is_hash(value.get("top_hash"))
+        and type(value.get("time")) is int
+        and isinstance(value.get("writer"), str)
+        and isinstance(value.get("tags"), dict)
+        and all(_is_hash(hash_) for hash_ in value["tags"].values())
+        and isinstance(value.get("permanent"), list)
+        and all(tag in value["tags"] for tag in value["permanent"])
+        and (value.get("note") is None or isinstance(value["note"], str))
+        and set(value) == {"package", *_FIELDS}
+    )
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
+
+
+def check_permanent(name: str, head: LogEntry, tags: Iterable[str], top_hash: str | None = None) -> None:
+    """Raise RefusedError if one of the tags is permanent and would move; to `top_hash` it may, if it is there."""
+    for tag in tags:
+        if tag in head.permanent and head.tags[tag] != top_hash:
+            raise RefusedError(
+                f"The tag {tag!r} of {name} is permanent: it stays at {head.tags[tag][:12]}, and that version stays.",
+                hint="Choose another tag.",
+            )
+
+
+def _listdir(folder: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if not name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def writer() -> str:
+    """Return who writes: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{platform.node()}"

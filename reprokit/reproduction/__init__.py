@@ -1,0 +1,1 @@
+"""Repeat a run, and find what is guilty where bits differ."""

@@ -1,0 +1,1 @@
+"""Runs in a registry: their records, verdicts on them, queries, lineage, transfer."""

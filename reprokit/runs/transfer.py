@@ -1,0 +1,230 @@
+"""Copy versions between registries, verified on the way; what is there already is not copied again.
+
+Objects become durable in portions, then the version is published: an interrupted copy leaves objects that nothing
+names, which the next one uses and gc removes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from reprokit.core.progress import SILENT, Progress
+from reprokit.core.refs import PackageRef, check_tag
+from reprokit.errors import NotFoundError, RefusedError, UsageError
+from reprokit.packages.copy import copy_objects
+from reprokit.packages.package import RESERVED, Package
+from reprokit.registry import Registry
+from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.runs.store import RECORD_KEY, RunStore
+from reprokit.runs.verdict_store import VerdictStore
+from reprokit.schema.record import Record
+
+__all__ = ["Transfer", "pull", "push"]
+
+_LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """One version that is in the target now.
+
+    Attributes:
+        entries, size: Of the version, whether they were copied or not; bytes.
+        new_objects, new_bytes: What the target did not have.
+        published: False if it had the version already.
+        tags: Those that point at it there now.
+    """
+
+    name: str
+    top_hash: str
+    target: str
+    entries: int
+    size: int
+    new_objects: int
+    new_bytes: int
+    published: bool
+    tags: tuple[str, ...]
+
+
+def push(
+    what: Package | PackageRef | str,
+    *,
+    source: Registry,
+    target: Registry | QuiltWriter,
+    tags: tuple[str, ...] = (),
+    everything: bool = False,
+    progress: Progress = SILENT,
+) -> list[Transfer]:
+    """Copy a version, and say what was copied; the version itself comes last.
+
+    `latest` moves in the target to what is the latest in the source, or comes later in its history than the target's;
+    it never goes back to a version that the target has already. A tag in the reference goes along.
+
+    Args:
+        what: A version; `runs/<run id>` for the record of a run.
+        tags: Point at it in the target, beside the tag that `what` names.
+        everything: Of a run, the inputs and checkpoints that its record names, and the verdicts on it, go first.
+    Raises:
+        NotFoundError: No such version, or an object of it is missing.
+        DataMismatchError: Something in the source is corrupt. The target has nothing of that version.
+        RefusedError: The run is still running; the target is only read, or knows no tags.
+        UsageError: Source and target are the same; `everything` of what is no run.
+    """
+    ref = PackageRef(what.name, hash=what.top_hash) if isinstance(what, Package) else what
+    ref = PackageRef.parse(ref) if isinstance(ref, str) else ref
+    if ref.tag is not None and ref.tag != _LATEST and not isinstance(target, QuiltWriter):
+        tags = (*tags, ref.tag)
+    for tag in tags:
+        check_tag(tag)
+    if isinstance(target, QuiltWriter) and (other := [tag for tag in tags if tag != _LATEST]):
+        raise RefusedError(
+            f"The tag {other[0]!r} cannot be put on {ref.name} in {target.url}: Quilt has no tags but 'latest'."
+        )
+    if _same(source, target):
+        raise UsageError(f"{source.url} is source and target at once.")
+    wanted = PackageRef(ref.name, hash=source.resolve(ref))
+    others = _named_by(wanted, source, everything, progress)
+    done = [_copy(other, (), source, target, progress) for other in others]
+    return [*done, _copy(wanted, tags, source, target, progress)]
+
+
+def pull(
+    what: PackageRef | str,
+    *,
+    source: Registry,
+    target: Registry,
+    tags: tuple[str, ...] = (),
+    everything: bool = False,
+    progress: Progress = SILENT,
+) -> list[Transfer]:
+    """Copy a version from another registry into the one that is worked in; all else as for `push`."""
+    return push(what, source=source, target=target, tags=tags, everything=everything, progress=progress)
+
+
+def _same(source: Registry, target: Registry | QuiltWriter) -> bool:
+    mine, theirs = (getattr(registry, "root", None) for registry in (source, target))
+    if mine is None or theirs is None:
+        return source.url == target.url
+    return bool(os.path.realpath(mine) == os.path.realpath(theirs))
+
+
+def _named_by(ref: PackageRef, source: Registry, everything: bool, progress: Progress) -> list[PackageRef]:
+    """Check that a run has ended; return what its record names, inputs first, if that is wanted."""
+    space, _, run_id = ref.name.partition("/")
+    if space != RESERVED:
+        if everything:
+            raise UsageError(f"{ref.name} is no run: it names no inputs or checkpoints that could go with it.")
+        return []
+    if source.is_claimed(run_id):
+        raise RefusedError(f"Run {run_id} is still running.", hint="Wait for its end: `reprokit show` says so.")
+    if not everything:
+        return []
+    runs = RunStore(source)
+    record = runs.load(run_id).record
+    if source.resolve(PackageRef(ref.name)) != ref.hash:
+        package = Package.open(ref, registry=source)
+        what = f"{RECORD_KEY} of run {run_id}"
+        record = Record.decode(source.read_object(package.manifest[RECORD_KEY], what=what), what=what)
+    inputs = [PackageRef(pin.package, hash=pin.top_hash) for pin in record.data]
+    for pin in inputs:
+        source.resolve(pin)
+    made = [record.initial, *record.checkpoints] if record.initial else record.checkpoints
+    checkpoints = []
+    for checkpoint in made:
+        pin = PackageRef(checkpoint.package, hash=checkpoint.top_hash)
+        try:
+            source.resolve(pin)
+        except NotFoundError:
+            progress.note(f"{pin.name}@{checkpoint.top_hash[:8]} is not in {source.url} any more: left out.")
+        else:
+            checkpoints.append(pin)
+    verdicts = VerdictStore(source).naming(run_id, record.reproduces)
+    return list(dict.fromkeys([*inputs, *checkpoints, *verdicts]))
+
+
+def _copy(
+    ref: PackageRef, tags: tuple[str, ...], source: Registry, target: Registry | QuiltWriter, progress: Progress
+) -> Transfer:
+    package = Package.open(ref, registry=source)
+    reading = target.reader if isinstance(target, QuiltWriter) else target
+
+    def moves_latest() -> bool:
+        return _LATEST in tags or _is_newer(package, source, reading)
+
+    if isinstance(target, QuiltWriter):
+        count, size, published = _into_quilt(package, target, moves_latest, progress)
+    else:
+        count, size, published = _into_registry(package, target, tags, moves_latest, progress)
+    head = reading.head(package.name)
+    return Transfer(
+        name=package.name,
+        top_hash=package.top_hash,
+        target=target.url,
+        entries=len(package),
+        size=package.manifest.size,
+        new_objects=count,
+        new_bytes=size,
+        published=published,
+        tags=tuple(sorted(tag for tag, hash_ in (head.tags if head else {}).items() if hash_ == package.top_hash)),
+    )
+
+
+def _is_newer(package: Package, source: Registry, target: Registry) -> bool:
+    """True if `latest` of the target becomes this version, or is it."""
+    name, top_hash = package.name, package.top_hash
+    head = target.head(name)
+    theirs = head.tags.get(_LATEST) if head is not None else None
+    if theirs is None or theirs == top_hash:
+        return True
+    if top_hash in target.top_hashes(name):
+        return False
+    mine = source.head(name)
+    latest = mine.tags.get(_LATEST) if mine is not None else None
+    if latest in (top_hash, theirs):
+        return latest == top_hash
+    history = source.top_hashes(name)
+    return theirs in history and top_hash in history and history.index(top_hash) > history.index(theirs)
+
+
+def _into_quilt(
+    package: Package, target: QuiltWriter, moves_latest: Callable[[], bool], progress: Progress
+) -> tuple[int, int, bool]:
+    manifest = package.manifest
+    if target.points(package.name, package.top_hash, latest=moves_latest()) and target.holds(manifest):
+        return 0, 0, False
+    with progress.task(f"Copying {package}", len(package), unit="files") as advance:
+        count, size = target.copy(manifest, source=package.registry, what=str(package), advance=advance)
+    target.publish(package.name, manifest, moves_latest=moves_latest)
+    return count, size, True
+
+
+def _into_registry(
+    package: Package, target: Registry, tags: tuple[str, ...], moves_latest: Callable[[], bool], progress: Progress
+) -> tuple[int, int, bool]:
+    name, top_hash, manifest = package.name, package.top_hash, package.manifest
+    bare = manifest.placed([""] * len(package))  # where the source says that bytes lie means nothing in the target
+    if top_hash in target.top_hashes(name) and target.holds(bare):
+        head = target.head(name)
+        wanted = tuple(tag for tag in tags if head is None or head.tags.get(tag) != top_hash)
+        if wanted:
+            target.tag(name, top_hash, wanted)
+        return 0, 0, False
+    count = size = 0
+    for last in (False, True):
+        missing = target.lacking(manifest.entries)
+        with progress.task(f"Copying {package}", len(missing), unit="files") as advance:
+            copied, places = copy_objects(package, missing, target, advance)
+        size += copied
+        count += len(missing)
+        values = bare.columns()[1]
+        try:
+            target.publish(
+                name, bare.placed([places.get(value, "") for value in values]), tags=tags, latest=moves_latest()
+            )
+            break
+        except NotFoundError:  # gc of the target took an object that was found there: look again, once
+            if last:
+                raise
+    return count, size, True

@@ -1,0 +1,1 @@
+"""The artefacts: recipe, lock, manifest, record, verdict. Frozen data; reads no files."""

@@ -1,0 +1,136 @@
+"""No name leaves its root, and a write is whole or absent."""
+
+import errno
+import os
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reprokit.core.logical_keys import (
+    check_logical_key,
+    check_logical_keys,
+    check_relative,
+    durable_write,
+    explain_os_error,
+    os_errors,
+    safe_join,
+)
+from reprokit.errors import RegistryError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("", "it is empty"),
+        ("a\0b", "it holds a NUL"),
+        ("a\\b", "it holds a backslash"),
+        ("/etc/passwd", "it is absolute"),
+        ("C:/x", "it starts with a drive letter"),
+        ("c:x", "it starts with a drive letter"),
+        ("..", "it has the part '..'"),
+        ("a/../b", "it has the part '..'"),
+        ("./a", "it has the part '.'"),
+        ("a//b", "it has the part ''"),
+        ("a/", "it has the part ''"),
+        ("e\u0301", "it is not in Unicode NFC"),
+        ("\udcff", "its name is not UTF-8"),
+        ("x" * 256, "a part is longer than 255 bytes"),
+        ("é" * 128, "a part is longer than 255 bytes"),
+        ("a/" * 2048 + "a", "it is longer than 4096 bytes"),
+    ],
+)
+def test_illegal_keys_are_refused_with_the_reason(key, reason):
+    with pytest.raises(UsageError) as caught:
+        check_logical_key(key)
+    assert caught.value.message == f"Not a legal logical key: {key[:200]!r} ({reason})."
+
+
+@pytest.mark.parametrize("key", ["a", "a/b.c", ".hidden", "...", "a b", "é/猫.jpg", "x" * 255, "a:b"[1:], "🐈"])
+def test_legal_keys_come_back(key):
+    assert check_logical_key(key) == key
+
+
+@given(st.text(max_size=20))
+def test_a_key_that_passes_stays_inside(key):
+    try:
+        check_logical_key(key)
+    except UsageError:
+        return
+    assert not os.path.isabs(key)
+    assert os.path.normpath(key) == key
+    assert not key.startswith("..") or key.split("/")[0] != ".."
+    assert unicodedata.normalize("NFC", key) == key
+
+
+@pytest.mark.parametrize(
+    ("keys", "first", "second"),
+    [
+        (["a", "b", "a"], "a", "a"),
+        (["abc", "".join(["a", "bc"])], "abc", "abc"),
+        (["Readme", "README"], "Readme", "README"),
+        (["a", "a/b"], "a", "a/b"),
+        (["a/b/c", "A/B"], "a/b/c", "A/B"),
+        (["straße", "STRASSE"], "straße", "STRASSE"),
+    ],
+)
+def test_keys_that_clash_are_both_named(keys, first, second):
+    with pytest.raises(UsageError) as caught:
+        check_logical_keys(keys)
+    assert caught.value.message == f"Two logical keys cannot stand side by side: {first!r} and {second!r}."
+
+
+def test_keys_side_by_side_pass():
+    check_logical_keys(["a/b", "a/c", "a.b", "ab", "b/a/b"])
+
+
+@pytest.mark.parametrize("path", ["", "/x", "../x", "a/../../x", "a\0", "a\\b", "C:x"])
+def test_paths_outside_the_repository_are_refused(path):
+    with pytest.raises(UsageError) as caught:
+        check_relative(path, what="code.entrypoint")
+    assert caught.value.message == f"code.entrypoint: {path!r} is not a path inside the repository."
+
+
+def test_relative_paths_are_cleaned():
+    assert [check_relative(path, what="x") for path in ("./a", "a//b/", ".")] == ["a", "a/b", "."]
+
+
+def test_safe_join_refuses_to_write_through_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert safe_join(tmp_path, "real/x") == tmp_path / "real" / "x"
+    with pytest.raises(UsageError) as caught:
+        safe_join(tmp_path, "link/x")
+    assert caught.value.message == f"{tmp_path / 'link'} is a symbolic link; 'link/x' would be written through it."
+    with pytest.raises(UsageError):
+        safe_join(tmp_path, "../x")
+
+
+def test_a_write_replaces_the_whole_file_and_leaves_no_other(tmp_path):
+    file = tmp_path / "new" / "file"
+    durable_write(file, b"one")
+    durable_write(file, b"two")
+    assert file.read_bytes() == b"two"
+    assert os.listdir(file.parent) == ["file"]
+
+
+def test_an_exclusive_write_never_replaces(tmp_path):
+    durable_write(tmp_path / "f", b"one", exclusive=True)
+    with pytest.raises(FileExistsError):
+        durable_write(tmp_path / "f", b"two", exclusive=True)
+    assert (tmp_path / "f").read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_an_os_error_says_what_was_being_done_and_what_to_do():
+    with pytest.raises(RegistryError) as caught, os_errors("Writing objects to /r"):
+        raise OSError(errno.ENOSPC, "No space left on device", "/r/x")
+    assert caught.value.message == "Writing objects to /r failed: No space left on device (/r/x)."
+    assert (
+        caught.value.hint == "The disk is full: free some space and repeat the command; what was published is intact."
+    )
+    denied = explain_os_error(PermissionError(errno.EACCES, "Permission denied"), "Reading x")
+    assert denied.message == "Reading x failed: Permission denied."
+    assert denied.hint is not None
+    assert denied.hint.startswith("You lack the permission")

@@ -1,0 +1,407 @@
+"""gc removes what nothing uses and nothing else; what is purged is gone and says why."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from reprokit.core.digest import hash_bytes
+from reprokit.errors import DataMismatchError, NotFoundError, PurgedError, RefusedError
+from reprokit.packages.build import build
+from reprokit.packages.package import Package, verify_registry
+from reprokit.registry.gc import collect_garbage, find_object, purge, uses
+from reprokit.registry.local import LocalRegistry
+from reprokit.store.packs import SMALL
+from reprokit.store.staging import stage
+from tests.conftest import ROOT, overwrite
+
+LARGE = b"l" * SMALL
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return LocalRegistry(tmp_path / "registry", cache=tmp_path / "cache")
+
+
+def files(registry):
+    return sorted(str(path.relative_to(registry.root)) for path in registry.root.rglob("*") if path.is_file())
+
+
+def make(registry, values, name="a/b"):
+    build(values, name, registry=registry)
+    return Package.open(name, registry=registry)
+
+
+def test_gc_of_nothing_is_nothing(registry):
+    assert collect_garbage(registry, grace=0).bytes == 0
+    assert not registry.root.exists()
+
+
+def test_gc_frees_a_deleted_version_and_keeps_what_others_share(registry):
+    one = make(registry, {"a": b"only here" * 500, "b": b"shared", "c": LARGE})
+    two = make(registry, {"b": b"shared", "d": b"d" * 5000})
+    registry.delete("a/b", one.top_hash)
+    before = files(registry)
+    foreseen = collect_garbage(registry, grace=0, dry_run=True)
+    assert (foreseen.versions, foreseen.objects, foreseen.dry_run) == (1, 2, True)
+    assert files(registry) == before
+    swept = collect_garbage(registry, grace=0)
+    assert (swept.versions, swept.objects) == (1, 2)
+    assert swept.bytes > SMALL
+    assert verify_registry(registry) == (1, [])
+    assert two.entry("b").read() == b"shared"
+    with pytest.raises(NotFoundError):
+        registry.read_manifest(one.top_hash)
+
+
+def test_gc_removes_nothing_that_is_young_or_used(registry):
+    make(registry, {"a": b"1"})
+    old = make(registry, {"a": b"2"})
+    registry.delete("a/b", old.top_hash)
+    before = files(registry)
+    swept = collect_garbage(registry)
+    assert (swept.versions, swept.objects, swept.bytes) == (0, 0, 0)
+    assert swept.kept == 2  # the manifest and the pack
+    assert files(registry) == before
+
+
+def test_gc_keeps_what_a_living_run_stored(registry):
+    with registry.claim("20261123-101500-7c1e9f"):
+        time.sleep(0.05)
+        with registry.staging() as sink:
+            digest, size = sink.put_bytes(b"an artifact that no version names yet")
+        collect_garbage(registry, grace=0)
+        assert registry.has_object(digest, size)
+    collect_garbage(registry, grace=0)
+    assert not LocalRegistry(registry.root).has_object(digest, size)
+
+
+def test_a_pack_with_much_unused_is_written_anew_and_readers_find_what_moved(registry):
+    values = {str(number): os.urandom(1000) for number in range(100)}
+    one = make(registry, values)
+    kept = make(registry, {"7": values["7"]})
+    registry.delete("a/b", one.top_hash)
+    before = registry.objects.pack_names()
+    swept = collect_garbage(registry, grace=0)
+    assert (swept.objects, swept.rewritten) == (99, 1)
+    assert registry.objects.pack_names().isdisjoint(before)
+    assert kept.entry("7").read() == values["7"]  # opened before: its key is out of date
+    assert LocalRegistry(registry.root).objects.read(kept.manifest["7"], what="x") == values["7"]
+    assert build(values, "a/b", registry=registry).new_bytes == 99 * 1000
+
+
+def test_a_pack_with_little_unused_stays_unless_asked(registry):
+    one = make(registry, {str(number): os.urandom(1000) for number in range(100)})
+    build({}, "a/b", registry=registry, base=one, remove=["7"])
+    registry.delete("a/b", one.top_hash)
+    assert collect_garbage(registry, grace=0).objects == 0
+    swept = collect_garbage(registry, grace=0, thorough=True)
+    assert (swept.objects, swept.rewritten) == (1, 1)
+    assert verify_registry(registry) == (1, [])
+
+
+def test_many_small_packs_are_joined(registry):
+    for number in range(40):
+        make(registry, {"x": f"{number}"})
+    assert len(registry.objects.pack_names()) == 40
+    assert collect_garbage(registry, grace=0).rewritten == 40
+    assert len(registry.objects.pack_names()) == 1
+    assert verify_registry(registry) == (40, [])
+
+
+def test_an_object_that_gc_moves_between_finding_and_reading_is_read(registry, tmp_path, monkeypatch):
+    values = {str(number): os.urandom(1000) for number in range(10)}
+    one = make(registry, values)
+    make(registry, {"7": values["7"]})
+    registry.delete("a/b", one.top_hash)
+    fresh = LocalRegistry(registry.root, cache=tmp_path / "cache")  # its index knows the pack, which is not open
+    find, swept = fresh.objects.find, []
+
+    def find_then_sweep(digests):
+        found = find(digests)
+        swept.append(collect_garbage(LocalRegistry(registry.root), grace=0).rewritten)
+        return found
+
+    monkeypatch.setattr(fresh.objects, "find", find_then_sweep)
+    entry = one.manifest["7"]._replace(physical_keys=())
+    assert fresh.read_object(entry, what="7") == values["7"]
+    assert swept[0] == 1
+
+
+@pytest.mark.parametrize("loss", ["by one who saw fewer packs", "as a file"])
+def test_an_index_that_loses_a_pack_between_two_questions_is_asked_again(registry, monkeypatch, loss):
+    package = make(registry, {"a": b"1"})
+    index = registry.objects.index
+    places, asked = index.places, []
+
+    def lose_then_tell(digests, packs):
+        if not asked:
+            if loss == "as a file":
+                index._give_up()
+            else:
+                index.drop_packs(registry.objects.pack_names())
+        asked.append(1)
+        return places(digests, packs)
+
+    monkeypatch.setattr(index, "places", lose_then_tell)
+    assert registry.read_object(package.manifest["a"]._replace(physical_keys=()), what="a") == b"1"
+
+
+def test_the_index_knows_an_object_in_two_packs_when_one_of_them_goes(registry):
+    package = make(registry, {"a": b"1", "b": b"2"})
+    with stage(registry.objects) as staging:
+        staging.put_again(package.manifest["a"].digest.raw, b"1")
+    entry = package.manifest["a"]._replace(physical_keys=())
+    assert registry.read_object(entry, what="a") == b"1"
+    (copy,) = staging.written
+    registry.objects.pack_path(copy).unlink()
+    assert registry.read_object(entry, what="a") == b"1"
+
+
+def test_an_object_that_gc_takes_between_storing_and_publishing_is_stored_again(registry, monkeypatch):
+    head, swept = LocalRegistry.head, []
+
+    def sweep_then_tell(self, name):
+        if not swept:
+            swept.append(collect_garbage(LocalRegistry(registry.root), grace=0).packs)
+        return head(self, name)
+
+    monkeypatch.setattr(LocalRegistry, "head", sweep_then_tell)
+    package = make(registry, {"a": b"1"})
+    assert swept == [1]
+    assert package.entry("a").read() == b"1"
+
+
+def test_packs_that_were_joined_by_a_gc_that_was_killed_go(registry, tmp_path):
+    for number in range(33):
+        make(registry, {"x": f"{number}", "same": "same"})
+    shutil.copytree(registry.root / "packs", tmp_path / "before")
+    collect_garbage(registry, grace=0)
+    for path in sorted((tmp_path / "before").iterdir())[:20]:  # some were gone already
+        shutil.copy(path, registry.root / "packs")
+    fresh = LocalRegistry(registry.root)
+    assert collect_garbage(fresh, grace=0).packs == 20
+    assert len(fresh.objects.pack_names()) == 1
+    assert verify_registry(fresh) == (33, [])
+
+
+def test_an_object_is_dropped_only_for_a_sound_one_elsewhere(registry):
+    values = {str(number): os.urandom(100) for number in range(5)}
+    package = make(registry, values)
+    with stage(registry.objects) as staging:  # a smaller pack with the same objects, as two builders at once make
+        for key in list(values)[:2]:
+            staging.put_again(package.manifest[key].digest.raw, values[key])
+    (large,) = registry.objects.pack_names() - set(staging.written)
+    member = registry.objects.pack(large).members[package.manifest["0"].digest.raw]
+    overwrite(registry.objects.pack_path(large), member.offset, b"?")
+    fresh = LocalRegistry(registry.root)
+    collect_garbage(fresh, grace=0, thorough=True)
+    assert fresh.objects.pack_names() > {large}
+    assert {key: Package.open("a/b", registry=fresh).entry(key).read() for key in values} == values
+
+
+def test_gc_keeps_a_pack_whose_directory_lies(registry):
+    package = make(registry, {"x": b"used"})
+    (name,) = registry.objects.pack_names()
+    path = registry.objects.pack_path(name)
+    other = hash_bytes(b"never stored").hex.encode()
+    overwrite(path, path.read_bytes().rindex(package.manifest["x"].digest.hex.encode()), other)
+    fresh = LocalRegistry(registry.root)
+    swept = collect_garbage(fresh, grace=0)
+    assert swept.notes == [f"Pack {name[:12]} was left alone: its bytes are not those that it is named by."]
+    assert Package.open("a/b", registry=fresh).entry("x").read() == b"used"
+
+
+def test_a_base_that_other_versions_differ_from_is_kept(registry):
+    values = {f"{number:03d}": b"%d" % number for number in range(200)}
+    one = make(registry, values)
+    two = make(registry, {**values, "007": b"new"})
+    assert registry.manifests.base_of(two.top_hash) == one.top_hash
+    registry.delete("a/b", one.top_hash)
+    collect_garbage(registry, grace=0)
+    assert Package.open("a/b", registry=registry).verify() == []
+    registry.delete("a/b", two.top_hash)
+    collect_garbage(registry, grace=0)
+    assert registry.manifests.names() == set()
+
+
+def test_gc_does_nothing_if_it_cannot_know_what_is_used(registry):
+    one = make(registry, {"a": b"1"})
+    two = make(registry, {"a": b"2"})
+    registry.delete("a/b", one.top_hash)
+    registry.manifests.path(two.top_hash).write_bytes(b"damaged")
+    before = files(registry)
+    with pytest.raises(DataMismatchError) as caught:
+        collect_garbage(registry, grace=0)
+    assert caught.value.message.startswith(
+        f"What a/b@{two.top_hash[:12]} uses is not known, so nothing was removed. Manifest {two.top_hash[:12]} of "
+    )
+    assert files(registry) == before
+
+
+def test_gc_leaves_a_damaged_pack_alone(registry):
+    values = {str(number): os.urandom(1000) for number in range(10)}
+    one = make(registry, values)
+    make(registry, {"7": values["7"]})
+    registry.delete("a/b", one.top_hash)
+    (name,) = registry.objects.pack_names()
+    path = registry.objects.pack_path(name)
+    data = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(data.replace(values["7"], bytes(1000)))
+    fresh = LocalRegistry(registry.root)
+    swept = collect_garbage(fresh, grace=0)
+    assert swept.notes == [
+        f"Pack {name[:12]} was left alone: its object {one.manifest['7'].digest.hex[:12]} is corrupt."
+    ]
+    assert fresh.objects.pack_names() == {name}
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(registry):
+    make(registry, {"a": b"1"})
+    dead = registry.root / "tmp" / "dead"
+    dead.mkdir()
+    (dead / "owner").touch()
+    (dead / "half").write_bytes(b"x" * 100)
+    (registry.root / "log" / "a" / "b" / ".tmp-x").touch()
+    (registry.root / "manifests" / ".tmp-y").touch()
+    with registry.staging():
+        swept = collect_garbage(registry, grace=0)
+        assert swept.temporary == 3
+        assert len(os.listdir(registry.root / "tmp")) == 1
+
+
+def test_gc_of_a_registry_that_was_never_finished_leaves_it_usable(registry):
+    registry.root.mkdir()
+    (registry.root / ".tmp-x").touch()  # killed before the marker had its name
+    collect_garbage(registry, grace=0)
+    registry = LocalRegistry(registry.root)
+    make(registry, {"a": b"1"})
+    collect_garbage(registry, grace=0)
+    assert not (registry.root / ".tmp-x").exists()
+
+
+def test_gc_removes_the_signs_of_life_of_dead_runs_only(registry):
+    make(registry, {"a": b"1"})
+    with registry.claim("20261123-101500-7c1e9f"):
+        (registry.root / "running" / "20261123-101500-000000").touch()
+        assert collect_garbage(registry, grace=0).temporary == 1
+        assert os.listdir(registry.root / "running") == ["20261123-101500-7c1e9f"]
+        assert registry.is_claimed("20261123-101500-7c1e9f")
+
+
+def test_a_builder_and_a_run_that_gc_takes_for_dead_begin_anew(registry):
+    make(registry, {"a": b"1"})
+    stop = threading.Event()
+
+    def sweep():
+        while not stop.is_set():
+            for path in registry.objects.abandoned():
+                shutil.rmtree(path, ignore_errors=True)
+            for path in registry.signs.dead_runs():
+                path.unlink(missing_ok=True)
+
+    sweeper = threading.Thread(target=sweep)
+    sweeper.start()
+    try:
+        for number in range(200):
+            with registry.claim(f"20261123-101500-{number:06d}"):
+                assert registry.is_claimed(f"20261123-101500-{number:06d}")
+                with registry.staging() as sink:
+                    sink.put_bytes(b"%d" % number)
+    finally:
+        stop.set()
+        sweeper.join()
+
+
+def test_uses_and_digests_are_found_by_their_start(registry):
+    one = make(registry, {"a": b"1", "b": b"2"})
+    two = make(registry, {"c": b"1"}, "c/d")
+    digest = one.manifest["a"].digest
+    found = [(use.package, use.top_hash, use.logical_key) for use in uses(registry, digest.hex[:8])]
+    assert found == [("a/b", one.top_hash, "a"), ("c/d", two.top_hash, "c")]
+    assert find_object(registry, digest.hex[:8].upper()) == digest
+    with pytest.raises(NotFoundError):
+        find_object(registry, "0" * 12)
+    with pytest.raises(RefusedError):
+        find_object(registry, "")
+
+
+@pytest.mark.parametrize("secret", [b"4000-1234-5678-9010", b"s" * SMALL])
+def test_purged_bytes_are_gone_and_say_why(registry, tmp_path, secret):
+    package = make(registry, {"keep": b"kept", "secret": secret, "more": b"more"})
+    digest = package.manifest["secret"].digest
+    used = purge(registry, {digest}, cache=tmp_path / "cache", reason="GDPR request 17")
+    assert [(use.package, use.logical_key) for use in used] == [("a/b", "secret")]
+    for place in (registry.root, tmp_path / "cache"):
+        for path in place.rglob("*"):
+            assert not path.is_file() or secret not in path.read_bytes()
+    fresh = Package.open("a/b", registry=LocalRegistry(registry.root))
+    assert (fresh.entry("keep").read(), fresh.entry("more").read()) == (b"kept", b"more")
+    for opened in (package, fresh):
+        with pytest.raises(PurgedError) as caught:
+            opened.registry.read_object(opened.manifest["secret"], what="secret")
+        assert "is gone. It was purged on " in caught.value.message
+        assert caught.value.message.endswith(": GDPR request 17.")
+    problems = verify_registry(registry)[1]
+    assert [(problem.logical_key, problem.purged) for problem in problems] == [("secret", True)]
+    with pytest.raises(RefusedError) as refused:
+        make(registry, {"again": secret})
+    assert refused.value.message.startswith(f"Object {digest.hex[:12]}… is not stored again. It was purged on ")
+    make(registry, {"other": b"other"})
+    collect_garbage(registry, grace=0, thorough=True)
+    assert fresh.entry("keep").read() == b"kept"
+
+
+def test_nothing_is_purged_while_a_pack_may_hold_it_unseen(registry, tmp_path):
+    package = make(registry, {"secret": b"4000-1234-5678-9010"})
+    make(registry, {"other": b"other"}, "c/d")
+    digest = package.manifest["secret"].digest
+    path = registry.objects.pack_path(registry.objects.find([digest])[digest][0])
+    whole = path.read_bytes()
+    overwrite(path, len(whole) - 22, b"no zip")
+    with pytest.raises(DataMismatchError) as caught:
+        purge(LocalRegistry(registry.root), {digest}, cache=tmp_path / "cache", reason="asked to")
+    assert caught.value.message == (
+        "It is not known what all packs hold, so nothing was purged. "
+        f"Pack {path.stem[:12]}… is damaged: it is truncated, or not a pack ({path})."
+    )
+    assert not (registry.root / "tombstones").exists()
+    path.write_bytes(whole)
+    purge(LocalRegistry(registry.root), {digest}, cache=tmp_path / "cache", reason="asked to")
+    assert not path.exists()
+
+
+def test_gc_and_many_builders_at_once_lose_nothing(registry, tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from reprokit.packages.build import build
+from reprokit.registry.local import LocalRegistry
+registry = LocalRegistry(Path(sys.argv[1]))
+for number in range(12):
+    build({"own": f"{sys.argv[2]}-{number}", "shared": "same", "n": str(number % 3)}, "a/b", registry=registry)
+"""
+    make(registry, {"x": b"x"})
+    with registry.staging() as sink:  # garbage, and old; the builders come to use a part of it
+        sink.put_bytes(b"same")
+    for number in range(3):
+        with registry.staging() as sink:
+            sink.put_all([b"%d" % number, b"never used %d" % number])
+    for path in (registry.root / "packs").iterdir():
+        os.utime(path, (1, 1))
+    command = [sys.executable, "-c", code, str(registry.root)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    workers = [subprocess.Popen([*command, str(n)], env=environment) for n in range(3)]
+    sweeps = 0
+    while any(worker.poll() is None for worker in workers):
+        collect_garbage(registry, grace=60)
+        sweeps += 1
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    assert sweeps > 3
+    versions, problems = verify_registry(registry)
+    assert (versions, problems) == (37, [])

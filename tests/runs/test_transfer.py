@@ -1,0 +1,353 @@
+"""Copies between registries: whole, verified, cheap to repeat, and never half a version."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reprokit.core.digest import hash_bytes
+from reprokit.core.refs import PackageRef
+from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
+from reprokit.packages.build import build
+from reprokit.packages.package import Package, verify_registry
+from reprokit.registry.local import LocalRegistry
+from reprokit.registry.quilt import QuiltRegistry
+from reprokit.runs.transfer import pull, push
+from reprokit.schema.manifest import Entry, Manifest
+from tests.conftest import Project, lies_at, overwrite
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def source(tmp_path):
+    return LocalRegistry(tmp_path / "source")
+
+
+@pytest.fixture
+def target(tmp_path):
+    return LocalRegistry(tmp_path / "target")
+
+
+def files(count: int = 300) -> dict[str, bytes]:
+    return {f"{number % 7}/{number:03d}": b"%d" % number for number in range(count)}
+
+
+class TestPush:
+    def test_a_version_arrives_whole_and_small_objects_share_a_pack(self, source, target):
+        top_hash = build(
+            {**files(), "large": bytes(3 * MIB), "empty": b""},
+            "a/b",
+            registry=source,
+            message="m",
+            meta={"k": 1},
+            entry_meta={"0/000": {"label": "猫"}},
+        ).top_hash
+        (done,) = push("a/b", source=source, target=target, tags=("v1",))
+        assert (done.name, done.top_hash, done.target) == ("a/b", top_hash, target.url)
+        assert (done.entries, done.new_objects, done.published) == (302, 302, True)
+        assert done.new_bytes == done.size == 3 * MIB + sum(map(len, files().values()))
+        assert done.tags == ("latest", "v1")
+        again = LocalRegistry(target.root)
+        assert again.read_manifest(top_hash).header == source.read_manifest(top_hash).header
+        assert verify_registry(again) == (1, [])
+        assert len(again.objects.pack_names()) == 1
+
+    def test_again_it_copies_nothing_and_writes_nothing(self, source, target):
+        build({**files(), "large": bytes(2 * MIB)}, "a/b", registry=source)
+        push("a/b", source=source, target=target)
+        before = sorted(target.root.rglob("*"))
+        (done,) = push("a/b", source=source, target=target)
+        assert (done.new_objects, done.new_bytes, done.published, done.tags) == (0, 0, False, ("latest",))
+        assert sorted(target.root.rglob("*")) == before
+
+    def test_a_version_much_like_another_copies_what_is_new(self, source, target):
+        build(files(), "a/b", registry=source)
+        push("a/b", source=source, target=target)
+        build({**files(), "0/000": b"changed"}, "a/b", registry=source)
+        (done,) = push("a/b", source=source, target=target)
+        assert (done.entries, done.new_objects, done.new_bytes) == (300, 1, 7)
+        assert verify_registry(target) == (2, [])
+
+    def test_objects_of_another_package_are_used(self, source, target):
+        build(files(), "x/y", registry=target)
+        build(files(), "a/b", registry=source, message="same bytes")
+        assert push("a/b", source=source, target=target)[0].new_objects == 0
+
+    def test_a_package_that_is_open_is_pushed_as_it_is(self, source, target):
+        old = build({"x": b"1"}, "a/b", registry=source).top_hash
+        package = Package.open("a/b", registry=source)
+        build({"x": b"2"}, "a/b", registry=source)
+        assert push(package, source=source, target=target)[0].top_hash == old
+
+    def test_pull_is_the_same_the_other_way(self, source, target):
+        top_hash = build(files(), "a/b", registry=source).top_hash
+        (done,) = pull("a/b:latest", source=source, target=target)
+        assert (done.top_hash, done.new_objects) == (top_hash, 300)
+        assert Package.open("a/b", registry=target)["0/007"].read() == b"7"
+
+    def test_latest_moves_with_the_history_and_never_back(self, source, target):
+        one, two, three = (build({"x": data}, "a/b", registry=source).top_hash for data in (b"1", b"2", b"3"))
+        latest = PackageRef("a/b")
+        push(f"a/b@{two}", source=source, target=target)
+        assert target.resolve(latest) == two  # it is the only one there
+        push(f"a/b@{one}", source=source, target=target)
+        assert target.resolve(latest) == two
+        push("a/b", source=source, target=target)
+        assert target.resolve(latest) == three
+        push(f"a/b@{two}", source=source, target=target)
+        assert target.resolve(latest) == three
+        assert target.top_hashes("a/b") == [two, one, three]
+        push(f"a/b@{one}", source=source, target=target, tags=("latest",))
+        assert target.resolve(latest) == one
+
+    def test_latest_follows_a_rollback_only_to_what_is_new_there(self, source, target):
+        one, two = (build({"x": data}, "a/b", registry=source).top_hash for data in (b"1", b"2"))
+        push("a/b", source=source, target=target)
+        source.rollback("a/b", one)
+        push("a/b", source=source, target=target)
+        assert target.resolve(PackageRef("a/b")) == one
+        push(f"a/b@{two}", source=source, target=target)
+        assert target.resolve(PackageRef("a/b")) == one
+
+    def test_versions_that_others_pushed_stay(self, source, target):
+        theirs = build({"x": b"theirs"}, "a/b", registry=target).top_hash
+        mine = build({"x": b"mine"}, "a/b", registry=source).top_hash
+        push("a/b", source=source, target=target)
+        assert target.top_hashes("a/b") == [theirs, mine]
+        assert target.resolve(PackageRef("a/b")) == mine
+
+    def test_a_tag_in_the_reference_goes_along(self, source, target):
+        top_hash = build({"x": b"1"}, "a/b", registry=source, tags=("prod",)).top_hash
+        build({"x": b"2"}, "a/b", registry=source)
+        push("a/b", source=source, target=target)
+        (done,) = push("a/b:prod", source=source, target=target, tags=("v1",))
+        assert (done.top_hash, done.tags) == (top_hash, ("prod", "v1"))
+        (done,) = push("a/b", source=source, target=target, tags=("v2",))
+        assert (done.published, done.tags) == (False, ("latest", "v2"))
+
+    def test_a_permanent_tag_of_the_target_is_kept(self, source, target):
+        one = build({"x": b"1"}, "a/b", registry=target).top_hash
+        target.tag("a/b", one, ("v1",), permanent=True)
+        build({"x": b"2"}, "a/b", registry=source)
+        with pytest.raises(RefusedError) as caught:
+            push("a/b", source=source, target=target, tags=("v1",))
+        assert caught.value.message == (
+            f"The tag 'v1' of a/b is permanent: it stays at {one[:12]}, and that version stays."
+        )
+        assert target.top_hashes("a/b") == [one]
+
+    def test_what_cannot_be_is_refused_by_name(self, source, target):
+        build({"x": b"1"}, "a/b", registry=source)
+        with pytest.raises(UsageError) as caught:
+            push("a/b", source=source, target=LocalRegistry(source.root / ".." / "source"))
+        assert caught.value.message == f"{source.url} is source and target at once."
+        with pytest.raises(UsageError) as caught:
+            push("a/b", source=source, target=target, everything=True)
+        assert caught.value.message == "a/b is no run: it names no inputs or checkpoints that could go with it."
+        with pytest.raises(NotFoundError) as caught:
+            push("a/c", source=source, target=target)
+        assert caught.value.message == f"No package a/c in {source.url}."
+        with pytest.raises(UsageError):
+            push("a/b", source=source, target=target, tags=("no/tag",))
+        (target.root / ".quilt").mkdir(parents=True)
+        with pytest.raises(RefusedError) as caught:
+            push("a/b", source=source, target=QuiltRegistry(target.root))
+        assert caught.value.message == (
+            f"Nothing can be stored in the Quilt registry {target.root}: reprokit only reads it."
+        )
+
+    @pytest.mark.parametrize("key", ["small", "large"])
+    def test_a_corrupt_object_is_refused_and_nothing_published(self, source, target, key):
+        build({"small": b"small", "large": bytes(2 * MIB)}, "a/b", registry=source)
+        entry = Package.open("a/b", registry=source).manifest[key]
+        overwrite(*lies_at(source, entry), b"X")
+        with pytest.raises(DataMismatchError) as caught:
+            push("a/b", source=LocalRegistry(source.root), target=target)
+        top_hash = source.resolve(PackageRef("a/b"))
+        assert caught.value.message.startswith(
+            f"{key} of a/b@{top_hash[:8]} is corrupt: expected {entry.digest.hex[:12]}…, read "
+        )
+        assert list(target.packages()) == []
+
+    def test_a_missing_object_is_refused_and_nothing_published(self, source, target):
+        build({"large": bytes(2 * MIB)}, "a/b", registry=source)
+        entry = Package.open("a/b", registry=source).manifest["large"]
+        lies_at(source, entry)[0].unlink()
+        with pytest.raises(NotFoundError):
+            push("a/b", source=source, target=target)
+        assert list(target.packages()) == []
+
+    def test_lost_objects_come_back_with_the_next_push(self, source, target):
+        build({"large": bytes(2 * MIB), "x": b"1"}, "a/b", registry=source)
+        push("a/b", source=source, target=target)
+        lies_at(target, Package.open("a/b", registry=target).manifest["large"])[0].unlink()
+        (done,) = push("a/b", source=source, target=target)
+        assert (done.new_objects, done.new_bytes) == (1, 2 * MIB)
+        assert verify_registry(target) == (1, [])
+
+    def test_an_object_that_gc_takes_meanwhile_is_copied_once_more(self, source, target, monkeypatch):
+        build({"large": bytes(2 * MIB)}, "a/b", registry=source)
+        real, calls = LocalRegistry.lacking, []
+
+        def promise(self, entries):
+            calls.append(1)
+            return [] if len(calls) == 1 else real(self, entries)
+
+        target.staging().__enter__()  # a registry that exists
+        monkeypatch.setattr(LocalRegistry, "lacking", promise)
+        push("a/b", source=source, target=target)
+        assert len(calls) == 2
+        assert verify_registry(target) == (1, [])
+
+    def test_two_entries_with_one_digest_and_two_sizes_are_refused(self, source, target):
+        with source.staging() as sink:
+            digest, _ = sink.put_stream(io.BytesIO(bytes(2 * MIB)), 2 * MIB)
+        assert digest == hash_bytes(bytes(2 * MIB))
+        manifest = Manifest.make([Entry(key, 2 * MIB + n, digest, {}, ("objects/x",)) for n, key in enumerate("xy")])
+        source.manifests.write(manifest, near=None)
+        source.history.append("a/b", "publish", manifest.top_hash, lambda _: {"latest": manifest.top_hash})
+        with pytest.raises(DataMismatchError) as caught:
+            push("a/b", source=source, target=target)
+        assert caught.value.message == (
+            f"y of a/b@{manifest.top_hash[:8]} is corrupt: expected {digest.hex[:12]}…, "
+            "read 2,097,152 bytes instead of 2,097,153."
+        )
+        assert list(target.packages()) == []
+
+
+PUSH_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from reprokit.packages import copy as copying
+from reprokit.runs import transfer
+from reprokit.registry import open_registry
+copying._PORTION = 2 * 1024 * 1024
+left = int(sys.argv[4])
+module, name = {"fsync": (os, "fsync"), "replace": (Path, "replace"), "link": (os, "link")}[sys.argv[3]]
+real = getattr(module, name)
+def die(*args, **kwargs):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **kwargs)
+setattr(module, name, die)
+transfer.push("a/b", source=open_registry(sys.argv[1]), target=open_registry(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "nth"),
+    [*(("fsync", nth) for nth in range(0, 20, 2)), *(("replace", nth) for nth in range(5)), ("link", 0), ("link", 1)],
+)
+def test_a_push_that_is_killed_leaves_nothing_wrong_and_the_next_completes(source, target, function, nth):
+    old = build({"x": b"old"}, "a/b", registry=source).top_hash
+    push("a/b", source=source, target=target)
+    large = {f"large{number}": bytes([number]) * (2 * MIB) for number in range(3)}
+    new = build({**files(50), **large}, "a/b", registry=source).top_hash
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", PUSH_AND_DIE, source.root, target.root, function, str(nth)]
+    code = subprocess.run(command, env=environment, timeout=60).returncode
+    assert code in (-signal.SIGKILL, 0)
+    seen = LocalRegistry(target.root)
+    assert seen.resolve(PackageRef("a/b")) in (old, new)
+    assert verify_registry(seen)[1] == []
+    assert verify_registry(LocalRegistry(source.root)) == (2, [])
+    left = len([entry for entry in seen.lacking(source.read_manifest(new).entries) if entry.size == 2 * MIB])
+    (done,) = push("a/b", source=source, target=seen)
+    assert done.new_bytes >= left * 2 * MIB
+    assert done.new_bytes < (left + 1) * 2 * MIB
+    assert seen.top_hashes("a/b") == [old, new]
+    assert seen.resolve(PackageRef("a/b")) == new
+    assert verify_registry(seen) == (2, [])
+
+
+class TestCommands:
+    def test_push_and_pull_say_what_was_copied(self, project: Project, tmp_path: Path):
+        top_hash = project.json("show", "t/in")["top_hash"]
+        pushed = project.reprokit("push", "t/in", "../other", "--tag", "v1")
+        other = tmp_path / "other"
+        assert pushed.stdout == (
+            f"t/in@{top_hash} → {other} (latest, v1)\n  3 entries, 6 B; 3 objects copied, 6 B new\n"
+        )
+        again = project.reprokit("push", "t/in", str(other))
+        assert again.stdout == f"t/in@{top_hash} → {other} (latest, v1)\n  3 entries, 6 B; already there\n"
+        (plain,) = project.json("pull", "t/in:v1", "--from", f"file://{other}", "--registry", str(tmp_path / "third"))
+        assert plain == {
+            "name": "t/in", "top_hash": top_hash, "target": str(tmp_path / "third"), "entries": 3, "size": 6,
+            "new_objects": 3, "new_bytes": 6, "published": True, "tags": ["latest", "v1"],
+        }  # fmt: skip
+
+    def test_quilt_and_back(self, project: Project, tmp_path: Path):
+        top_hash = project.json("show", "t/in")["top_hash"]
+        quilt = tmp_path / "quilt"
+        (plain,) = project.json("push", "t/in", str(quilt), "--layout", "quilt")
+        assert (plain["top_hash"], plain["new_objects"]) == (top_hash, 3)
+        assert project.json("push", "t/in", str(quilt))[0]["published"] is False  # the folder says what it is
+        assert project.json("show", "t/in", "--registry", str(quilt))["top_hash"] == top_hash
+        project.reprokit("verify", "--all", "--registry", str(quilt))
+        project.reprokit("install", "t/in", str(tmp_path / "out"), "--registry", str(quilt))
+        assert (tmp_path / "out" / "2.txt").read_text() == "2\n"
+        pulled = project.json("pull", "t/in", "--from", str(quilt), "--registry", str(tmp_path / "third"))
+        assert pulled[0]["top_hash"] == top_hash
+        failed = project.reprokit("push", "t/in", str(quilt), "--layout", "reprokit", expect=2)
+        assert failed.stderr == (
+            f"error: {quilt} is a Quilt registry, not one of reprokit's.\nName another folder, or --layout quilt.\n"
+        )
+        failed = project.reprokit("push", "t/in", str(project.registry), "--layout", "quilt", expect=3)
+        assert failed.stderr.startswith(f"error: {project.registry} is a registry of reprokit's; one that Quilt reads ")
+        failed = project.reprokit("pull", "t/in", "--from", str(tmp_path / "third"), "--allow-outside", "/", expect=2)
+        assert failed.stderr == (
+            f"error: --allow-outside is for registries of Quilt's, which {tmp_path / 'third'} is not.\n"
+        )
+
+    def test_a_run_goes_with_its_inputs_and_checkpoints(self, project: Project, tmp_path: Path):
+        run = project.json("run", "recipe.yaml")
+        alone = project.json("push", run["run_id"], str(tmp_path / "alone"))
+        assert [one["name"] for one in alone] == [f"runs/{run['run_id']}"]
+        done = project.json("push", "latest", str(tmp_path / "whole"), "--all")
+        names = [one["name"] for one in done]
+        assert names == ["t/in", *["t/model"] * (len(names) - 2), f"runs/{run['run_id']}"]
+        pinned = [one["top_hash"] for one in [*run["data"], run["initial"], *run["checkpoints"]] if one]
+        assert [one["top_hash"] for one in done[:-1]] == list(dict.fromkeys(pinned))
+        whole = str(tmp_path / "whole")
+        assert project.json("show", run["run_id"], "--registry", whole) == run
+        assert project.json("show", "t/model", "--registry", whole)["top_hash"] == run["checkpoints"][-1]["top_hash"]
+        project.reprokit("verify", "--all", "--registry", whole)
+        verdict = project.json("reproduce", run["run_id"], "--registry", whole)
+        assert verdict["verdict"] == "BITWISE"
+        assert all(not one["published"] for one in project.json("push", "latest", whole, "--all")[:-1])
+
+    def test_a_run_goes_to_quilt_and_comes_back(self, project: Project, tmp_path: Path):
+        run = project.json("run", "recipe.yaml")
+        project.reprokit("push", run["run_id"], str(tmp_path / "quilt"), "--layout", "quilt", "--all")
+        project.reprokit(
+            "pull", run["run_id"], "--from", str(tmp_path / "quilt"), "--all", "--registry", str(tmp_path / "third")
+        )
+        assert project.json("show", run["run_id"], "--registry", str(tmp_path / "third")) == run
+        project.reprokit("verify", "--all", "--registry", str(tmp_path / "third"))
+
+    def test_a_run_that_is_still_running_is_refused(self, project: Project, tmp_path: Path):
+        run = project.json("run", "recipe.yaml")["run_id"]
+        with LocalRegistry(project.registry).claim(run):
+            failed = project.reprokit("push", run, str(tmp_path / "other"), expect=3)
+        assert failed.stderr == f"error: Run {run} is still running.\nWait for its end: `reprokit show` says so.\n"
+        assert not (tmp_path / "other").exists()
+
+    def test_a_checkpoint_is_named_by_its_run(self, project: Project, tmp_path: Path):
+        run = project.json("run", "recipe.yaml")
+        (done,) = project.json("push", f"{run['run_id']}@epoch=1", str(tmp_path / "other"))
+        assert (done["name"], done["top_hash"]) == ("t/model", run["checkpoints"][1]["top_hash"])
+
+    def test_deleted_checkpoints_are_left_out_and_named(self, project: Project, tmp_path: Path):
+        run = project.json("run", "recipe.yaml")
+        gone = run["checkpoints"][0]["top_hash"]
+        LocalRegistry(project.registry).delete("t/model", gone)
+        done = project.reprokit("push", "latest", str(tmp_path / "other"), "--all")
+        assert done.stderr == f"t/model@{gone[:8]} is not in {project.registry} any more: left out.\n"
+        assert gone not in done.stdout
