@@ -23,6 +23,9 @@ from typing import Any
 import harness
 from harness import REPOSITORY, Series, Work
 
+from reprokit.schema.lock import CodeIdentity, EnvironmentLock, PipPackage, RunLock
+from reprokit.schema.recipe import from_plain
+
 TARGET = 1.0  # seconds
 RUNS = ("20260101-000000-aaaaaa", "20260102-000000-bbbbbb")
 _PACKAGE = "benchmark/model"
@@ -37,19 +40,34 @@ def name_of(number: int) -> str:
     return f"layer{number // 10}.{number % 10}.weight"
 
 
+def _lock(side: int) -> RunLock:
+    params = {"rate": 0.1 + side / 1e7}
+    made = {"name": "made", "code": {"entrypoint": "module0.py"}, "checkpoints": {"package": _PACKAGE}}
+    recipe = from_plain({**made, "params": params})
+    pip = [PipPackage(name=f"package{n}", version="1.0", record=f"{n:064x}") for n in range(200)]
+    return RunLock(
+        recipe=recipe,
+        code=CodeIdentity(tree=f"{side:040x}"),
+        environment=EnvironmentLock(python="3.11.7", implementation="CPython", platform="linux-x86_64", pip=pip),
+        data=[],
+        params=params,
+        execution=recipe.execution,
+    )
+
+
 def make(registry: Path, git: Path, checkpoints: int, tensors: int) -> None:
     """Store both runs and their checkpoints, and the same facts as two commits; without the checkpoints' objects."""
     import msgspec
 
     from reprokit.checkpoint.format import SnapshotMessage, encode
     from reprokit.registry.local import LocalRegistry
-    from reprokit.schema.lock import CodeIdentity, EnvironmentLock, PipPackage, RunLock
+    from reprokit.schema.facts import meta_of
     from reprokit.schema.manifest import Entry, Manifest
-    from reprokit.schema.recipe import from_plain
     from reprokit.schema.record import CheckpointEntry, CodeFacts, Record
 
     store = LocalRegistry(registry)
     half = checkpoints // 2
+    locks = [_lock(side) for side in range(2)]
     found: list[list[CheckpointEntry]] = []
     for side, run_id in enumerate(RUNS):
         made: list[tuple[dict[str, Any], list[Entry]]] = []
@@ -71,6 +89,7 @@ def make(registry: Path, git: Path, checkpoints: int, tensors: int) -> None:
                     data = b"".join(piece.parts)
                     entries.append(Entry(piece.key, len(data), sink.put_bytes(data)[0], piece.meta))
                 facts = {"kind": "checkpoint", "framework": "numpy", "run": run_id, "state_digest": digest, **state}
+                facts |= {"lock_hash": locks[side].hash}
                 made.append((facts | {"metrics": {"loss": 1 / (epoch + 1)}}, entries))
                 lines = [
                     f"{name_of(number)} {hashlib.sha256(value).hexdigest()}\n" for number, value in enumerate(values)
@@ -89,31 +108,19 @@ def make(registry: Path, git: Path, checkpoints: int, tensors: int) -> None:
     subprocess.run(["git", "-C", git, "gc", "-q"], check=True)
     for folder in ("objects", "packs"):
         shutil.rmtree(registry / folder, ignore_errors=True)
-    pip = [PipPackage(name=f"package{n}", version="1.0", record=f"{n:064x}") for n in range(200)]
     for side, run_id in enumerate(RUNS):
+        lock = locks[side]
         with store.staging() as sink:
             code = {f"code/module{n}.py": f"x = {n}\n" * 200 + f"side = {side if not n else 0}\n" for n in range(20)}
             entries = [Entry(key, len(text), sink.put_bytes(text.encode())[0]) for key, text in code.items()]
-            params = {"rate": 0.1 + side / 1e7}
-            recipe = from_plain({"name": "made", "code": {"entrypoint": "module0.py"}, "params": params})
-            lock = RunLock(
-                recipe=recipe,
-                code=CodeIdentity(tree=f"{side:040x}"),
-                environment=EnvironmentLock(
-                    python="3.11.7", implementation="CPython", platform="linux-x86_64", pip=pip
-                ),
-                data=[],
-                params=params,
-                execution=recipe.execution,
-            )
             record = Record(
                 run_id=run_id, name="made", status="finished", lock_hash=lock.hash, code=CodeFacts(tree=lock.code.tree),
-                environment=None, params=params, started="2026-01-02T03:04:05.000Z", checkpoint_package=_PACKAGE,
+                environment=None, params=lock.params, started="2026-01-02T03:04:05.000Z", checkpoint_package=_PACKAGE,
                 checkpoints=found[side], metrics={"loss": 1 / checkpoints},
             )  # fmt: skip
             for key, data in {"record.json": record.encode(), "lock.json": lock.encode()}.items():
                 entries.append(Entry(key, len(data), sink.put_bytes(data)[0]))
-        manifest = Manifest.make(entries, message="finished", user_meta={"reprokit": record.summary()})
+        manifest = Manifest.make(entries, message="finished", user_meta=meta_of(record.summary()))
         store.publish(f"runs/{run_id}", manifest)
 
 

@@ -389,7 +389,7 @@ def clean_environment(home: Path) -> dict[str, str]:
         "GIT_AUTHOR_EMAIL": "benchmark@example.org",
         "GIT_COMMITTER_NAME": "benchmark",
         "GIT_COMMITTER_EMAIL": "benchmark@example.org",
-        "RESTIC_PASSWORD": "benchmark",
+        "RESTIC_PASSWORD": "example",
         "RESTIC_PROGRESS_FPS": "0",
         "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
         "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",

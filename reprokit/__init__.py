@@ -12,11 +12,11 @@ from reprokit._version import __version__
 
 if TYPE_CHECKING:
     from reprokit import callbacks, vfs
-    from reprokit.checkpoint.reader import load_checkpoint
+    from reprokit.checkpoint.load import load_checkpoint
     from reprokit.client import log, log_artifact, params
     from reprokit.client.snapshot import save_checkpoint
     from reprokit.errors import Error
-    from reprokit.execution.run import run
+    from reprokit.execution.run import run, start_run
     from reprokit.packages.build import build
     from reprokit.packages.package import Package
 
@@ -32,6 +32,7 @@ __all__ = [
     "params",
     "run",
     "save_checkpoint",
+    "start_run",
     "vfs",
 ]
 
@@ -39,13 +40,14 @@ _HOMES = {
     "Error": "reprokit.errors",
     "Package": "reprokit.packages.package",
     "build": "reprokit.packages.build",
-    "load_checkpoint": "reprokit.checkpoint.reader",
+    "load_checkpoint": "reprokit.checkpoint.load",
     "load_ipython_extension": "reprokit.cli.magic",
     "log": "reprokit.client",
     "log_artifact": "reprokit.client",
     "params": "reprokit.client",
     "run": "reprokit.execution.run",
     "save_checkpoint": "reprokit.client.snapshot",
+    "start_run": "reprokit.execution.run",
 }
 
 

@@ -1,11 +1,12 @@
-"""One module per framework; each loads its framework only when it is asked for."""
+"""One folder per framework; each loads its framework only when it is asked for."""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from types import ModuleType
 
-__all__ = ["keras", "lightning", "pytorch", "sklearn", "tensorflow", "transformers"]
+__all__ = sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def __getattr__(name: str) -> ModuleType:

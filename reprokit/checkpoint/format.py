@@ -15,13 +15,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from reprokit.client.tensors import MAX_HEADER, check_shape, spell
-from reprokit.core.canonical_json import canonical
+from reprokit.client.restored import MAX_JSON
+from reprokit.client.tensors import MAX_HEADER, by_rows, check_shape, spell
+from reprokit.core.canonical_json import canonical, ordered
 from reprokit.core.digest import Digest, hash_all, hash_bytes
-from reprokit.errors import DataMismatchError
+from reprokit.errors import DataMismatchError, UsageError
+from reprokit.schema.facts import Carried
 from reprokit.schema.manifest import Entry, Manifest
+from reprokit.schema.place import Place, SaveKind
 
-__all__ = ["Piece", "SnapshotMessage", "StoredTensor", "encode", "state_digest_of", "stored_tensors"]
+__all__ = ["Piece", "SnapshotMessage", "StoredTensor", "encode", "section_of", "state_digest_of", "stored_tensors"]
 
 _OWN_FILE = 1024 * 1024
 _DIGEST_NAME = "sha256-merkle-v1"
@@ -52,7 +55,7 @@ class FileMessage(msgspec.Struct, frozen=True, kw_only=True):
 class SnapshotMessage(msgspec.Struct, frozen=True, kw_only=True):
     """What a script's process hands over; see `reprokit.client.snapshot`."""
 
-    kind: Literal["checkpoint", "initial", "signal", "exception"]
+    kind: SaveKind
     framework: str
     tensors: list[TensorMessage]
     files: list[FileMessage]
@@ -64,6 +67,12 @@ class SnapshotMessage(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     package: str | None = None
     numeric: dict[str, Any] = {}
+    carried: Carried = {}
+    unresumable: list[str] = []
+
+    @property
+    def place(self) -> Place:
+        return Place(kind=self.kind, epoch=self.epoch, step=self.step, batch=self.batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,8 @@ class Piece:
 class StoredTensor:
     """Where a tensor lies in a stored checkpoint: bytes `offset … offset + nbytes` of entry `key`.
 
-    `digest` is that of the whole entry where the tensor has a file of its own (1 MiB or more), else that of its bytes.
+    `digest` is that of the whole entry where the tensor has a file of its own (1 MiB or more), else that of its bytes
+    in C's order. In a file that is kept whole it may lie column by column: `order` is `F` then.
     """
 
     key: str
@@ -96,6 +106,11 @@ class StoredTensor:
     nbytes: int
     digest: str
     alone: bool = False
+    order: Literal["C", "F"] = "C"
+
+    def of(self, data: memoryview) -> memoryview:
+        """Return its bytes in C's order, given those that lie in the entry."""
+        return by_rows(data, self.dtype, self.shape) if self.order == "F" else data
 
 
 def encode(message: SnapshotMessage, memory: memoryview) -> tuple[list[Piece], str]:
@@ -139,10 +154,11 @@ def encode(message: SnapshotMessage, memory: memoryview) -> tuple[list[Piece], s
         pieces.append(Piece(file.key, [files[file.key]], of_files[file.key], {"reprokit": {"tensors": rows}}))
     for section in dict.fromkeys(tensor.section for tensor in message.tensors):
         pieces.append(_index(section, message.tensors, shards))
-    state = canonical(message.state)
+    state = ordered(message.state)
     pieces.append(_plain("state.json", state))
     if message.config is not None:
-        pieces.append(_plain("config.json", canonical(message.config)))
+        pieces.append(_plain("config.json", ordered(message.config)))
+        of_files["config.json"] = pieces[-1].digest
     return pieces, _state_digest(message, digests, of_files, state)
 
 
@@ -162,12 +178,12 @@ def _state_digest(
 def state_digest_of(
     tensors: Mapping[tuple[str, str], tuple[str, Sequence[int], str] | str], files: Mapping[str, str], state: bytes
 ) -> str:
-    """Return the Merkle root over a checkpoint's tensors, whole files and canonical state.
+    """Return the Merkle root over a checkpoint's tensors, whole files and state.
 
     Args:
         tensors: By (section, name), dtype, shape and hex digest of each; of an alias the name it is stored under.
-        files: By key, the hex digests of files that are kept whole.
-        state: The bytes of `state.json`.
+        files: By key, the hex digests of files that are kept whole, and of `config.json`.
+        state: The bytes of `state.json`, in which the order of keys is state too.
     """
     leaves: list[dict[str, Any]] = [
         {"section": section, "name": name, "alias": told}
@@ -181,6 +197,11 @@ def state_digest_of(
 
 
 def _plain(key: str, data: bytes) -> Piece:
+    if len(data) > MAX_JSON:
+        raise UsageError(
+            f"{key} of the checkpoint would be {len(data):,} bytes long; at most {MAX_JSON:,} are read.",
+            hint="Keep what is that long as arrays, or in a file of its own.",
+        )
     return Piece(key, [memoryview(data)], hash_bytes(data), {})
 
 
@@ -273,9 +294,11 @@ def _inner(file: FileMessage, data: memoryview) -> list[memoryview]:
     found = []
     for tensor in file.tensors:
         offset, nbytes = tensor["offset"], tensor["nbytes"]
-        if not 0 <= offset <= offset + nbytes <= len(data):
+        inside = 0 <= offset <= offset + nbytes <= len(data)
+        if not inside or check_shape(tensor["dtype"], tensor["shape"], nbytes):
             raise DataMismatchError(f"An array of {file.key!r} lies outside it: {tensor}.")
-        found.append(data[offset : offset + nbytes])
+        body = data[offset : offset + nbytes]
+        found.append(by_rows(body, tensor["dtype"], tensor["shape"]) if tensor.get("order") == "F" else body)
     return found
 
 
@@ -291,7 +314,7 @@ def stored_tensors(manifest: Manifest) -> dict[tuple[str, str], StoredTensor]:
         rows = facts.get("tensors", []) if isinstance(facts, dict) else []
         if not isinstance(rows, list):
             raise DataMismatchError(f"The tensors of {entry.logical_key!r} are malformed: {str(rows)[:200]}.")
-        section = entry.logical_key.partition("/")[0] if "/" in entry.logical_key else "model"
+        section = section_of(entry.logical_key)
         for row in rows:
             stored = _stored(row, entry, section)
             if (section, stored.name) in found and entry.logical_key.endswith(".safetensors"):
@@ -300,14 +323,22 @@ def stored_tensors(manifest: Manifest) -> dict[tuple[str, str], StoredTensor]:
     return found
 
 
+def section_of(key: str) -> str:
+    """Return the section that the tensors of a file belong to, by its key."""
+    folder, slash, _ = key.partition("/")
+    return folder if slash else "model"
+
+
 def _stored(row: Any, entry: Entry, section: str) -> StoredTensor:
     try:
         name, dtype, shape, digest = row["name"], row["dtype"], row["shape"], row["digest"]
-        offset, nbytes = row["offset"], row["nbytes"]
-    except (KeyError, TypeError):
+        offset, nbytes, order = row["offset"], row["nbytes"], row.get("order", "C")
+    except (KeyError, TypeError, AttributeError):
         raise DataMismatchError(f"The tensors of {entry.logical_key!r} are malformed: {str(row)[:200]}.") from None
     well_typed = isinstance(name, str) and isinstance(dtype, str) and isinstance(shape, list) and _is_text(name)
-    if not well_typed or type(offset) is not int or type(nbytes) is not int or not _is_hex(digest):
+    orders = ("C",) if entry.logical_key.endswith(".safetensors") else ("C", "F")
+    well_placed = type(offset) is int and type(nbytes) is int and order in orders
+    if not well_typed or not well_placed or not _is_hex(digest):
         raise DataMismatchError(f"The tensors of {entry.logical_key!r} are malformed: {str(row)[:200]}.")
     if check_shape(dtype, shape, nbytes) or not 0 <= offset <= offset + nbytes <= entry.size:
         raise DataMismatchError(f"Tensor {name[:200]!r} does not lie in {entry.logical_key!r} as it says.")
@@ -321,6 +352,7 @@ def _stored(row: Any, entry: Entry, section: str) -> StoredTensor:
         nbytes=nbytes,
         digest=digest,
         alone=entry.logical_key.endswith(".safetensors") and nbytes >= _OWN_FILE,
+        order=order,
     )
 
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy.typing as npt
 
-from reprokit.checkpoint.format import StoredTensor, stored_tensors
+from reprokit.checkpoint.format import StoredTensor, section_of, stored_tensors
 from reprokit.client.plain import from_json
 from reprokit.client.restored import MAX_JSON, check_index
 from reprokit.client.tensors import MalformedError, Place, StoredArray, as_array, places_of, spell
-from reprokit.core.canonical_json import metric_values
-from reprokit.core.config import Config
-from reprokit.core.digest import hash_bytes
-from reprokit.core.refs import PackageRef, is_package_ref, parse_run
+from reprokit.core.digest import hash_all, hash_bytes
 from reprokit.core.safe_json import load_json
 from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.packages.package import Package
-from reprokit.registry import Registry, open_registry
-from reprokit.runs.store import RunStore
+from reprokit.schema.facts import CheckpointFacts, facts_in
 from reprokit.store.packs import SMALL
 
-__all__ = ["Checkpoint", "load_checkpoint"]
+__all__ = ["Checkpoint"]
 
 _STATE_DEPTH = 256  # levels of JSON; those of `to_json` are fewer
 
@@ -52,11 +47,17 @@ class Checkpoint:
             found.setdefault((tensor.section, tensor.key), []).append(tensor)
         return found
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What links it: kind, run, epoch, step, parent, inputs, lock_hash, state_digest, metrics, framework."""
-        facts = self.package.manifest.user_meta.get("reprokit")
-        return {**facts, "metrics": metric_values(facts.get("metrics"))} if isinstance(facts, dict) else {}
+    @functools.cached_property
+    def facts(self) -> CheckpointFacts:
+        """What links it: run, place, parent, inputs, lock, state digest, metrics, framework.
+
+        Raises:
+            DataMismatchError: The version is no checkpoint, or what it says of itself is malformed.
+        """
+        facts = facts_in(self.package.manifest.user_meta, CheckpointFacts, what=str(self.package))
+        if facts is None:
+            raise DataMismatchError(f"{self.package} is no checkpoint.", hint="`reprokit ls RUN` lists those of a run.")
+        return facts
 
     # state
 
@@ -149,21 +150,6 @@ class Checkpoint:
         made = {id(stored): as_array(stored) for stored in arrays.values()}  # tied weights stay one
         return {name: made[id(stored)] for name, stored in arrays.items()}
 
-    def state_dict(self, section: str = "model", names: Iterable[str] | None = None) -> dict[str, Any]:
-        """Return tensors of a section as PyTorch's, in their own dtypes; tied weights share their memory.
-
-        Changing one changes neither the checkpoint nor what another call returns.
-        """
-        return dict(importlib.import_module("reprokit.checkpoint.codecs.torch").state_dict(self, section, names))
-
-    def load_into(self, model: Any, section: str = "model") -> None:
-        """Put parameters, buffers, training flags and `requires_grad` of a PyTorch model to what was saved.
-
-        Raises:
-            DataMismatchError: The model has other tensors.
-        """
-        importlib.import_module("reprokit.checkpoint.codecs.torch").load_into(self, model, section)
-
     def raw(self, name: str, section: str = "model") -> bytes:
         """Return a tensor's bytes."""
         return bytes(self.arrays(section, [name])[name].data)
@@ -174,8 +160,8 @@ class Checkpoint:
         """Return tensors as the bytes they are stored as, tied weights under each of their names.
 
         A tensor of 1 MiB or more is a file of its own and read whole. Of smaller ones that are named, only their bytes
-        are read, by the place that the version's metadata gives, and compared with their own digests. Whole files are
-        compared with their digests, and what their headers say with the metadata.
+        are read, by the place that the version's metadata gives. Whole files are compared with their digests, and what
+        their headers say with the metadata. Either way a tensor's bytes are compared with the digest that it has there.
 
         Args:
             own: Give memory that the caller may write to.
@@ -190,8 +176,11 @@ class Checkpoint:
         found = {name: StoredArray(t.dtype, t.shape, self._range(t, own=own)) for name, t in parts.items()}
         keys = list(dict.fromkeys(t.key for name, t in stored.items() if name not in parts))
         positions = [self.package.manifest.position(key) for key in keys]
-        for key, view in zip(keys, self.package.reader.views(positions, own=own), strict=True):
-            found |= self._whole(key, section, view)
+        views = dict(zip(keys, self.package.reader.views(positions, own=own), strict=True))
+        self.check_files(views)
+        for key, view in views.items():
+            for t in self._files[section, key]:
+                found[t.name] = StoredArray(t.dtype, t.shape, t.of(view[t.offset : t.offset + t.nbytes]))
         return {name: found[aliases.get(name, name)] for name in wanted}
 
     def _parts(self, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -202,14 +191,36 @@ class Checkpoint:
         sizes = {key: self.package.manifest[key].size for key in used}
         return {name: t for name, t in stored.items() if not t.alone and sizes[t.key] > max(SMALL, 2 * used[t.key])}
 
-    def _whole(self, key: str, section: str, view: memoryview) -> dict[str, StoredArray]:
-        """Return the tensors of a verified file, if it says of them what the version's metadata says."""
-        here = self._files[section, key]
-        if key.endswith(".safetensors"):
-            self._check_header(key, here, view)
-        return {t.name: StoredArray(t.dtype, t.shape, view[t.offset : t.offset + t.nbytes]) for t in here}
+    def check_files(self, views: Mapping[str, memoryview]) -> None:
+        """Raise unless files, given as their verified bytes by key, hold the tensors that the version's metadata says.
 
-    def _check_header(self, key: str, here: list[StoredTensor], view: memoryview) -> None:
+        A tensor with a file of its own is not hashed again: its digest is that of the file.
+
+        Raises:
+            DataMismatchError: A header says something else, or a tensor's bytes have another digest.
+        """
+        parts: list[StoredTensor] = []
+        for key, view in views.items():
+            self.check_header(key, view)
+            parts += [t for t in self._in(key) if not t.alone]
+        found = hash_all([[t.of(views[t.key][t.offset : t.offset + t.nbytes])] for t in parts])
+        for tensor, digest in zip(parts, found, strict=True):
+            if digest.hex != tensor.digest:
+                raise DataMismatchError(
+                    f"{tensor.name} in {tensor.key} of {self.package} is not what the version says: expected "
+                    f"{tensor.digest[:12]}…, its bytes have {digest.hex[:12]}….",
+                    hint="The checkpoint was altered, and published anew: use another version of it.",
+                )
+
+    def check_header(self, key: str, view: memoryview) -> None:
+        """Raise unless a safetensors file, given as verified bytes, says of itself what the version's metadata says.
+
+        Raises:
+            DataMismatchError: It says something else.
+        """
+        if not key.endswith(".safetensors"):
+            return
+        here = self._in(key)
         told = {t.name: Place(t.dtype, t.shape, t.offset, t.nbytes) for t in here}
         head, inside = spell({t.name: (t.dtype, t.shape, t.nbytes) for t in here})
         if view[: len(head)] != head or len(view) - len(head) != sum(t.nbytes for t in here):  # as others spell it
@@ -221,32 +232,20 @@ class Checkpoint:
         if inside != told or any(t.alone and t.digest != whole for t in here):
             raise DataMismatchError(f"{key} of {self.package} does not hold what the version's metadata says of it.")
 
+    def _in(self, key: str) -> list[StoredTensor]:
+        return self._files.get((section_of(key), key), [])
+
     def _range(self, tensor: StoredTensor, *, own: bool) -> memoryview:
         what = f"{tensor.key} of {self.package}"
         entry = self.package.manifest[tensor.key]
-        data = self.package.registry.read_range(entry, tensor.offset, tensor.nbytes, what=what)
+        data = tensor.of(memoryview(self.package.registry.read_range(entry, tensor.offset, tensor.nbytes, what=what)))
         if hash_bytes(data).hex != tensor.digest:
             raise DataMismatchError(
                 f"{tensor.name} in {what} is corrupt: expected {tensor.digest[:12]}….",
                 hint=f"`reprokit verify {self.package.name}@{self.package.top_hash[:12]}` lists all that is.",
             )
-        return memoryview(bytearray(data) if own else data)
+        return memoryview(bytearray(data)) if own else data
 
     def _json(self, key: str) -> Any:
         data = self.package.entry(key).read()
-        return load_json(data, what=f"{key} of {self.package}", max_bytes=MAX_JSON, max_depth=_STATE_DEPTH)
-
-
-def load_checkpoint(ref: str, *, registry: Registry | str | None = None) -> Checkpoint:
-    """Open a checkpoint by `RUN@best:val_loss`, `RUN@epoch=7`, `ns/name:tag` or `ns/name@hash`.
-
-    Raises:
-        NotFoundError: No such run, checkpoint, package or version; or it was dropped.
-        DataMismatchError: It is corrupt.
-    """
-    if registry is None or isinstance(registry, str):
-        registry = open_registry(Config.load(registry=registry).registry)
-    if is_package_ref(ref):
-        return Checkpoint(Package.open(ref, registry=registry))
-    chosen = RunStore(registry).checkpoint(parse_run(ref))
-    return Checkpoint(Package.open(PackageRef(chosen.package, hash=chosen.top_hash), registry=registry))
+        return load_json(data, what=f"{key} of {self.package}", max_bytes=MAX_JSON, max_depth=_STATE_DEPTH, halves=True)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import sys
 
-import click
-
-from reprokit.cli.commands.run import FaceObserver
+from reprokit.cli.commands.run import FaceListener
 from reprokit.cli.face import Face
-from reprokit.packages.package import RESERVED
-from reprokit.registry.package_log import writer
+from reprokit.core.terminal_text import one_line
 from reprokit.reproduction.bisect import Bisection, bisect
-from reprokit.runs.store import RunStore
 
-__all__ = ["bisected", "bisection_text", "confirm"]
+__all__ = ["bisected", "bisection_text"]
 
 _EQUALS = {
     "original": "bits of the original",
@@ -23,18 +19,7 @@ _EQUALS = {
 }
 
 
-def confirm(face: Face, run: str) -> None:
-    """Ask before a colleague's code is executed, where somebody can answer."""
-    if not sys.stdin.isatty():
-        return
-    registry = face.registry()
-    run_id = RunStore(registry).find(run)
-    head = registry.head(f"{RESERVED}/{run_id}")
-    if head is not None and head.writer != writer():
-        click.confirm(f"This executes code that {head.writer} put into {registry.url}. Go on?", abort=True, err=True)
-
-
-def bisected(face: Face, original: str, other: str) -> Bisection:
+def bisected(face: Face, original: str, other: str, *, hermetic: bool = False) -> Bisection:
     """Try the causes between two runs one at a time, and say of each what came out as soon as it is known."""
     face.note(f"Which of the causes is it? Run {original} is repeated with one of them at a time:")
     with face.epochs():
@@ -43,8 +28,9 @@ def bisected(face: Face, original: str, other: str) -> Bisection:
             other,
             registry=face.registry_option,
             command=["reprokit", *sys.argv[1:]],
+            hermetic=hermetic,
             progress=face,
-            observer=FaceObserver(face),
+            listener=FaceListener(face, output=False),
         )
 
 
@@ -59,4 +45,4 @@ def bisection_text(found: Bisection) -> str:
     lines = [f"  tried on {found.original}, against {found.other}:"]
     lines += [f"    {factors:<{width}}  {equals:<{widths[1]}}  {run}" for factors, equals, run in rows]
     lines += [f"    {'(not tried)':<{width}}  {text}" for text in found.untried]
-    return "\n".join([*lines, f"  bisect: {found.conclusion}"])
+    return "\n".join(map(one_line, [*lines, f"  bisect: {found.conclusion}"]))

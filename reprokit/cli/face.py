@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import click
 from reprokit.core.canonical_json import spelled
 from reprokit.core.config import Config
 from reprokit.core.progress import Advance
-from reprokit.core.safe_json import tame
+from reprokit.core.terminal_text import continued, one_line, tame, tame_json
 from reprokit.recording.journal import any_journal
 from reprokit.registry import Registry, open_registry
+from reprokit.registry.context import Context
 
 __all__ = ["Face", "absolute_address", "common", "size"]
 
@@ -42,19 +43,25 @@ class Face:
     def registry(self) -> Registry:
         return open_registry(self.config.registry)
 
+    def context(self) -> Context:
+        """Return what the library works with, this face for its progress."""
+        return Context.open(self.registry_option, progress=self)
+
     def recover(self) -> None:
         """Complete the records of runs that were killed on this machine; without journals nothing is loaded."""
         home = self.config.home
         if any_journal(home):
-            importlib.import_module("reprokit.recording.recorder").recover(home)
+            importlib.import_module("reprokit.recording.recorder").recover(home, note=self.note)
 
-    def result(self, plain: Any, text: str | Callable[[], str]) -> None:
-        """Print a result: `plain` as JSON with --json, else the text."""
+    def result(self, plain: Any, text: str | Sequence[str] | Callable[[], str]) -> None:
+        """Print a result: `plain` as JSON with --json, else the text, or lines of which each stays one."""
         if self.as_json:
             unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
-            click.echo(json.dumps(spelled(plain), indent=1, ensure_ascii=not unicode))
-        else:
+            click.echo(tame_json(json.dumps(spelled(plain), indent=1, ensure_ascii=not unicode)))
+        elif isinstance(text, str) or callable(text):
             click.echo(tame(text if isinstance(text, str) else text()))
+        else:
+            click.echo("\n".join(map(one_line, text)))
 
     # reprokit.core.progress.Progress
 
@@ -62,9 +69,9 @@ class Face:
         if self.quiet:
             return
         if self._bars is not None:
-            self._bars.console.print(tame(text), markup=False, highlight=False, soft_wrap=True)
+            self._bars.console.print(continued(text), markup=False, highlight=False, soft_wrap=True)
         else:
-            click.echo(tame(text), err=True)
+            click.echo(continued(text), err=True)
 
     @contextmanager
     def task(self, title: str, total: int | None, *, unit: str = "") -> Iterator[Advance]:
@@ -72,7 +79,7 @@ class Face:
             yield lambda _amount=1, /: None
             return
         with self.bars() as bars:
-            number = bars.add_task(f"{title} {f'({unit})' if unit else ''}", total=total)
+            number = bars.add_task(one_line(f"{title} {f'({unit})' if unit else ''}"), total=total)
             try:
                 yield lambda amount=1, /: bars.advance(number, amount)
             finally:

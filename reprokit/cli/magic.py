@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from reprokit.cli.main import cli
+from reprokit.core.terminal_text import continued
 from reprokit.errors import Error
 
 __all__ = ["load_ipython_extension"]
@@ -25,6 +26,6 @@ def _command(line: str) -> None:
         cli.main(shlex.split(line), prog_name="%reprokit", standalone_mode=False)
     except (Error, click.ClickException, ValueError) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(f"error: {continued(message)}\n")
     except click.Abort:
         sys.stderr.write("error: Interrupted.\n")

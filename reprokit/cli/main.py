@@ -11,40 +11,40 @@ from difflib import get_close_matches
 import click
 
 from reprokit._version import __version__
-from reprokit.core.safe_json import tame
+from reprokit.core.terminal_text import continued
 from reprokit.errors import Error
 
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
-    "init": ("commands.recipe", "init", "Draft a recipe for a script."),
-    "lock": ("commands.recipe", "lock", "Pin a recipe's environment and data, and say what moved."),
-    "schema": ("commands.recipe", "schema", "Print the JSON Schema of recipes."),
-    "run": ("commands.run", "run", "Run a recipe and record it."),
-    "resume": ("commands.run", "resume", "Go on with a run that was stopped."),
-    "doctor": ("text.diagnosis", "doctor", "See whether a recipe's training resumes bit for bit."),
-    "reproduce": ("commands.reproduce", "reproduce", "Repeat a run from its ID and give a verdict."),
-    "diff": ("commands.diff", "diff", "Compare two runs or two package versions, without running."),
-    "lineage": ("text.lineage", "lineage", "Show what a run or a version was made from, or what was made from it."),
-    "ls": ("commands.ls", "ls", "List runs and packages, or what is in one."),
-    "show": ("commands.ls", "show", "Show a run or a package version."),
-    "logs": ("commands.ls", "logs", "Print what a run's script wrote."),
-    "log": ("commands.package", "log", "Show the history of a package."),
-    "package": ("commands.build", "package", "Build packages."),
-    "install": ("commands.package", "install", "Write a package version into a folder, verified."),
-    "push": ("commands.transfer", "push", "Copy versions or runs into another registry, or for quilt3."),
-    "pull": ("commands.transfer", "pull", "Copy versions or runs from another registry, or one of quilt3's."),
-    "tag": ("commands.package", "tag", "Point a tag at a package version, for good or until it moves."),
-    "verify": ("commands.package", "verify", "Check every byte of a version, or of the whole registry."),
-    "rollback": ("commands.upkeep", "rollback", "Make an older version of a package the latest again."),
-    "rm": ("commands.upkeep", "rm", "Delete a package version or a run."),
-    "gc": ("commands.upkeep", "gc", "Remove what no version uses."),
-    "purge": ("commands.upkeep", "purge", "Erase objects for good and leave a tombstone."),
-    "mount": ("commands.mount", "mount", "Serve a package version as a read-only file system."),
-    "unmount": ("commands.mount", "unmount", "End a mount, also one whose process was killed."),
-    "checkpoint": ("commands.checkpoint", "checkpoint", "Fetch checkpoints."),
-    "env": ("commands.env", "env", "Pin environments, and make them from locks."),
-    "export": ("commands.export", "export", "Write a run, or its environment, for other tools."),
+    "init": ("recipe", "init", "Draft a recipe for a script."),
+    "lock": ("recipe", "lock", "Pin a recipe's environment and data, and say what moved."),
+    "schema": ("recipe", "schema", "Print the JSON Schema of recipes."),
+    "run": ("run", "run", "Run a recipe and record it."),
+    "resume": ("run", "resume", "Go on with a run that was stopped."),
+    "doctor": ("doctor", "doctor", "See whether a recipe's training resumes bit for bit."),
+    "reproduce": ("reproduce", "reproduce", "Repeat a run from its ID and give a verdict."),
+    "diff": ("diff", "diff", "Compare two runs or two package versions, without running."),
+    "lineage": ("lineage", "lineage", "Show what a run or a version was made from, or what was made from it."),
+    "ls": ("ls", "ls", "List runs and packages, or what is in one."),
+    "show": ("ls", "show", "Show a run or a package version."),
+    "logs": ("ls", "logs", "Print what a run's script wrote."),
+    "log": ("package", "log", "Show the history of a package."),
+    "package": ("build", "package", "Build packages."),
+    "install": ("package", "install", "Write a package version into a folder, verified."),
+    "push": ("transfer", "push", "Copy versions or runs into another registry, or for quilt3."),
+    "pull": ("transfer", "pull", "Copy versions or runs from another registry, or one of quilt3's."),
+    "tag": ("package", "tag", "Point a tag at a package version, for good or until it moves."),
+    "verify": ("package", "verify", "Check every byte of a version, or of the whole registry."),
+    "rollback": ("upkeep", "rollback", "Make an older version of a package the latest again."),
+    "rm": ("upkeep", "rm", "Delete a package version or a run."),
+    "gc": ("upkeep", "gc", "Remove what no version uses."),
+    "purge": ("upkeep", "purge", "Erase objects for good and leave a tombstone."),
+    "mount": ("mount", "mount", "Serve a package version as a read-only file system."),
+    "unmount": ("mount", "unmount", "End a mount, also one whose process was killed."),
+    "checkpoint": ("checkpoint", "checkpoint", "Fetch checkpoints."),
+    "env": ("env", "env", "Pin environments, and make them from locks."),
+    "export": ("export", "export", "Write a run, or its environment, for other tools."),
 }
 
 
@@ -58,7 +58,7 @@ class _Lazy(click.Group):
         if name not in _COMMANDS:
             return None
         module, attribute, _ = _COMMANDS[name]
-        command: click.Command = getattr(importlib.import_module(f"reprokit.cli.{module}"), attribute)
+        command: click.Command = getattr(importlib.import_module(f"reprokit.cli.commands.{module}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -109,9 +109,9 @@ def main() -> None:
 
 def _fail(message: str, hint: str | None, code: int) -> None:
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(tame(message), err=True)
+    click.echo(continued(message), err=True)
     if hint:
-        click.echo(tame(hint), err=True)
+        click.echo(continued(hint), err=True)
     sys.exit(code)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reprokit.client.connection import connect
+from reprokit.client.facts.params import of_run
 
 __all__ = ["ATTACHED", "connect", "context", "log", "log_artifact", "number", "params"]
 
@@ -34,8 +35,12 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def params(**defaults: Any) -> dict[str, Any]:
-    """Return the run's parameters: the recipe's, and for names that it does not set, `defaults`."""
-    return {**defaults, **context().get("params", {})}
+    """Return the run's parameters: the recipe's, and for names that it does not set, `defaults`.
+
+    In a run that a recipe started it notes which of them are read; `dict(…)` makes a plain dictionary of it.
+    """
+    told = context().get("params", {})
+    return of_run(told, defaults) if os.environ.get("REPROKIT_CONTEXT") else {**defaults, **told}
 
 
 def log(*, step: int | None = None, **metrics: float) -> None:

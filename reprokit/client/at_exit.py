@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +11,7 @@ from reprokit.client import context
 from reprokit.client.connection import RunnerGoneError, dial, is_connected
 from reprokit.client.facts.fingerprint import fingerprint
 from reprokit.client.facts.numeric import numeric_facts
+from reprokit.client.frameworks import frameworks
 
 __all__ = ["imported", "imported_files", "report"]
 
@@ -31,7 +31,7 @@ def report() -> None:
     except Exception as error:  # noqa: BLE001 - a library that cannot be asked must not spoil a run that is over
         numeric["unknown"] = f"{type(error).__name__}: {error}"[:500]
     if not hasattr(sys, "last_type"):
-        numeric["fingerprint"] = fingerprint(tuple(_in_use()))
+        numeric["fingerprint"] = fingerprint(_in_use())
     try:
         told = {"numeric": numeric, "imported": imported(), "files": imported_files(context().get("workspace"))}
         dial().send({"type": "numeric", **told, "saved": is_connected()})
@@ -39,12 +39,10 @@ def report() -> None:
         return
 
 
-def _in_use() -> Iterator[str]:
-    """Yield the libraries whose kernels are tried: a TensorFlow that computed nothing is not started up for it."""
-    yield from ("libm", "numpy", "scipy", "torch", "cuda")
-    eager = sys.modules.get("tensorflow.python.eager.context")
-    if getattr(getattr(eager, "_context", None), "_initialized", False):
-        yield "tensorflow"
+def _in_use() -> list[str]:
+    """Return the libraries whose kernels are tried."""
+    used = (one.numbers for one in frameworks().values() if one.numbers.computed())
+    return ["libm", *(library for numbers in used for library in numbers.kernels)]
 
 
 def imported() -> list[str]:
@@ -55,7 +53,9 @@ def imported() -> list[str]:
         if not isinstance(module, ModuleType) or module.__dict__.get("__spec__") is not None
     ]
     names = {name.partition(".")[0] for name in modules}
-    return sorted(names - sys.stdlib_module_names - {"__main__", "__mp_main__", "sitecustomize", "reprokit"})
+    boot = {"sitecustomize", "reprokit_variables", "reprokit_watch", "reprokit_commands"}
+    ours = {"__main__", "__mp_main__", "reprokit", *boot}
+    return sorted(names - sys.stdlib_module_names - ours)
 
 
 def imported_files(workspace: str | None) -> list[str]:
@@ -68,4 +68,5 @@ def imported_files(workspace: str | None) -> list[str]:
         told = module.__dict__ if isinstance(module, ModuleType) else {}
         files.append(told.get("__file__") or getattr(told.get("__spec__"), "origin", None) or "")
     real = {os.path.realpath(file) for file in files if isinstance(file, str) and file}
-    return sorted(file.removeprefix(root) for file in real if file.startswith(root))[:_MOST_FILES]
+    own = {file.removeprefix(root) for file in real if file.startswith(root)}
+    return sorted(file for file in own if "/site-packages/" not in file)[:_MOST_FILES]

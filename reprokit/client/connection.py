@@ -1,6 +1,8 @@
 """The line from a script's process to the runner: length-prefixed JSON over a local socket.
 
-Frame: 4 bytes length, big-endian, then JSON. A frame that hands over memory carries its file descriptor (SCM_RIGHTS).
+Frame: the run's token (16 bytes), 4 bytes length, big-endian, then JSON; an answer has no token. A frame that hands
+over memory carries its file descriptor (SCM_RIGHTS). The token comes through the environment, which only the run's own
+processes have: what a stranger sends is not heard.
 """
 
 from __future__ import annotations
@@ -18,9 +20,8 @@ from typing import Any
 
 __all__ = ["Attached", "Connection", "RunnerGoneError", "attach", "connect", "detach", "dial", "is_connected"]
 
-MAX_FRAME = 256 * 1024 * 1024
 _LOCK = threading.Lock()
-_CURRENT: dict[str, Any] = {"pid": None, "connection": None, "address": None, "keeper": None}
+_CURRENT: dict[str, Any] = {"pid": None, "connection": None, "address": None, "token": None, "keeper": None}
 
 
 class RunnerGoneError(RuntimeError):
@@ -30,8 +31,9 @@ class RunnerGoneError(RuntimeError):
 class Connection:
     """One process's line to the runner. Safe to use from several threads."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, token: bytes) -> None:
         self._channel = channel
+        self._token = token
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -78,7 +80,7 @@ class Connection:
 
     def _write(self, message: dict[str, Any], descriptors: tuple[int, ...]) -> None:
         body = json.dumps(message, allow_nan=True).encode()
-        frame = len(body).to_bytes(4, "big") + body
+        frame = self._token + len(body).to_bytes(4, "big") + body
         try:
             if descriptors:
                 sent = socket.send_fds(self._channel, [frame], list(descriptors))
@@ -106,7 +108,7 @@ def connect() -> Connection:
         if _CURRENT["pid"] != os.getpid():
             if not os.environ.get("REPROKIT_SOCKET") and _CURRENT["address"] is None:
                 keeper = _start_writer({})
-                _CURRENT.update(keeper=keeper, address=keeper.address)
+                _CURRENT.update(keeper=keeper, address=keeper.address, token=keeper.token)
             _CURRENT.update(pid=os.getpid(), connection=dial())
         connection: Connection = _CURRENT["connection"]
         return connection
@@ -119,13 +121,15 @@ def is_connected() -> bool:
 
 def dial() -> Connection:
     """Open one more line to the runner, or to the writer process that `connect` started."""
-    address = os.environ.get("REPROKIT_SOCKET") or _CURRENT["address"]
+    address, token = os.environ.get("REPROKIT_SOCKET"), os.environ.get("REPROKIT_TOKEN", "")
+    if not address:
+        address, token = _CURRENT["address"], _CURRENT["token"]
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         channel.connect(address)
     except OSError as error:
         raise RunnerGoneError(f"reprokit: the runner at {address} does not answer ({error})") from None
-    return Connection(channel)
+    return Connection(channel, bytes.fromhex(token))
 
 
 class Attached:
@@ -135,9 +139,10 @@ class Attached:
         before: The line and the like that this process had when it was started.
     """
 
-    def __init__(self, channel: socket.socket, address: str, run_id: str) -> None:
+    def __init__(self, channel: socket.socket, address: str, run_id: str, token: str) -> None:
         self._channel = channel
         self.address = address
+        self.token = token
         self.run_id = run_id
         self.before: dict[str, Any] = {}
 
@@ -166,7 +171,7 @@ def attach(told: dict[str, Any]) -> Attached:
     with _LOCK:
         attached = _start_writer(told)
         attached.before = dict(_CURRENT)
-        _CURRENT.update(pid=None, connection=None, address=attached.address)
+        _CURRENT.update(pid=None, connection=None, address=attached.address, token=attached.token)
         return attached
 
 
@@ -207,5 +212,5 @@ def _start_writer(told: dict[str, Any]) -> Attached:
             errors.seek(0)
             text = errors.read().decode(errors="replace").strip()[-2000:]
             raise RunnerGoneError(f"reprokit: no writer process could be started:\n{text}")
-    address, run_id = json.loads(answer)
-    return Attached(ours, address, run_id)
+    address, run_id, token = json.loads(answer)
+    return Attached(ours, address, run_id, token)

@@ -5,6 +5,7 @@ Standard library only: the environment of a run need not contain what reprokit i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -36,10 +37,24 @@ def declared_folder(ref: str) -> str:
                 raise LookupError(f"reprokit: this run has {name} at {item['top_hash'][:12]}, not at {wanted}.")
             return str(item["folder"])
     known = ", ".join(str(item["package"]) for item in inputs) or "none"
+    _note_refused(ref)
     raise LookupError(
         f"reprokit: {ref} is not a declared input of this run; declared: {known}. "
         "Declare it under `data:` in the recipe."
     )
+
+
+def _note_refused(name: str) -> None:
+    """Have the run's record say that the script asked for what is not declared."""
+    report = os.environ.get("REPROKIT_INPUTS_REPORT")
+    if report is None:
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, b"\1" + os.fsencode(name.replace("\n", " ")) + b"\n")
+        finally:
+            os.close(descriptor)
 
 
 def names_of(folder: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`with reprokit.run(name=…):` in a notebook or a console: what is saved inside becomes one run."""
+"""`with reprokit.start_run(name=…):` in a notebook or a console: what is saved inside becomes one run."""
 
 from __future__ import annotations
 

@@ -23,6 +23,8 @@ from reprokit.client import number
 from reprokit.client.connection import connect
 from reprokit.client.notebook_cells import keep
 from reprokit.client.policy import Policy
+from reprokit.client.probe import flat
+from reprokit.client.probe.carried import Carried, around, loop_frame
 from reprokit.client.restored import Restored, resumed
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.writer import Saving, writer
@@ -40,6 +42,8 @@ class Loop(ABC):
     """
 
     framework = "numpy"
+    counts_epochs = False
+    """A step is an epoch where neither batches nor the steps of an optimiser were seen in it."""
 
     def __init__(self, *, package: str | None = None, initial: bool = True) -> None:
         self.package = package
@@ -55,10 +59,13 @@ class Loop(ABC):
         self._restored: Restored | None = None
         self._signal: int | None = None
         self._saved_at: tuple[int | None, int | None, int] | None = None
+        self._carried = Carried()
+        self._counted = 0  # steps at the end of the epoch before
+        self._has_batches = False  # some were counted in this epoch
 
     @property
     def step(self) -> int:
-        """Optimiser steps done; batches, where no optimiser is known."""
+        """Optimiser steps done; batches, where no optimiser is known; of PyTorch, epochs where neither is seen."""
         return self._steps
 
     @property
@@ -68,6 +75,38 @@ class Loop(ABC):
         A resumed run counts on, where `enumerate` would begin anew.
         """
         return self._batch or 0
+
+    @staticmethod
+    def _refuse(state: dict[str, Any], found: list[str]) -> None:
+        """Note in a checkpoint's state why a run could not go on from it with the same bits; its record says so."""
+        if found:
+            state["refused"] = found
+
+    @staticmethod
+    def _check_resumable(restored: Restored) -> None:
+        """Refuse a checkpoint of which `_refuse` was told.
+
+        Raises:
+            RuntimeError: It cannot be resumed from; the reasons are named.
+        """
+        if refused := restored.state("refused"):
+            raise RuntimeError(
+                f"reprokit: no run can be resumed from this checkpoint bit for bit: {'; '.join(refused)}"
+            )
+
+    def _put_state(self, stored: dict[str, Any]) -> None:
+        """Put the user's state back, in the lists and mappings that the script may hold already."""
+        for key, value in stored.items():
+            own = self.state.get(key)
+            if type(own) is list and type(value) is list:
+                own[:] = value
+                stored = {**stored, key: own}
+            elif type(own) is dict and type(value) is dict:
+                own.clear()
+                own.update(value)
+                stored = {**stored, key: own}
+        self.state.clear()
+        self.state.update(stored)
 
     @abstractmethod
     def _capture(self, snapshot: Snapshot) -> None:
@@ -97,6 +136,7 @@ class Loop(ABC):
         Raises:
             RuntimeError: A checkpoint could not be stored, or not be restored.
         """
+        self._carried = Carried(around(loop_frame()), flat(vars(self)))
         last = self._last = self._policy.last_epoch(total)
         self._tell({"type": "epochs", "total": last + 1})
         first = self._begin()
@@ -105,6 +145,7 @@ class Loop(ABC):
                 self._epoch, self._batch = epoch, None
                 self._before_epoch()
                 yield epoch
+                self._after_body()
                 self._batch = None
                 if self._resume_batch is not None:
                     raise RuntimeError(
@@ -113,6 +154,7 @@ class Loop(ABC):
                     )
                 self._tell({"type": "epoch", "epoch": epoch})
                 self._leave_if_told()
+        self._carried = Carried()
         self.close()
 
     def save(self, *, state: dict[str, Any] | None = None, **metrics: Any) -> Saving | None:
@@ -135,7 +177,14 @@ class Loop(ABC):
 
     def _save_if_due(self, values: dict[str, float]) -> Saving | None:
         ends_epoch = self._epoch is not None and self._batch is None
-        if ends_epoch and self._epoch is not None and not self._policy.due_after_epoch(self._epoch, self._last):
+        if ends_epoch and self.counts_epochs and self._steps == self._counted and not self._has_batches:
+            self._steps += 1
+        self._counted, self._has_batches = self._steps, not ends_epoch
+        if (
+            ends_epoch
+            and self._epoch is not None
+            and not self._policy.due_after_epoch(self._epoch, self._last, step=self._steps)
+        ):
             self._tell({"type": "metrics", "step": self._steps, "values": values})
             return None
         return self._save(values)
@@ -161,6 +210,9 @@ class Loop(ABC):
     def _before_epoch(self) -> None:  # noqa: B027 - most have nothing to do
         """Called before the body of each epoch."""
 
+    def _after_body(self) -> None:  # noqa: B027 - as above
+        """Called after the body of each epoch."""
+
     def _begin(self) -> int:
         """Restore, or save the initial state; return the first epoch to train."""
         restored = resumed(self.framework)
@@ -178,10 +230,16 @@ class Loop(ABC):
         """Put back what a checkpoint holds, and count on from there."""
         self._restored = restored
         self._restore(restored)
-        self.state.clear()
-        self.state.update(self._user_of(restored.state("user", {})))
-        self._steps = restored.step
+        self._put_state(self._user_of(restored.state("user", {})))
+        self._steps = self._counted = restored.step
+        self._has_batches = restored.batch is not None
         self._policy.resumed(restored.step)
+        self._tell_lost(restored)
+
+    def _tell_lost(self, restored: Restored) -> None:
+        """Say which variables of the script do not hold what they held when a checkpoint was saved."""
+        if restored.epoch is not None and (lost := self._carried.lost(restored.carried)):
+            self._tell({"type": "lost", "names": lost})
 
     def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
         snapshot = self._new_snapshot()
@@ -193,21 +251,23 @@ class Loop(ABC):
         }
         self._capture(snapshot)
         saving = snapshot.save(
-            epoch=self._epoch, step=self._steps, batch=self._batch, metrics=metrics, kind=kind, package=self.package
-        )
+            epoch=self._epoch, step=self._steps, batch=self._batch, metrics=metrics, kind=kind, package=self.package,
+            carried=self._carried.moved(),
+        )  # fmt: skip
         self._saved(kind)
         return saving
 
     def _saved(self, kind: str) -> None:
         """Note that a checkpoint was saved; leave if it was the last one that this run is asked for."""
         self._saved_at = (self._epoch, self._batch, self._steps)
-        if kind != "initial" and self._policy.saved(self._steps):
+        if kind != "initial" and self._policy.saved(self._steps, epoch=self._epoch, batch=self._batch):
             self.close()
             raise SystemExit(0)
 
     def _between_batches(self) -> None:
         """Save if the policy asks for it here; save and leave if a signal does."""
         self._steps += self._steps_are_batches
+        self._has_batches = True
         if self._policy.due_after_batch(self._epoch, self._batch, self._steps):
             self._save({})
         self._leave_if_told()

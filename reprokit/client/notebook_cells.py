@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import sys
@@ -40,6 +41,8 @@ def prepare(shell: Any, folder: str) -> None:
     shell.events.register("post_run_cell", _after_cell)
     for stream in (sys.stdout, sys.stderr):
         setattr(stream, "flush_timeout", _PATIENCE)  # noqa: B010 - of ipykernel's streams, no others
+    # at exit ipykernel waits for its sockets without a limit; the end of the process closes them too
+    atexit.unregister(shell.kernel.parent.close)
     line = shell.kernel.iopub_thread
     line.schedule(lambda: setattr(line.socket, "xpub_nodrop", 1))
 

@@ -10,6 +10,34 @@ from reprokit.client import context, probe
 __all__ = ["Policy"]
 
 
+class _Crossing:
+    """What a doctor asks for: a checkpoint within an epoch, one at its end, and one in the epoch after.
+
+    Args:
+        seconds: How long the epoch's end is waited for.
+        least: Steps before the first checkpoint at an epoch's end.
+
+    Attributes:
+        first: Epoch and batch of the first checkpoint.
+    """
+
+    def __init__(self, seconds: float, least: int) -> None:
+        self.seconds = seconds
+        self.least = least
+        self.first: tuple[int | None, int | None] | None = None
+
+    def waits(self, epoch: int | None) -> bool:
+        """True within the epoch of the first checkpoint: its end is what comes next."""
+        return self.first is not None and self.first[1] is not None and self.first[0] == epoch
+
+    def is_over(self, epoch: int | None, batch: int | None, waited: float) -> bool:
+        """Note a checkpoint; return true if an epoch's end lies between the first one and this, or took too long."""
+        if self.first is None:
+            self.first = epoch, batch
+            return False
+        return self.first[1] is None or epoch != self.first[0] or (batch is not None and waited >= self.seconds)
+
+
 class Policy:
     """Counts epochs, steps and minutes since the last checkpoint.
 
@@ -27,6 +55,8 @@ class Policy:
         self.until: int | None = told.get("until")
         self.on: list[str] = list(told.get("on", ["signal"]))
         self._stop_after: int | None = told.get("stop_after")
+        cross: dict[str, Any] | None = told.get("cross")
+        self._crossing = None if cross is None else _Crossing(float(cross["seconds"]), int(cross["least"]))
         self._step = 0
         self._time = time.monotonic()
 
@@ -35,12 +65,23 @@ class Policy:
         """True if the recipe asks for checkpoints inside epochs, and not only at their ends."""
         return bool(self._at) or self._unit != "epoch"
 
+    @property
+    def by_clock(self) -> bool:
+        """True if the recipe saves by the clock, and nobody says after which batches that was."""
+        return self._unit == "minute" and self._at is None
+
     def last_epoch(self, total: int) -> int:
         """Return the last epoch (from 0) to train, of `total`."""
         return total - 1 if self.until is None else min(total - 1, self.until)
 
-    def due_after_epoch(self, epoch: int, last: int | None = None) -> bool:
-        """True if a save at the end of `epoch` is wanted: unless `every: n epochs` skips it; the last one always."""
+    def due_after_epoch(self, epoch: int, last: int | None = None, *, step: int | None = None) -> bool:
+        """True if a save at the end of `epoch` is wanted: unless `every: n epochs` skips it; the last one always.
+
+        Args:
+            step: Steps done, where they are counted.
+        """
+        if self._crossing is not None and step is not None and (last is None or epoch < last):
+            return self._crossing.first is not None or step - self._step >= self._crossing.least
         if self._unit != "epoch" or (last is not None and epoch >= last):
             return True
         return (epoch + 1) % self._n == 0
@@ -54,6 +95,8 @@ class Policy:
         """
         if self._at is not None:
             return (epoch, batch) in self._at
+        if self._crossing is not None and self._crossing.waits(epoch):
+            return time.monotonic() - self._time >= self._crossing.seconds
         if self._unit == "step":
             return step // self._n > self._step // self._n
         if self._unit == "minute":
@@ -66,7 +109,7 @@ class Policy:
         Raises:
             RuntimeError: The recipe saves by the clock, which no two processes read at the same batch.
         """
-        if self._unit == "minute" and self._at is None:
+        if self.by_clock:
             raise RuntimeError(
                 "reprokit: `every: … minutes` cannot be used with several processes; give steps or epochs"
             )
@@ -77,9 +120,16 @@ class Policy:
         self._step = step
         probe.look("restored", step=step)
 
-    def saved(self, step: int) -> bool:
-        """Note that a checkpoint was saved; return true if it was the last one that this run is asked for."""
+    def saved(self, step: int, *, epoch: int | None = None, batch: int | None = None) -> bool:
+        """Note that a checkpoint was saved; return true if it was the last one that this run is asked for.
+
+        Args:
+            batch: Batches done of the epoch; None at its end.
+        """
+        waited = time.monotonic() - self._time
         self._step, self._time = step, time.monotonic()
+        if self._crossing is not None:
+            return self._crossing.is_over(epoch, batch, waited)
         if self._stop_after is None:
             return False
         self._stop_after -= 1

@@ -9,7 +9,7 @@ import mmap
 import os
 import resource
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,10 +19,11 @@ from reprokit.client.facts.numeric import numeric_facts
 from reprokit.client.plain import from_json, strict_json
 from reprokit.client.tensors import MalformedError, StoredArray, as_array, parse
 
-__all__ = ["MAX_JSON", "Restored", "check_index", "resumed"]
+__all__ = ["MAX_JSON", "Restored", "check_index", "check_names", "resumed", "some"]
 
 MAX_JSON = 256 * 1024 * 1024  # bytes
 _LARGE = 1024 * 1024  # bytes; smaller files are read
+_NAMED = 5  # of a list of names, in a message
 
 
 class Restored:
@@ -30,12 +31,14 @@ class Restored:
 
     Attributes:
         folder: Where they lie.
+        carried: What variables of the script held beside it; see `reprokit.client.probe.carried`.
         raw_state: state.json as it is; `state` gives the values that were saved.
         converters: Kind of a tensor in the state (`torch`) → function that makes one; others come as NumPy arrays.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, carried: dict[str, str] | None = None) -> None:
         self.folder = Path(folder)
+        self.carried = carried or {}
         self.converters: dict[str, Callable[[StoredArray], Any]] = {}
         self._sections: dict[str, dict[str, StoredArray]] = {}
         # each mapped file keeps a descriptor open; where they are few, the rest is read
@@ -183,6 +186,27 @@ def check_index(index: Any, section: str) -> tuple[dict[str, set[str]], dict[str
     return places, aliases
 
 
+def check_names(here: Iterable[str], there: Iterable[str], what: str, *, hint: str = "") -> None:
+    """See that what a script has is what the checkpoint has.
+
+    Args:
+        what: Both, for people: `model has other tensors`.
+    Raises:
+        RuntimeError: One of them has more; some are named.
+    """
+    ours, theirs = set(here), set(there)
+    parts = [f"not in the checkpoint: {some(ours - theirs)}"] if ours - theirs else []
+    parts += [f"only in the checkpoint: {some(theirs - ours)}"] if theirs - ours else []
+    if parts:
+        raise RuntimeError(f"reprokit: the {what} than the checkpoint ({'; '.join(parts)}){hint}")
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first names, and how many more there are."""
+    listed = sorted(names)
+    return ", ".join(listed[:_NAMED]) + (f" and {len(listed) - _NAMED:,} more" if len(listed) > _NAMED else "")
+
+
 def resumed(framework: str | None = None) -> Restored | None:
     """Return the checkpoint that this run goes on from; None if it starts at its beginning.
 
@@ -201,4 +225,4 @@ def resumed(framework: str | None = None) -> Restored | None:
         )
     connect().send({"type": "resumed", "numeric": numeric_facts()})
     probe.look("start")
-    return Restored(told["folder"])
+    return Restored(told["folder"], told.get("carried"))

@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any
 
-__all__ = ["generator_state", "rng_state", "set_generator_state", "set_rng_state"]
+__all__ = ["generator_state", "rng_state", "same", "set_generator_state", "set_rng_state"]
 
 _TWISTER = 624  # numbers in the state of a Mersenne Twister
 
@@ -54,6 +54,17 @@ def set_generator_state(generator: Any, state: Any) -> None:
         generator.bit_generator.state = _sound(state)
     else:
         generator.set_state(_sound(state))
+
+
+def same(one: Any, other: Any) -> bool:
+    """True if two states, of one or several generators, are equal."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if hasattr(one, "tobytes") and hasattr(other, "tobytes"):
+        return bool(one.tobytes() == other.tobytes())
+    return bool(one == other)
 
 
 def _sound(state: Any) -> Any:

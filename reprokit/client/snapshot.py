@@ -33,12 +33,15 @@ class Snapshot:
     Attributes:
         state: JSON-like; goes to state.json. No metrics, clocks, paths or IDs belong in it.
         config: The architecture, if the framework has one.
+        unresumable: Why no run could go on from here with the same bits, and what to do about it; what the state has as
+            `refused` counts too. It is told to the runner, and no part of the checkpoint.
     """
 
     def __init__(self, *, framework: str, tensor: Callable[[Snapshot, str, Any], str | None] | None = None) -> None:
         self.framework = framework
         self.state: dict[str, Any] = {}
         self.config: Any = None
+        self.unresumable: list[str] = []
         self._tensor = tensor
         self._tensors: list[dict[str, Any]] = []
         self._files: list[dict[str, Any]] = []
@@ -117,11 +120,13 @@ class Snapshot:
         batch: int | None = None,
         kind: str = "checkpoint",
         package: str | None = None,
+        carried: dict[str, str] | None = None,
     ) -> Saving:
         """Copy everything into shared memory and hand it over; storing goes on in the runner.
 
         Args:
             batch: Batches done of the epoch, in the middle of one.
+            carried: What the script's own variables hold beside it; see `reprokit.client.probe.carried`.
             kind: `checkpoint`, `initial`, or why it was not asked for: `signal`, `exception`.
         Raises:
             RuntimeError: An earlier checkpoint could not be stored.
@@ -131,7 +136,8 @@ class Snapshot:
         message = {
             "kind": kind, "framework": self.framework, "epoch": epoch, "step": step, "batch": batch, "metrics": metrics,
             "tensors": self._tensors, "files": self._files, "state": state, "config": self.config,
-            "package": package, "numeric": numeric_facts(),
+            "package": package, "numeric": numeric_facts(), "carried": carried or {},
+            "unresumable": [*self.unresumable, *self.state.get("refused", [])],
         }  # fmt: skip
         body = json.dumps(message, allow_nan=True).encode()
         place = writer()

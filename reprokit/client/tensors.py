@@ -24,6 +24,7 @@ __all__ = [
     "Place",
     "StoredArray",
     "as_array",
+    "by_rows",
     "check_shape",
     "is_native",
     "parse",
@@ -63,6 +64,14 @@ class StoredArray(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     data: memoryview
+
+
+def by_rows(data: memoryview, dtype: str, shape: Sequence[int]) -> memoryview:
+    """Return the bytes of an array that is stored column by column (Fortran's order) in C's order."""
+    if not data:
+        return data
+    array = np.frombuffer(data, f"V{DTYPE_BYTES[dtype]}").reshape(shape, order="F")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 class Place(NamedTuple):

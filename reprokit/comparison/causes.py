@@ -7,29 +7,37 @@ otherwise, a late epoch of code that acts late, an output alone of what happens 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
-from reprokit.numerics.numeric_class import differences
+from reprokit.client.frameworks import find
+from reprokit.numerics.numeric_class import Difference, differences
+from reprokit.schema.factor import SETTINGS, Factor
 from reprokit.schema.lock import DataPin, PackageChange, RunLock
+from reprokit.schema.machine import Machine
 from reprokit.schema.manifest import ManifestDiff
 from reprokit.schema.recipe import to_plain
-from reprokit.schema.record import UndeclaredFile
+from reprokit.schema.record import Program, UndeclaredFile
 from reprokit.schema.verdict import Cause, Divergence
 
-__all__ = ["Between", "Evidence", "causes_between", "weigh"]
+__all__ = ["Between", "Evidence", "Where", "causes_between", "weigh"]
+
+Where = Literal["initial", "first", "later", "missing", "outputs", "metrics"]
 
 _CONSEQUENCES = {"PYTHONHASHSEED"}  # of the seed; thread variables are told by their names
+_SWITCHING = (*("execution." + name for name in ("threads", "variables", "determinism")), "environment.")
+_SCRIPTED = ("code", "params.", "recipe.code.")  # by which a script may set a library's switches
+_EQUAL = "every checkpoint is equal in every bit"
 _MAX_NAMED = 5
 _MAX_LINES = 200
 _SHIFTS = 1e-5  # |Δ| / |original| below which a difference is one of rounding
 _NUMERIC = ("execution.threads", "execution.variables")
 _DRAWN = ("execution.seed", "execution.determinism")
 _ELSEWHERE = ("data", "environment", "params", "execution")  # of a recipe: what the lock pins, and is told from there
+_MODULE = "inputs.module."
 _IDLE = ("name", "tolerance", "outputs")
 
 
@@ -46,12 +54,15 @@ class Between:
         imported_files: Files of the code that either run imported; None if one of them did not tell.
         opened_files: Other files of the code that either read; None if that was not watched.
         data: By input name, the entries that differ.
+        unused: Parameters that never reached the script of either run.
         imported: Packages that either run imported; empty if they did not tell.
         undeclared: What each read without declaring it.
+        unpinned: What else of the two differs that no lock pins: variables that they read, files of a working tree.
+        programs: What else each started.
         other: ID of the second run, which `--with code=` and `env=` can name.
     """
 
-    machines: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default_factory=lambda: ({}, {}))
+    machines: tuple[Machine, Machine] = (Machine(), Machine())
     code: ManifestDiff | None = None
     cells: Mapping[str, list[str]] = field(default_factory=dict)
     lines: Mapping[str, list[str]] = field(default_factory=dict)
@@ -59,8 +70,11 @@ class Between:
     imported_files: frozenset[str] | None = None
     opened_files: frozenset[str] | None = None
     data: Mapping[str, ManifestDiff] = field(default_factory=dict)
+    unused: frozenset[str] = frozenset()
     imported: frozenset[str] = frozenset()
     undeclared: tuple[list[UndeclaredFile], list[UndeclaredFile]] = field(default_factory=lambda: ([], []))
+    unpinned: tuple[Cause, ...] = ()
+    programs: tuple[list[Program], list[Program]] = field(default_factory=lambda: ([], []))
     other: str = ""
 
 
@@ -70,11 +84,13 @@ class Evidence:
 
     Attributes:
         where: In what the first difference is: the initial state, the first checkpoint, a later one, one that only one
-            side has, the outputs alone, the metrics alone; `nothing` if every bit is equal.
+            side has, the outputs alone, the metrics alone.
+        checkpoints: There are some that were compared.
     """
 
-    where: Literal["nothing", "initial", "first", "later", "missing", "outputs", "metrics"]
-    first: Divergence | None = None
+    where: Where
+    first: Divergence | None
+    checkpoints: bool
 
     @property
     def is_rounding(self) -> bool:
@@ -85,7 +101,7 @@ class Evidence:
 
     @property
     def name(self) -> str:
-        return "" if self.first is None else str(self.first.what or "")
+        return "" if self.first is None else self.first.what
 
 
 def causes_between(left: RunLock | None, right: RunLock | None, between: Between) -> list[Cause]:
@@ -98,19 +114,18 @@ def causes_between(left: RunLock | None, right: RunLock | None, between: Between
     if left is not None and right is not None:
         found += _code(left, right, between)
         found += _data(left, right, between.data)
-        found += _params(left.params, right.params)
+        found += _params(left.params, right.params, between.unused)
         found += _execution(left, right)
         found += _recipe(left, right)
-        factor = f"env={between.other}" if between.other and right.environment.container is None else None
+        given = between.other and right.environment.container is None
+        factor = Factor(kind="environment", value=between.other) if given else None
         found += [_package(change, between, factor) for change in left.environment.changes_to(right.environment)]
-    found += _undeclared(*between.undeclared)
-    switched = [cause.what for cause in found if cause.what.startswith("execution.") and _is_numeric(cause)]
-    found += _machine(*between.machines, switched)
-    return found
+    found += [*_undeclared(*between.undeclared), *_programs(*between.programs), *between.unpinned]
+    return [*found, *_machine(*between.machines, found)]
 
 
 def _code(one: RunLock, other: RunLock, between: Between) -> Iterator[Cause]:
-    factor = f"code={between.other}" if between.other else None
+    factor = Factor(kind="code", value=between.other) if between.other else None
     if between.code is not None:
         changed = [*between.code.changed, *between.code.added, *between.code.removed]
         uses = {key: _use(key, between) for key in changed}
@@ -164,19 +179,30 @@ def _data(one: RunLock, other: RunLock, data: Mapping[str, ManifestDiff]) -> Ite
             yield Cause(kind="data", what=what, text=f"{what}: laid out at {a.path} → {b.path}")
 
 
-def _repinned(pin: DataPin) -> str | None:
-    """Return the option that gives a run this input."""
-    if pin.run is None:
-        return f"data.{pin.name}={pin.package}@{pin.top_hash[:16]}" if pin.within is None else None
-    return f"data.{pin.name}={pin.run}"
+def _repinned(pin: DataPin) -> Factor | None:
+    """Return what gives a run this input."""
+    if pin.run is not None:
+        return Factor(kind="data", name=pin.name, value=pin.run)
+    if pin.within is not None:
+        return None
+    return Factor(kind="data", name=pin.name, value=f"{pin.package}@{pin.top_hash[:16]}")
 
 
-def _params(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Cause]:
+def _params(left: Mapping[str, Any], right: Mapping[str, Any], unused: frozenset[str]) -> Iterator[Cause]:
     for key in dict.fromkeys([*left, *right]):
         if left.get(key) != right.get(key) or (key in left) != (key in right):
-            factor = f"param.{key}={json.dumps(right[key])}" if key in left and key in right else None
+            both = key in left and key in right
+            factor = Factor(kind="param", name=key, value=right[key]) if both else None
             text = f"params.{key} {_short(left.get(key))} → {_short(right.get(key))}"
-            yield Cause(kind="params", what=f"params.{key}", text=text, factor=factor)
+            idle = key in unused
+            yield Cause(
+                kind="params",
+                what=f"params.{key}",
+                text=text,
+                weight="unlikely" if idle else "possible",
+                why="it never reached the script of either run" if idle else "",
+                factor=factor,
+            )
 
 
 def _execution(one: RunLock, other: RunLock) -> Iterator[Cause]:
@@ -187,13 +213,21 @@ def _execution(one: RunLock, other: RunLock) -> Iterator[Cause]:
                 if a.get(key) != b.get(key):
                     what = f"execution.variables.{key}"
                     text = f"{what} {a.get(key, 'unset')} → {b.get(key, 'unset')} (numeric class differs)"
-                    factor = f"variable.{key}={b.get(key, '')}"
+                    factor = Factor(kind="variable", name=key, value=b.get(key))
                     yield Cause(kind="execution", what=what, text=text, factor=factor)
         elif a != b:
             note = " (numeric class differs)" if name == "threads" else ""
             text = f"execution.{name} {_short(a)} → {_short(b)}{note}"
-            option = None if name == "params" else f"{name}={b}"
-            yield Cause(kind="execution", what=f"execution.{name}", text=text, factor=option)
+            given = Factor(kind="execution", name=name, value=b) if name in SETTINGS else None
+            idle = name == "benign"
+            yield Cause(
+                kind="execution",
+                what=f"execution.{name}",
+                text=text,
+                weight="unlikely" if idle else "possible",
+                why="nothing is computed by it" if idle else "",
+                factor=given,
+            )
 
 
 def _recipe(one: RunLock, other: RunLock) -> Iterator[Cause]:
@@ -220,7 +254,7 @@ def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         yield where, value
 
 
-def _package(change: PackageChange, between: Between, factor: str | None) -> Cause:
+def _package(change: PackageChange, between: Between, factor: Factor | None) -> Cause:
     idle = change.kind in ("pip", "conda") and between.imported and change.name not in between.imported
     return Cause(
         kind="environment",
@@ -237,41 +271,80 @@ def _undeclared(left: list[UndeclaredFile], right: list[UndeclaredFile]) -> Iter
     ours, theirs = {file.path: file for file in left}, {file.path: file for file in right}
     for path in dict.fromkeys([*ours, *theirs]):
         a, b = ours.get(path), theirs.get(path)
+        code = "module" in {file.kind for file in (a, b) if file is not None}
+        name = f"the module {path}" if code else path
         if a is None or b is None:
-            text = f"inputs: {path} was read by the {'second' if a is None else 'first'} run alone, and is not declared"
+            text = f"inputs: {name} was read by the {'second' if a is None else 'first'} run alone, and is not declared"
         elif a.digest != b.digest or a.size != b.size:
-            text = f"inputs: {path} changed between the runs, and is not declared"
+            text = f"inputs: {name} changed between the runs, and is not declared"
         else:
             continue
-        yield Cause(kind="inputs", what=f"inputs.{path}", text=text, why="it was read, and nothing pins it")
+        what = f"{_MODULE}{path}" if code else f"inputs.{path}"
+        yield Cause(kind="inputs", what=what, text=text, why="it was read, and nothing pins it")
+
+
+def _programs(left: list[Program], right: list[Program]) -> Iterator[Cause]:
+    """Yield programs that scripts started and that changed, or that only one of them started."""
+    ours, theirs = {one.path: one for one in left}, {one.path: one for one in right}
+    for path in dict.fromkeys([*ours, *theirs]):
+        a, b = ours.get(path), theirs.get(path)
+        if a is None or b is None:
+            text = f"inputs: the program {path} was started by the {'second' if a is None else 'first'} run alone"
+        elif a.digest != b.digest or a.size != b.size:
+            text = f"inputs: the program {path} changed between the runs"
+        else:
+            continue
+        yield Cause(kind="inputs", what=f"inputs.program.{path}", text=text, why="what it read is not known")
 
 
 def _is_numeric(cause: Cause) -> bool:
     return cause.kind == "machine" or cause.what.startswith(_NUMERIC)
 
 
-def _machine(left: Mapping[str, Any], right: Mapping[str, Any], switched: list[str]) -> Iterator[Cause]:
+def _machine(left: Machine, right: Machine, found: list[Cause]) -> Iterator[Cause]:
     """Yield how the numeric classes differ; threads are told once, by execution.threads, and releases by packages.
 
+    Kernels and facts are what libraries showed. Where something that sets them differs itself, that is the cause.
+
     Args:
-        switched: What the locks themselves change: kernels and facts that differ may be no more than what came of it.
+        found: What else differs.
     """
-    for item in differences(left.get("numeric"), right.get("numeric")):
+    acting = [cause.what for cause in found if cause.weight != "unlikely"]
+    switched = any(what.startswith(_SWITCHING) for what in acting)
+    items = differences(left.numeric, right.numeric)
+    scripted = [item for item in items if _is_scripted(item, left, right, acting)]
+    for item in items:
         if "thread" in item.what or item.what in _CONSEQUENCES or item.what.endswith(".version"):
             continue
+        if item in scripted or (item.kind == "kernels" and any(one.family == item.family for one in scripted)):
+            continue
+        because = item.because.partition(" ")[0]  # a variable that may have come from outside the lock
+        elsewhere = because and f"execution.variables.{because}" not in acting
+        if switched and item.kind in ("kernels", "fact") and not elsewhere:
+            continue
+        strict = item.kind == "variable" and "execution.determinism" in acting
+        if strict or f"execution.variables.{item.what}" in acting:
+            continue
         idle = item.kind == "harmless"
-        follows = bool(switched) and item.kind in ("kernels", "fact")
         yield Cause(
             kind="machine",
             what=f"machine.{item.what}",
             text=f"machine: {item}",
-            weight="unlikely" if idle or follows else "possible",
-            why="no library that was loaded computes by it"
-            if idle
-            else f"it may be what comes of {', '.join(switched)}"
-            if follows
-            else "",
+            weight="unlikely" if idle else "possible",
+            why="no library that was loaded computes by it" if idle else "",
         )
+
+
+def _is_scripted(item: Difference, left: Machine, right: Machine, acting: list[str]) -> bool:
+    """True for a switch that scripts set, where the script differs, or what it was given."""
+    framework = find(item.family)
+    if item.kind != "fact" or framework is None or not any(what.startswith(_SCRIPTED) for what in acting):
+        return False
+    set_by_script = (
+        framework.numbers.switches(side.numeric.told_by.get(item.family, {}), side.numeric.fingerprint, None)
+        for side in (left, right)
+    )
+    return item.what.partition(".")[2].partition(".")[0] in {name for switches in set_by_script for name in switches}
 
 
 def weigh(causes: list[Cause], evidence: Evidence, *, unseeded: bool = False) -> list[Cause]:
@@ -282,17 +355,28 @@ def weigh(causes: list[Cause], evidence: Evidence, *, unseeded: bool = False) ->
     Args:
         unseeded: `execution.determinism` is off: nothing seeds the script's generators.
     """
-    if evidence.where == "nothing":
-        return [msgspec.structs.replace(cause, weight="unlikely", why="no bit differs") for cause in causes]
-    weighed = [cause if cause.weight == "unlikely" else _weigh(cause, evidence) for cause in causes]
+    told = ("unlikely", "resumed")  # what was weighed where it was seen
+    weighed = [cause if cause.weight in told or cause.kind in told else _weigh(cause, evidence) for cause in causes]
     open_ = [cause for cause in weighed if cause.weight != "unlikely"]
     if len(open_) == 1 and open_[0].weight != "likely":
-        only = msgspec.structs.replace(open_[0], weight="likely", why="nothing else that differs would explain it")
+        why = "; ".join(filter(None, (open_[0].why, "nothing else that differs would explain it")))
+        only = msgspec.structs.replace(open_[0], weight="likely", why=why)
         weighed = [only if cause is open_[0] else cause for cause in weighed]
     if not open_:
         weighed.append(_unexplained(causes, evidence, unseeded))
     rank = ["likely", "possible", "unlikely"]
-    order = ["record", "code", "data", "params", "execution", "inputs", "environment", "machine", "unexplained"]
+    order = [
+        "record",
+        "resumed",
+        "code",
+        "data",
+        "params",
+        "execution",
+        "inputs",
+        "environment",
+        "machine",
+        "unexplained",
+    ]
     return sorted(
         weighed, key=lambda cause: (rank.index(cause.weight), cause.what == "code.files", order.index(cause.kind))
     )
@@ -300,7 +384,7 @@ def weigh(causes: list[Cause], evidence: Evidence, *, unseeded: bool = False) ->
 
 def _weigh(cause: Cause, evidence: Evidence) -> Cause:
     weight, why = _judged(cause, evidence)
-    return msgspec.structs.replace(cause, weight=weight, why=f"{cause.why}; {why}" if cause.why and why else why)
+    return msgspec.structs.replace(cause, weight=weight, why="; ".join(filter(None, (cause.why, why))))
 
 
 def _judged(cause: Cause, evidence: Evidence) -> tuple[Literal["likely", "possible", "unlikely"], str]:
@@ -309,7 +393,11 @@ def _judged(cause: Cause, evidence: Evidence) -> tuple[Literal["likely", "possib
     drawn = cause.what in _DRAWN
     if cause.kind == "record":
         return "likely", ""
-    if cause.what == "code.files":
+    if cause.what.startswith(_MODULE):
+        return "likely", "it is code, which can act anywhere"
+    if cause.what in ("code.files", "inputs.in_place"):
+        return "possible", ""
+    if evidence.where in ("outputs", "metrics") and not evidence.checkpoints:
         return "possible", ""
     if evidence.where == "initial":
         if numeric and not evidence.is_rounding:
@@ -320,9 +408,9 @@ def _judged(cause: Cause, evidence: Evidence) -> tuple[Literal["likely", "possib
         return "likely" if likely else "possible", f"{evidence.name}" if likely else ""
     if evidence.where == "outputs":
         likely = cause.kind in ("code", "inputs", "environment")
-        return ("likely" if likely else "unlikely" if drawn else "possible"), "every checkpoint is equal in every bit"
+        return ("likely" if likely else "unlikely" if drawn else "possible"), _EQUAL
     if evidence.where == "metrics":
-        return "likely" if cause.kind in ("code", "inputs") else "possible", "every checkpoint is equal in every bit"
+        return "likely" if cause.kind in ("code", "inputs") else "possible", _EQUAL
     if evidence.where == "later":
         why = f"everything before {evidence.name} is equal in every bit"
         if cause.kind == "code":
@@ -344,7 +432,7 @@ def _unexplained(causes: list[Cause], evidence: Evidence, unseeded: bool) -> Cau
         hints.append("execution.determinism is off: nothing seeds the script's generators")
     if evidence.where == "initial":
         hints.append("the initial state differs already: a generator that nothing seeds, or a file that was not seen")
-    elif evidence.where in ("outputs", "metrics"):
+    elif evidence.where in ("outputs", "metrics") and evidence.checkpoints:
         hints.append(
             "the training's bits are equal: what differs depends on something that is no part of it, such as the time"
         )

@@ -8,18 +8,20 @@ import warnings
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.comparison.causes import Between, causes_between
 from reprokit.comparison.files.text_diff import compare_texts
-from reprokit.comparison.ladder import Side, compare
+from reprokit.comparison.ladder import Side, Terms, compare
 from reprokit.comparison.record_check import contradictions
+from reprokit.comparison.unpinned import unpinned_causes
 from reprokit.errors import NotFoundError
 from reprokit.locking.inputs import part_of
 from reprokit.packages.package import Package
 from reprokit.registry import Registry
+from reprokit.runs.logged import read_logged
 from reprokit.runs.store import CODE_PREFIX, RunStore, StoredRun
 from reprokit.schema.lock import RunLock
 from reprokit.schema.manifest import Manifest, ManifestDiff
 from reprokit.schema.notebook import Notebook, changed_cells
 from reprokit.schema.recipe import Tolerance
-from reprokit.schema.record import CheckpointEntry, Record
+from reprokit.schema.record import CheckpointEntry
 from reprokit.schema.verdict import Verdict
 
 __all__ = ["compare_runs", "compare_with", "open_checkpoint", "side_of"]
@@ -37,61 +39,41 @@ def compare_runs(left: StoredRun, right: StoredRun, *, registry: Registry, value
             weights: that is judged by values alone.
     """
     runs = RunStore(registry)
-    ours = runs.find_lock(left)
-    theirs = runs.find_lock(right)
+    ours, theirs = runs.find_lock(left), runs.find_lock(right)
     tolerance = ours.recipe.tolerance if ours is not None else Tolerance()
-    return compare_with(
-        left, right, ours, theirs, registry=registry, tolerance=tolerance, relaxed=None, values=values, thorough=False
-    )
+    return compare_with(left, right, (ours, theirs), Terms(tolerance=tolerance, values=values), registry=registry)
 
 
 def compare_with(
-    left: StoredRun,
-    right: StoredRun,
-    ours: RunLock | None,
-    theirs: RunLock | None,
-    *,
-    registry: Registry,
-    tolerance: Tolerance,
-    relaxed: list[str] | None,
-    until: int | None = None,
-    values: bool = True,
-    thorough: bool = True,
+    left: StoredRun, right: StoredRun, locks: tuple[RunLock | None, RunLock | None], terms: Terms, *, registry: Registry
 ) -> Verdict:
-    """Compare two runs whose locks are at hand.
-
-    Args:
-        relaxed: None means that whatever their locks differ in was relaxed.
-        thorough: Do not believe the left one: its record is compared with what it points to, and of both the digests
-            with what is stored.
-    """
+    """Compare two runs whose locks are at hand."""
+    ours, theirs = locks
     causes = causes_between(ours, theirs, _between(left, right, ours, theirs, registry))
-    if relaxed is None:
-        relaxed = [cause.text for cause in causes if cause.kind not in ("machine", "inputs")]
-    return compare(
-        side_of(left, ours, registry, thorough=thorough),
-        side_of(right, theirs, registry),
-        tolerance=tolerance,
-        relaxed=relaxed,
-        causes=causes,
-        until=until,
-        values=values,
-        thorough=thorough,
+    one, other = (
+        side_of(run, lock, registry, thorough=terms.thorough) for run, lock in ((left, ours), (right, theirs))
     )
+    return compare(one, other, terms, causes=causes)
 
 
-def side_of(run: StoredRun, lock: RunLock | None, registry: Registry, *, thorough: bool = False) -> Side:
-    """Return a run as `compare` takes it."""
+def side_of(run: StoredRun, lock: RunLock | None, registry: Registry, *, thorough: bool) -> Side:
+    """Return a run as `compare` takes it: with what contradicts its record, from metadata alone unless `thorough`."""
 
     def load(entry: CheckpointEntry) -> Checkpoint:
         return open_checkpoint(entry, registry)
+
+    def listed(entry: CheckpointEntry) -> object:
+        return registry.read_manifest(entry.top_hash).entries if thorough else registry.listing(entry.top_hash)
 
     def output(path: str) -> bytes:
         entry = run.manifest[f"outputs/{path}"]
         return registry.read_object(entry, what=f"outputs/{path} of run {run.record.run_id}")
 
-    found = contradictions(run, registry) if thorough else []
-    return Side(record=run.record, lock=lock, load=load, output=output, contradictions=found)
+    found = contradictions(run, lock, registry, thorough=thorough)
+    return Side(
+        record=run.record, lock=lock, load=load, listed=listed, output=output,
+        logged=lambda: read_logged(run, registry), contradictions=found,
+    )  # fmt: skip
 
 
 def open_checkpoint(entry: CheckpointEntry, registry: Registry) -> Checkpoint:
@@ -114,8 +96,11 @@ def _between(
         imported_files=_told([record.code.imported or None if record.code else None for record in records]),
         opened_files=_told([record.code.opened if record.code else None for record in records]),
         data=_data_diffs(ours, theirs, registry),
-        imported=frozenset(name for record in records for name in _imported(record)),
+        unused=frozenset(left.record.unused) & frozenset(right.record.unused),
+        imported=frozenset(name for record in records for name in record.machine.imported),
         undeclared=(left.record.undeclared, right.record.undeclared),
+        unpinned=(*unpinned_causes(left.record, right.record),),
+        programs=(left.record.programs, right.record.programs),
         other=right.record.run_id,
     )
 
@@ -124,11 +109,6 @@ def _told(names: list[list[str] | None]) -> frozenset[str] | None:
     """Return the files that either run used; None if one of them did not tell. No run imports nothing."""
     known = [some for some in names if some is not None]
     return frozenset(name for some in known for name in some) if len(known) == len(names) else None
-
-
-def _imported(record: Record) -> list[str]:
-    told = record.machine.get("imported")
-    return [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
 
 
 def _code_diff(left: StoredRun, right: StoredRun, ours: RunLock | None, theirs: RunLock | None) -> ManifestDiff | None:

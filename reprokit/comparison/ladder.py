@@ -1,32 +1,38 @@
 """Compare two runs. Reads no files; the caller loads what is compared.
 
-The ladder: BITWISE (every state digest, declared output and metric equal, nothing relaxed), TENSOR-TOLERANCE (every
-tensor within the recipe's tolerance), METRIC-TOLERANCE (declared metrics within theirs), DIVERGED, INCONCLUSIVE.
-A declared metric beyond its tolerance, and a record that contradicts what it points to, are DIVERGED in any case.
+The ladder: BITWISE (every state digest, declared output and metric equal, nothing relaxed), EQUAL-RELAXED (the same,
+and something relaxed), TENSOR-TOLERANCE (what differs is within what the recipe tolerates of it), METRIC-TOLERANCE
+(checkpoints differ, and the metrics that the recipe declares are within theirs), DIVERGED, INCONCLUSIVE.
+
+What the recipe neither ignores nor tolerates is DIVERGED if it differs: a metric that is not declared, or that one side
+lacks, an output beyond its mode, and of a checkpoint whatever is no tensor, unless declared metrics stand for it. So
+is a record that contradicts what it points to.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from reprokit.checkpoint.reader import Checkpoint
-from reprokit.comparison.causes import Evidence, weigh
+from reprokit.comparison.causes import Evidence, Where, weigh
 from reprokit.comparison.checkpoint_diff import first_difference
 from reprokit.comparison.files.outputs import MAX_OUTPUT, compare_output
-from reprokit.comparison.record_check import same_number, unlike
-from reprokit.errors import NotFoundError
-from reprokit.runs.pairs import checkpoint_pairs
+from reprokit.comparison.metric_diff import apart, is_inside, logged_differences, numbers
+from reprokit.comparison.record_check import unlike
+from reprokit.comparison.resumed import resumed_cause
+from reprokit.errors import NotFoundError, PurgedError
+from reprokit.runs.logged import Series
+from reprokit.runs.pairs import Pair, checkpoint_pairs
+from reprokit.runs.provisos import provisos, resumptions
 from reprokit.schema.lock import RunLock
 from reprokit.schema.recipe import OutputMode, Tolerance
 from reprokit.schema.record import CheckpointEntry, OutputFacts, Record
 from reprokit.schema.verdict import Cause, Comparison, Divergence, Rung, Verdict
 
-__all__ = ["Side", "compare"]
+__all__ = ["Side", "Terms", "compare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,9 @@ class Side:
 
     Attributes:
         load: Opens one of its checkpoints.
+        listed: Returns what two versions of checkpoints have equal that list the same files; by default none have.
         output: Returns the verified bytes of one of its outputs by path.
+        logged: Returns what it logged of each metric; asked only if the records do not say that it is equal.
         contradictions: In what its record contradicts what it points to: what, and how.
     """
 
@@ -43,28 +51,38 @@ class Side:
     lock: RunLock | None
     load: Callable[[CheckpointEntry], Checkpoint]
     output: Callable[[str], bytes]
+    listed: Callable[[CheckpointEntry], object] = lambda _: math.nan
+    logged: Callable[[], Mapping[str, Series]] = dict
     contradictions: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
 class _Seen:
-    """What the comparison found so far."""
+    """What the comparison found so far.
+
+    Attributes:
+        checkpoints, outputs: How many were compared.
+        equal: Every bit of all that was compared.
+        tensors_within: All in which checkpoints differ is tensors within the declared tolerance.
+        rest_holds: What else differs, outputs and metrics, is within what is declared of it.
+        declared: A metric with a declared tolerance was compared.
+    """
 
     comparisons: list[Comparison] = field(default_factory=list)
-    compared: int = 0
-    bits_equal: bool = True
+    checkpoints: int = 0
+    outputs: int = 0
+    equal: bool = True
     tensors_within: bool = True
-    outputs_hold: bool = True
-    metrics_equal: bool = True
-    metrics_hold: bool | None = None
+    rest_holds: bool = True
+    declared: bool = False
     contradicted: list[Cause] = field(default_factory=list)
     first: Divergence | None = None
-    where: Literal["initial", "first", "later", "missing", "outputs", "metrics"] | None = None
+    where: Where | None = None
 
     def say(self, comparison: Comparison) -> None:
         self.comparisons.append(comparison)
 
-    def note(self, where: Any, first: Divergence) -> None:
+    def note(self, where: Where, first: Divergence) -> None:
         """Keep the first thing that differs."""
         if self.first is None:
             self.where, self.first = where, first
@@ -76,56 +94,79 @@ class _Seen:
         self.say(Comparison(what=what, result="differs", detail=how))
 
 
-def compare(
-    left: Side,
-    right: Side,
-    *,
-    tolerance: Tolerance,
-    relaxed: list[str],
-    causes: list[Cause],
-    until: int | None = None,
-    values: bool = True,
-    thorough: bool = False,
-) -> Verdict:
-    """Return how `right`, a repetition, compares with `left`, the original.
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """On what terms two runs are compared.
 
-    Args:
+    Attributes:
         tolerance: What the original's recipe declared.
-        relaxed: Every override of the repetition; one is enough to forbid BITWISE.
-        causes: Differences between the two locks and machines.
+        relaxed: Every override of the repetition; one is enough to forbid BITWISE. None: all that the locks differ in.
         until: The last epoch that the repetition was asked for; later ones are not missed.
         values: Read the tensors that differ, to say by how much. Without, metadata tells which do; they are read all
             the same where a tolerance for weights is declared, which only values can be held against.
-        thorough: Do not take a state digest for what is stored: two checkpoints are equal if their entries are.
+        thorough: Read what the original logged, and compare its record with that too.
     """
+
+    tolerance: Tolerance
+    relaxed: list[str] | None = None
+    until: int | None = None
+    values: bool = True
+    thorough: bool = False
+
+
+def compare(left: Side, right: Side, terms: Terms, *, causes: list[Cause]) -> Verdict:
+    """Return how `right`, a repetition, compares with `left`, the original.
+
+    Args:
+        causes: Differences between the two locks and machines.
+    """
+    tolerance, until, relaxed = terms.tolerance, terms.until, terms.relaxed
+    if relaxed is None:
+        relaxed = [cause.text for cause in causes if cause.kind not in ("machine", "inputs")]
     seen = _Seen()
     _compare_locks(left, right, seen)
     for side, run in (("original", left), ("repetition", right)):
         for what, how in run.contradictions:
             seen.contradict(what, f"{how} (of the {side})")
-    values = values or tolerance.weights.atol > 0 or tolerance.weights.rtol > 0
-    _compare_checkpoints(left, right, tolerance, until, seen, values=values, thorough=thorough)
+    values = terms.values or tolerance.weights.atol > 0 or tolerance.weights.rtol > 0
+    _compare_checkpoints(left, right, tolerance, until, seen, values=values)
     if until is None:
         _compare_outputs(left, right, tolerance, seen)
-    _compare_metrics(left.record, right.record, tolerance, seen, until)
+    _compare_metrics(left, right, tolerance, seen, until)
     rung = _rung(left.record, right.record, seen, relaxed)
-    explanations: list[Cause] = []
-    if rung == "INCONCLUSIVE":
-        explanations = causes
-    elif rung != "BITWISE":
+    if (resumed := resumed_cause(left.record, right.record, seen.where, seen.first)) is not None:
+        causes = [resumed, *causes]
+    if rung == "EQUAL-RELAXED" and seen.where is None:
+        _say_idle(causes, seen)
+    explanations: list[Cause] = seen.contradicted
+    if rung == "INCONCLUSIVE" and seen.where is not None:
+        explanations = [*seen.contradicted, *causes]
+    elif seen.where is not None:
         unseeded = left.lock is not None and left.lock.execution.determinism == "off"
-        evidence = Evidence(where=seen.where or "nothing", first=seen.first)
-        explanations = weigh([*seen.contradicted, *causes], evidence, unseeded=unseeded)
+        evidence = Evidence(where=seen.where, first=seen.first, checkpoints=seen.checkpoints > 0)
+        contradicted = sorted(seen.contradicted, key=lambda cause: cause.what == "record.record")  # the whole, last
+        explanations = weigh([*contradicted, *causes], evidence, unseeded=unseeded)
     return Verdict(
+        until=until,
         run_id=right.record.run_id,
         reproduces=left.record.run_id,
         verdict=rung,
         relaxed=relaxed,
         first_divergence=seen.first,
-        causes=[cause.text for cause in explanations],
         explanations=explanations,
         comparisons=seen.comparisons,
+        provisos=provisos(left.record, right.record),
+        resumed=resumptions(left.record, right.record),
     )
+
+
+def _say_idle(causes: list[Cause], seen: _Seen) -> None:
+    """Say of parameters that differ that they change nothing, where every bit that was compared is equal."""
+    for cause in causes:
+        if cause.kind == "params":
+            change = cause.text.removeprefix(cause.what).strip()
+            detail = f"{change} changes nothing: every bit is equal{', and ' * bool(cause.why)}{cause.why}"
+            seen.say(Comparison(what=cause.what, result="match", detail=detail))
 
 
 def _compare_locks(left: Side, right: Side, seen: _Seen) -> None:
@@ -151,29 +192,30 @@ def _compare_locks(left: Side, right: Side, seen: _Seen) -> None:
 
 
 def _rung(left: Record, right: Record, seen: _Seen, relaxed: list[str]) -> Rung:
-    if right.status != "finished" or left.status == "running" or seen.compared == 0:
+    if right.status != "finished" or left.status == "running":
         return "INCONCLUSIVE"
-    if seen.contradicted or seen.metrics_hold is False:
+    if seen.contradicted or not seen.rest_holds:
         return "DIVERGED"
-    if seen.bits_equal and seen.metrics_equal and not relaxed:
-        return "BITWISE"
-    if seen.tensors_within and seen.outputs_hold:
+    if seen.checkpoints + seen.outputs == 0:  # metrics at most: equal ones do not show that anything else is
+        return "INCONCLUSIVE" if seen.equal else "METRIC-TOLERANCE"
+    if seen.equal:
+        return "EQUAL-RELAXED" if relaxed else "BITWISE"
+    if seen.tensors_within:
         return "TENSOR-TOLERANCE"
-    return "METRIC-TOLERANCE" if seen.metrics_hold else "DIVERGED"
+    return "METRIC-TOLERANCE" if seen.declared else "DIVERGED"
 
 
 def _compare_checkpoints(
-    left: Side, right: Side, tolerance: Tolerance, until: int | None, seen: _Seen, *, values: bool, thorough: bool
+    left: Side, right: Side, tolerance: Tolerance, until: int | None, seen: _Seen, *, values: bool
 ) -> None:
     pairs = checkpoint_pairs(left.record, right.record, until)
-    equal, gone, place = 0, 0, len(seen.comparisons)
-    for name, one, other in pairs:
-        seen.compared += 1
+    equal, gone, at = 0, 0, len(seen.comparisons)
+    for place, one, other in pairs:
+        name = str(place)
+        seen.checkpoints += 1
         if other is None or one is None:
-            seen.bits_equal = seen.tensors_within = False
-            missing = "the repetition" if other is None else "the original"
-            epoch = next((side.epoch for side in (one, other) if side is not None), None)
-            seen.note("missing", Divergence(epoch=epoch, what=f"{name} is missing from {missing}"))
+            seen.equal = seen.tensors_within = False
+            seen.note("missing", Divergence.at(place, missing="repetition" if other is None else "original"))
             seen.say(
                 Comparison(
                     what=name, result="missing", detail=f"only {'the original' if one else 'the repetition'} has it"
@@ -182,73 +224,82 @@ def _compare_checkpoints(
             continue
         wrong = None
         if one.state_digest == other.state_digest:
-            if thorough:
-                opened = _opened(left, one, right, other)
-                wrong = unlike(*opened) if opened is not None else None
-                gone += opened is None
+            wrong, lost = _stored_unlike(left, one, right, other)
+            gone += lost
             if wrong is None:
                 equal += 1
                 continue
-        seen.bits_equal = False
-        before = equal - (name != "initial state" and _is_initial(pairs[0]))
-        where = "initial" if name == "initial state" else "later" if before > 0 else "first"
+        seen.equal = False
+        before = equal - (not place.is_initial and pairs[0].place.is_initial and pairs[0].state == "equal")
+        where: Where = "initial" if place.is_initial else "later" if before > 0 else "first"
         if wrong is not None:
             seen.tensors_within = False
-            seen.note(where, Divergence(epoch=one.epoch, step=one.step, what=name, how=wrong))
+            seen.note(where, Divergence.at(place, step=one.step, how=wrong))
             seen.contradict(name, wrong)
             continue
         if seen.first is not None and not seen.tensors_within:
             seen.say(Comparison(what=name, result="differs"))
             continue
-        opened = _opened(left, one, right, other)
-        if opened is None:
+        opened, found = _opened(left, one, right, other), None
+        try:
+            found = first_difference(*opened, tolerance, values=values) if opened is not None else None
+        except NotFoundError as error:
+            _check_gone(error, one, other)
+        if found is None:
             seen.tensors_within = False
-            seen.note(where, Divergence(epoch=one.epoch, step=one.step, what=name))
+            seen.note(where, Divergence.at(place, step=one.step))
             seen.say(Comparison(what=name, result="differs", detail="its version was deleted: no tensors to compare"))
             continue
-        found = first_difference(*opened, tolerance, values=values)
         seen.tensors_within &= found.within
-        seen.note(where, msgspec.structs.replace(found.divergence, epoch=one.epoch, step=one.step, what=name))
-        seen.say(
-            Comparison(
-                what=name, result="tolerated" if found.within and found.any_tensor else "differs", detail=str(found)
-            )
-        )
+        seen.note(where, found.divergence.placed(place, step=one.step))
+        seen.say(Comparison(what=name, result="tolerated" if found.within else "differs", detail=str(found)))
     _note_lonely(pairs, seen)
     if pairs:
         result: Any = "match" if equal == len(pairs) else "differs"
-        declared = tolerance.weights.atol > 0 or tolerance.weights.rtol > 0
-        if result == "differs" and seen.tensors_within and declared:
+        if result == "differs" and seen.tensors_within:
             result = "tolerated"
-        lost = f"; {gone} by its digest alone, for its version was deleted" if gone else ""
-        detail = f"{equal} of {len(pairs)} equal in every bit{lost}"
-        seen.comparisons.insert(place, Comparison(what="checkpoints", result=result, detail=detail))
+        unseen = f"; {gone} by its digest alone, for its version was deleted" if gone else ""
+        detail = f"{equal} of {len(pairs)} equal in every bit{unseen}"
+        seen.comparisons.insert(at, Comparison(what="checkpoints", result=result, detail=detail))
+
+
+def _stored_unlike(left: Side, one: CheckpointEntry, right: Side, other: CheckpointEntry) -> tuple[str | None, bool]:
+    """Say how what is stored of two checkpoints of one digest differs, and whether it is gone: then none can tell."""
+    try:
+        if left.listed(one) == right.listed(other):
+            return None, False
+    except NotFoundError:
+        return None, True
+    try:
+        return unlike(left.load(one), right.load(other)), False
+    except NotFoundError as error:
+        _check_gone(error, one, other)
+        return None, True
 
 
 def _opened(
     left: Side, one: CheckpointEntry, right: Side, other: CheckpointEntry
 ) -> tuple[Checkpoint, Checkpoint] | None:
-    """Return both checkpoints; None if one of the versions was deleted, by `keep` or by hand: its digest is left."""
-    if one.dropped or other.dropped:
-        return None
+    """Return both checkpoints; None if one of the versions is gone, whoever deleted it: its digest is left."""
     try:
         return left.load(one), right.load(other)
     except NotFoundError:
         return None
 
 
-def _is_initial(pair: tuple[str, CheckpointEntry | None, CheckpointEntry | None]) -> bool:
-    name, one, other = pair
-    return name == "initial state" and one is not None and other is not None and one.state_digest == other.state_digest
+def _check_gone(error: NotFoundError, one: CheckpointEntry, other: CheckpointEntry) -> None:
+    """Raise what was not found again, unless it was dropped or purged: then its digest is all there is."""
+    if not (one.dropped or other.dropped or isinstance(error, PurgedError)):
+        raise error
 
 
-def _note_lonely(pairs: list[tuple[str, CheckpointEntry | None, CheckpointEntry | None]], seen: _Seen) -> None:
+def _note_lonely(pairs: list[Pair], seen: _Seen) -> None:
     """Say so if what comes after the first checkpoint that differs is equal again: then the training was the same."""
-    both = [(name, one, other) for name, one, other in pairs if one is not None and other is not None]
-    differing = [at for at, (_, one, other) in enumerate(both) if one.state_digest != other.state_digest]
+    both = [pair for pair in pairs if pair.state != "missing"]
+    differing = [at for at, pair in enumerate(both) if pair.state == "differs"]
     if not differing or len(differing) > 2 or differing[-1] == len(both) - 1 or seen.where == "missing":
         return
-    names = ", ".join(both[at][0] for at in differing)
+    names = ", ".join(str(both[at].place) for at in differing)
     how = (
         "what came after it is equal in every bit, so that the training was the same: what is stored of it is not what "
         "the training had"
@@ -267,10 +318,16 @@ def _compare_outputs(left: Side, right: Side, tolerance: Tolerance, seen: _Seen)
         if mode == "ignore":
             seen.say(Comparison(what=path, result="ignored", detail="as the recipe declares"))
             continue
-        absent = one is None or one.missing
-        if absent and (left.record.status != "finished" or other is None or other.missing):
+        if any(side is not None and side.unkept is not None for side in (one, other)):
+            seen.say(Comparison(what=path, result="ignored", detail=f"{_whose(one, other)} could not be kept"))
             continue
-        seen.compared += 1
+        absent = one is None or one.missing
+        if absent and (other is None or other.missing):
+            seen.say(Comparison(what=path, result="missing", detail="declared, and neither run wrote it"))
+            continue
+        if absent and left.record.status != "finished":
+            continue
+        seen.outputs += 1
         if one is None or one.missing:
             comparison = _missing(path, "the original", ours, folders[0])
         elif other is None or other.missing:
@@ -279,10 +336,16 @@ def _compare_outputs(left: Side, right: Side, tolerance: Tolerance, seen: _Seen)
             comparison = _compare_output(path, mode, one, other, left, right, tolerance)
         seen.say(comparison)
         if comparison.result != "match":
-            seen.bits_equal = False
+            seen.equal = False
         if comparison.result not in ("match", "tolerated"):
-            seen.outputs_hold = False
-            seen.note("outputs", Divergence(what=f"output {path}"))
+            seen.rest_holds = False
+            seen.note("outputs", Divergence(output=path))
+
+
+def _whose(one: OutputFacts | None, other: OutputFacts | None) -> str:
+    """Say of which sides an output was written and is not in the record."""
+    sides = (("the original's", one), ("the repetition's", other))
+    return " and ".join(whose for whose, side in sides if side is not None and side.unkept is not None)
 
 
 def _missing(path: str, side: str, outputs: dict[str, OutputFacts], folders: set[str]) -> Comparison:
@@ -316,55 +379,74 @@ def _compare_output(
     return compare_output(path, mode, left.output(path), right.output(path), tolerance.limits)
 
 
-def _compare_metrics(left: Record, right: Record, tolerance: Tolerance, seen: _Seen, until: int | None) -> None:
-    """Compare what was measured: by epoch, and at the end. One that differs forbids BITWISE, unless it is ignored."""
-    limits = tolerance.limits
-    for name, one, other in checkpoint_pairs(left, right, until):
-        if one is not None and other is not None:
-            for metric in _apart(one.metrics, other.metrics, limits):
-                seen.metrics_equal = False
-                shown = f"{_number(one.metrics.get(metric))} → {_number(other.metrics.get(metric))}"
-                what = f"metric {metric} of {name}"
-                seen.note("metrics", Divergence(epoch=one.epoch, step=one.step, what=what, how=shown))
-    if until is not None:
+def _compare_metrics(one: Side, other: Side, tolerance: Tolerance, seen: _Seen, until: int | None) -> None:
+    """Compare what was measured: at each checkpoint, at the end, and as it was logged on the way."""
+    left, right, limits = one.record, other.record, tolerance.limits
+    _compare_metrics_of_checkpoints(left, right, limits, seen, until)
+    if until is not None or not (left.status == right.status == "finished"):
         return
-    whole = left.status == "finished" and right.status == "finished"
-    names = dict.fromkeys([*limits, *(left.metrics if whole else []), *(right.metrics if whole else [])])
-    apart, equal = set(_apart(left.metrics, right.metrics, limits)), 0
+    names = dict.fromkeys([*limits, *left.metrics, *right.metrics])
+    differing, equal = set(apart(left.metrics, right.metrics, limits)), 0
     for name in names:
         a, b = left.metrics.get(name), right.metrics.get(name)
-        shown = f"{_number(a)} → {_number(b)}"
+        shown = numbers(a, b)
         allowed = limits.get(name)
         if allowed is not None and math.isinf(allowed):
             seen.say(Comparison(what=f"metric {name}", result="ignored", detail="as the recipe declares"))
-        elif name not in apart:
-            equal += 1
+        elif name not in differing:
             if allowed is not None and a is None:  # it may be meant for a value of an output
                 seen.say(Comparison(what=f"metric {name}", result="missing", detail="declared, and neither run has it"))
-            elif allowed is not None:
-                seen.metrics_hold = seen.metrics_hold is not False
+                continue
+            equal += 1
+            if allowed is not None:
+                seen.declared = True
                 seen.say(Comparison(what=f"metric {name}", result="match", detail=f"{shown}, allowed {allowed:g}"))
         else:
-            seen.metrics_equal = False
-            seen.note("metrics", Divergence(what=f"metric {name}", how=shown))
-            inside = allowed is not None and a is not None and b is not None and abs(a - b) <= allowed
-            if allowed is not None:
-                seen.metrics_hold = inside and seen.metrics_hold is not False
+            seen.equal = False
+            seen.note("metrics", Divergence(metric=name, how=shown))
+            inside = is_inside(a, b, allowed)
+            seen.declared |= allowed is not None
+            seen.rest_holds &= inside
             result: Any = "missing" if a is None or b is None else "tolerated" if inside else "differs"
             note = f", allowed {allowed:g}" if allowed is not None else ""
             seen.say(Comparison(what=f"metric {name}", result=result, detail=shown + note))
-    if equal and whole:
+    if equal:
         seen.say(Comparison(what="metrics", result="match", detail=f"{equal} of {len(names)} equal"))
+    _compare_logged(one, other, limits, seen)
 
 
-def _apart(one: dict[str, float], other: dict[str, float], limits: dict[str, float]) -> Iterable[str]:
-    """Return the metrics that are not the same, without those that may be anything."""
-    return [
-        name
-        for name in dict.fromkeys([*one, *other])
-        if not math.isinf(limits.get(name, 0.0)) and not same_number(one.get(name), other.get(name))
-    ]
+def _compare_logged(left: Side, right: Side, limits: dict[str, float], seen: _Seen) -> None:
+    """Say of each metric that differs in what was logged on the way where it does first, unless that was said."""
+    said = {one.what.removesuffix(", by checkpoint"): one.result for one in seen.comparisons}
+    for found in logged_differences((left.record, right.record), (left.logged, right.logged), limits):
+        seen.equal = False
+        seen.rest_holds &= found.inside
+        before = said.get(f"metric {found.name}")
+        if before in ("differs", "missing") or (before == "tolerated" and found.inside):
+            continue
+        seen.note("metrics", Divergence(metric=found.name, how=found.first))
+        more = f" (and at {found.steps - 1} more)" if found.steps > 1 else ""
+        result: Any = "tolerated" if found.inside else "differs"
+        seen.say(Comparison(what=f"metric {found.name}, as logged", result=result, detail=found.first + more))
 
 
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.6g}"
+def _compare_metrics_of_checkpoints(
+    left: Record, right: Record, limits: dict[str, float], seen: _Seen, until: int | None
+) -> None:
+    """Say of each metric that differs at some checkpoint where it does first, and whether all of it is tolerated."""
+    found: dict[str, tuple[str, bool, int]] = {}
+    for place, one, other in checkpoint_pairs(left, right, until):
+        if one is None or other is None:
+            continue
+        for metric in apart(one.metrics, other.metrics, limits):
+            a, b = one.metrics.get(metric), other.metrics.get(metric)
+            shown = numbers(a, b)
+            seen.note("metrics", Divergence.at(place, step=one.step, metric=metric, how=shown))
+            first, inside, count = found.get(metric, (f"{shown} at {place}", True, 0))
+            found[metric] = first, inside and is_inside(a, b, limits.get(metric)), count + 1
+    for metric, (first, inside, count) in found.items():
+        seen.equal = False
+        seen.rest_holds &= inside
+        more = f" (and at {count - 1} more)" if count > 1 else ""
+        result: Any = "tolerated" if inside else "differs"
+        seen.say(Comparison(what=f"metric {metric}, by checkpoint", result=result, detail=first + more))

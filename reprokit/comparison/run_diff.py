@@ -15,20 +15,23 @@ from typing import Any, Literal
 import msgspec
 
 from reprokit.checkpoint.reader import Checkpoint
-from reprokit.comparison.checkpoint_diff import differing_paths, how_far
+from reprokit.comparison.checkpoint_diff import TensorDiff, compare_tensors
 from reprokit.comparison.compare_runs import compare_runs, open_checkpoint
+from reprokit.comparison.files.beside_tensors import STATE_KEY, changed_aliases
 from reprokit.comparison.files.text_diff import compare_content
-from reprokit.comparison.tensor_diff import STATE_KEY, TensorDiff, compare_tensors
-from reprokit.core.canonical_json import metric_values
+from reprokit.comparison.json_paths import differing_paths
+from reprokit.comparison.record_check import check_alike
+from reprokit.core.canonical_json import spelled
 from reprokit.errors import NotFoundError
 from reprokit.locking.inputs import part_of
 from reprokit.registry import Registry
 from reprokit.runs.pairs import checkpoint_pairs
 from reprokit.runs.store import RunStore, StoredRun
+from reprokit.schema.facts import CheckpointFacts
 from reprokit.schema.lock import DataPin, RunLock
 from reprokit.schema.manifest import Manifest, ManifestDiff
 from reprokit.schema.record import CheckpointEntry, OutputFacts
-from reprokit.schema.verdict import Divergence, Verdict
+from reprokit.schema.verdict import Verdict
 
 __all__ = [
     "CheckpointDiff",
@@ -38,7 +41,7 @@ __all__ = [
     "DataDiff",
     "EnvironmentDiff",
     "OutputDiff",
-    "PackageDiff",
+    "PackageRow",
     "Pair",
     "RunDiff",
     "diff_checkpoints",
@@ -81,7 +84,7 @@ class CodeDiff(_Part, frozen=True, kw_only=True):
     content: dict[str, list[str]] = {}
 
 
-class PackageDiff(_Part, frozen=True, kw_only=True):
+class PackageRow(_Part, frozen=True, kw_only=True):
     """A package of the environment that differs; None where it is absent. Equal versions: its files differ."""
 
     name: str
@@ -95,7 +98,7 @@ class EnvironmentDiff(_Part, frozen=True, kw_only=True):
 
     left: str | None
     right: str | None
-    changes: list[PackageDiff] = []
+    changes: list[PackageRow] = []
 
 
 class DataDiff(_Part, frozen=True, kw_only=True):
@@ -114,7 +117,7 @@ class OutputDiff(_Part, frozen=True, kw_only=True):
     """One declared output, by its digests; how two that differ compare in their mode is among the comparisons."""
 
     path: str
-    how: Literal["equal", "differs", "only left", "only right", "missing"]
+    how: Literal["equal", "differs", "only left", "only right", "missing", "not kept"]
 
 
 class CheckpointsDiff(_Part, frozen=True, kw_only=True):
@@ -141,15 +144,19 @@ class RunDiff(_Part, frozen=True, kw_only=True):
 
     Attributes:
         params, execution: What differs. metrics: All final ones.
+        unused: Of the parameters that differ, those that never reached the script of either run.
         tensors: Of the first checkpoint that differs; None if none does, or one side's was dropped.
         values: Values of tensors were read.
+        resumed: How each was stopped and resumed.
     """
 
     verdict: Verdict
+    resumed: Pair
     code: CodeDiff
     environment: EnvironmentDiff
     data: list[DataDiff]
     params: dict[str, Pair]
+    unused: list[str]
     execution: dict[str, Pair]
     metrics: dict[str, Pair]
     outputs: list[OutputDiff]
@@ -160,7 +167,7 @@ class RunDiff(_Part, frozen=True, kw_only=True):
     def plain(self) -> dict[str, Any]:
         """Return the verdict, and the rest beside its fields."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
-        return {**plain.pop("verdict"), **plain}
+        return {**plain, **self.verdict.plain()}
 
 
 class CheckpointSide(_Part, frozen=True, kw_only=True):
@@ -168,7 +175,7 @@ class CheckpointSide(_Part, frozen=True, kw_only=True):
 
     name: str
     top_hash: str
-    facts: dict[str, Any]
+    facts: CheckpointFacts
 
 
 class CheckpointDiff(_Part, frozen=True, kw_only=True):
@@ -192,7 +199,7 @@ class CheckpointDiff(_Part, frozen=True, kw_only=True):
     values: bool
 
     def plain(self) -> dict[str, Any]:
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain: dict[str, Any] = spelled(msgspec.to_builtins(self))
         return plain
 
 
@@ -211,19 +218,20 @@ def diff_runs(
     verdict = compare_runs(left, right, registry=registry, values=values)
     checkpoints, first = _checkpoints(left, right)
     tensors = None
-    if first is not None and not (first[0].dropped or first[1].dropped):
+    if first is not None:
         with contextlib.suppress(NotFoundError):  # deleted by hand: what the records say of it is all there is
             one, other = (open_checkpoint(entry, registry) for entry in first)
-            tensors = compare_tensors(one.package.manifest, other.package.manifest)
-            if values:
-                tensors = tensors.with_distances(_distances(one, other, tensors))
+            tensors = compare_tensors(one, other, values=values)
     told = verdict.first_divergence
+    params = _unequal(left.record.params, right.record.params)
     return RunDiff(
         verdict=verdict,
+        resumed=Pair(left=left.record.attempts, right=right.record.attempts),
         code=_code(left, right, registry, content=content),
         environment=_environment(left, right, ours, theirs),
         data=_data(ours, theirs, registry),
-        params=_unequal(left.record.params, right.record.params),
+        params=params,
+        unused=[name for name in params if name in left.record.unused and name in right.record.unused],
         execution=_unequal(_execution(left, ours), _execution(right, theirs)),
         metrics=_pairs(left.record.metrics, right.record.metrics),
         outputs=_outputs(left.record.outputs, right.record.outputs),
@@ -239,18 +247,16 @@ def diff_checkpoints(left: Checkpoint, right: Checkpoint, *, values: bool = Fals
     Args:
         values: Read the tensors that differ, and say by how much.
     Raises:
-        DataMismatchError: One is corrupt, or contradicts itself.
+        DataMismatchError: One is corrupt, contradicts itself, or has other tensors than it says.
     """
-    tensors = compare_tensors(left.package.manifest, right.package.manifest)
+    check_alike(left, right)
+    tensors = compare_tensors(left, right, values=values)
     state, aliases = _state(left, right, tensors), _aliases(left, right)
-    if values:
-        tensors = tensors.with_distances(_distances(left, right, tensors))
     sides = [
         CheckpointSide(name=side.package.name, top_hash=side.package.top_hash, facts=side.facts)
         for side in (left, right)
     ]
-    told = [metric_values(side.facts.get("metrics")) for side in (left, right)]
-    metrics = [facts if isinstance(facts, dict) else {} for facts in told]
+    metrics = [side.facts.metrics for side in (left, right)]
     return CheckpointDiff(
         left=sides[0],
         right=sides[1],
@@ -270,7 +276,8 @@ def _checkpoints(
     compared = equal = 0
     only: tuple[list[str], list[str]] = ([], [])
     first: tuple[str, CheckpointEntry, CheckpointEntry] | None = None
-    for name, one, other in checkpoint_pairs(left.record, right.record):
+    for place, one, other in checkpoint_pairs(left.record, right.record):
+        name = str(place)
         if one is None or other is None:
             only[one is None].append(name)
             continue
@@ -294,19 +301,6 @@ def _checkpoints(
     )
 
 
-def _distances(left: Checkpoint, right: Checkpoint, found: TensorDiff) -> dict[tuple[str, str], Divergence]:
-    """Read every tensor that differs in its values alone, and return by how much."""
-    by_section: dict[str, list[str]] = {}
-    for row in found.rows:
-        if row.how == "differs":
-            by_section.setdefault(row.section, []).append(row.name)
-    distances: dict[tuple[str, str], Divergence] = {}
-    for section, names in by_section.items():
-        ours, theirs = left.arrays(section, names), right.arrays(section, names)
-        distances |= {(section, name): how_far((section, name), ours[name], theirs[name]) for name in names}
-    return distances
-
-
 def _state(left: Checkpoint, right: Checkpoint, found: TensorDiff) -> list[str] | None:
     if not any(row.key == STATE_KEY and row.how == "differs" for row in found.files):
         return []
@@ -317,19 +311,10 @@ def _state(left: Checkpoint, right: Checkpoint, found: TensorDiff) -> list[str] 
 
 
 def _aliases(left: Checkpoint, right: Checkpoint) -> dict[str, dict[str, Pair]] | None:
-    found = {}
-    for section in dict.fromkeys([*left.sections, *right.sections]):
-        key = f"{section}.safetensors.index.json"
-        digests = [s.package.manifest[key].digest if key in s.package else None for s in (left, right)]
-        if digests[0] == digests[1]:
-            continue
-        try:
-            changed = _unequal(left.aliases(section), right.aliases(section))
-        except NotFoundError:
-            return None
-        if changed:
-            found[section] = changed
-    return found
+    try:
+        return {section: _unequal(*names) for section, names in changed_aliases(left, right).items()}
+    except NotFoundError:
+        return None
 
 
 def _code(left: StoredRun, right: StoredRun, registry: Registry, *, content: bool) -> CodeDiff:
@@ -366,13 +351,14 @@ def _environment(left: StoredRun, right: StoredRun, ours: RunLock | None, theirs
     return EnvironmentDiff(
         left=hashes[0],
         right=hashes[1],
-        changes=[PackageDiff(name=c.name, kind=c.kind, left=c.locked, right=c.found) for c in changes],
+        changes=[PackageRow(name=c.name, kind=c.kind, left=c.locked, right=c.found) for c in changes],
     )
 
 
 def _execution(run: StoredRun, lock: RunLock | None) -> Mapping[str, Any]:
-    """Return how a run was executed, defaults too, which the record leaves out."""
-    return msgspec.structs.asdict(lock.execution) if lock is not None else run.record.execution
+    """Return how a run was executed."""
+    execution = lock.execution if lock is not None else run.record.execution
+    return {} if execution is None else msgspec.structs.asdict(execution)
 
 
 def _data(ours: RunLock | None, theirs: RunLock | None, registry: Registry) -> list[DataDiff]:
@@ -400,8 +386,10 @@ def _outputs(left: list[OutputFacts], right: list[OutputFacts]) -> list[OutputDi
     found = []
     for path in dict.fromkeys([*ours, *theirs]):
         one, other = (None if (o := side.get(path)) is None or o.missing else o for side in (ours, theirs))
-        how: Literal["equal", "differs", "only left", "only right", "missing"]
-        if one is None or other is None:
+        how: Literal["equal", "differs", "only left", "only right", "missing", "not kept"]
+        if any(side is not None and side.unkept is not None for side in (one, other)):
+            how = "not kept"
+        elif one is None or other is None:
             how = "missing" if one is other else "only right" if one is None else "only left"
         else:
             how = "equal" if one.digest is not None and one.digest == other.digest else "differs"

@@ -32,7 +32,7 @@ class Config:
     @classmethod
     def load(cls, *, registry: str | None = None, folder: Path | None = None) -> Config:
         """Return the configuration in force: argument, then REPROKIT_* variable, then project file, then default."""
-        home = _folder("REPROKIT_HOME") or _default("user_data_dir")
+        home = cls.home_folder()
         base = (folder or Path.cwd()).absolute()
         chosen = registry or os.environ.get("REPROKIT_REGISTRY")
         if not chosen:
@@ -41,7 +41,13 @@ class Config:
             chosen = str((base / Path(chosen).expanduser()).absolute())
         elif chosen.startswith("file://"):
             chosen = chosen.removeprefix("file://")
-        return cls(home=home.absolute(), cache=cls.cache_folder(), registry=chosen)
+        return cls(home=home, cache=cls.cache_folder(), registry=chosen)
+
+    @staticmethod
+    def home_folder() -> Path:
+        """Return the home in force."""
+        chosen = _folder("REPROKIT_HOME") or _default("user_data_dir")
+        return chosen.absolute()
 
     @staticmethod
     def cache_folder() -> Path:
@@ -66,9 +72,8 @@ def _from_project(start: Path) -> tuple[str, Path] | None:
         file = folder / CONFIG_FILE
         if not file.is_file():
             continue
-        load_yaml = importlib.import_module(
-            "reprokit.core.safe_yaml"
-        ).load_yaml  # start-up without the file does not pay
+        # start-up without the file does not pay
+        load_yaml = importlib.import_module("reprokit.core.safe_yaml").load_yaml
         content = load_yaml(file.read_bytes(), what=str(file), max_bytes=_MAX_CONFIG) or {}
         unknown = set(content) - {"registry"} if isinstance(content, dict) else {"(not a mapping)"}
         if unknown:

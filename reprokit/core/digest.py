@@ -12,9 +12,11 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from reprokit.core.regular_files import open_regular
 from reprokit.errors import DataMismatchError
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "hash_bytes",
     "hash_file",
     "hash_view",
+    "spans",
     "write_all",
 ]
 
@@ -37,6 +40,8 @@ PLAIN = "SHA256"
 _MIN_CHUNK = 8 * 1024 * 1024
 _MAX_CHUNKS = 10_000
 _READ = 1024 * 1024
+_TASK = 1024 * 1024
+_AT_ONCE = 4 * 1024 * 1024  # bytes; less is hashed sooner than threads start
 
 
 class Digest(NamedTuple):
@@ -155,14 +160,39 @@ def hash_view(view: memoryview, type_: str = CHUNKED, *, threads: int = 2) -> Di
 
 def hash_all(objects: Sequence[Sequence[memoryview]], *, threads: int = 2) -> list[Digest]:
     """Return the digest of many objects in memory, each given in parts; the chunks of all of them hash in parallel."""
-    chunks = [list(_chunks(parts)) for parts in objects]
+    chunks = [_chunks(parts) for parts in objects]
+    every = [chunk for own in chunks for chunk in own]
+    sizes = [sum(map(len, chunk)) for chunk in every]
+    if sum(sizes) < _AT_ONCE:
+        inner: Iterator[bytes] = map(_sha256_parts, every)
+        return [Digest.chunked(hashlib.sha256(b"".join(islice(inner, len(own)))).digest()) for own in chunks]
     with ThreadPoolExecutor(threads) as pool:
-        inner = pool.map(_sha256_parts, (chunk for own in chunks for chunk in own), chunksize=1)
-        return [Digest.chunked(hashlib.sha256(b"".join(next(inner) for _ in own)).digest()) for own in chunks]
+        tasks = pool.map(lambda places: [_sha256_parts(every[place]) for place in places], spans(sizes, _TASK))
+        inner = chain.from_iterable(tasks)
+        return [Digest.chunked(hashlib.sha256(b"".join(islice(inner, len(own)))).digest()) for own in chunks]
 
 
-def _chunks(parts: Sequence[memoryview]) -> Iterator[list[memoryview]]:
-    chunk = chunk_size(sum(len(part) for part in parts))
+def spans(sizes: Sequence[int], least: int) -> Iterator[range]:
+    """Yield the positions of things in spans that are of at least that size together: worth handing to a thread."""
+    start = held = 0
+    for position, size in enumerate(sizes):
+        held += size
+        if held >= least:
+            yield range(start, position + 1)
+            start, held = position + 1, 0
+    if start < len(sizes):
+        yield range(start, len(sizes))
+
+
+def _chunks(parts: Sequence[memoryview]) -> Sequence[Sequence[memoryview]]:
+    """Return an object's chunks, each in parts."""
+    size = sum(map(len, parts))
+    if size <= _MIN_CHUNK:
+        return [parts] if size else []
+    return list(_cut(parts, chunk_size(size)))
+
+
+def _cut(parts: Sequence[memoryview], chunk: int) -> Iterator[list[memoryview]]:
     piece: list[memoryview] = []
     room = chunk
     for part in parts:
@@ -176,7 +206,7 @@ def _chunks(parts: Sequence[memoryview]) -> Iterator[list[memoryview]]:
         yield piece
 
 
-def _sha256_parts(parts: list[memoryview]) -> bytes:
+def _sha256_parts(parts: Sequence[memoryview]) -> bytes:
     hasher = hashlib.sha256()
     for part in parts:
         hasher.update(part)
@@ -185,7 +215,7 @@ def _sha256_parts(parts: list[memoryview]) -> bytes:
 
 def hash_file(path: Path, type_: str = CHUNKED) -> tuple[Digest, int]:
     """Return the digest and length in bytes of a file, each byte read once."""
-    with path.open("rb") as source:
+    with open_regular(path) as source:
         return copy_hashed(source, None, os.fstat(source.fileno()).st_size, type_)
 
 

@@ -5,32 +5,18 @@ A logical key is relative, `/`-separated and NFC; everything that could leave it
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import re
-import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from reprokit.errors import RegistryError, UsageError
+from reprokit.errors import RefusedError, UsageError
 
-__all__ = [
-    "check_logical_key",
-    "check_logical_keys",
-    "check_relative",
-    "durable_write",
-    "explain_os_error",
-    "fsync_folder",
-    "make_folder",
-    "os_errors",
-    "safe_join",
-]
+__all__ = ["check_logical_key", "check_logical_keys", "check_relative", "inside", "key_fault", "safe_join"]
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _MAX_KEY_BYTES = 4096
-_PERMISSION = "You lack the permission: ask the owner, or choose another place with --registry or REPROKIT_HOME."
+_OWN = {".git", ".reprokit"}
 
 
 def check_logical_key(key: str) -> str:
@@ -40,7 +26,7 @@ def check_logical_key(key: str) -> str:
         UsageError: Empty, absolute, a drive letter, an empty, `.` or `..` part, NUL, a backslash, not NFC,
             not UTF-8, a part over 255 bytes or a key over 4096.
     """
-    reason = _key_fault(key)
+    reason = key_fault(key)
     if reason:
         raise UsageError(
             f"Not a legal logical key: {key[:200]!r} ({reason}).",
@@ -49,7 +35,10 @@ def check_logical_key(key: str) -> str:
     return key
 
 
-def _key_fault(key: str) -> str | None:
+def key_fault(key: str, *, dot: bool = False) -> str | None:
+    """Return what is wrong with a key; with `dot` the root itself, `.`, is fine."""
+    if dot and key == ".":
+        return None
     if not key:
         return "it is empty"
     if "\0" in key:
@@ -138,7 +127,7 @@ def _plainly_fine(keys: list[str]) -> bool:
     while folders:
         if not folders.isdisjoint(names):
             return False
-        folders = {folder.rpartition("/")[0] for folder in folders if folder} - {""}
+        folders = {folder.rpartition("/")[0] for folder in folders} - {""}
     return True
 
 
@@ -146,15 +135,38 @@ def check_relative(path: str, *, what: str) -> str:
     """Return a path given by a user as a clean relative one (`./a/../b` is refused, `./a` becomes `a`).
 
     Raises:
-        UsageError: The path is absolute or leaves its root; `what` names the field.
+        UsageError: The path is absolute, leaves its root, or is no legal key in it; or it is git's or reprokit's own.
+            `what` names the field.
     """
     pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts or "\0" in path or "\\" in path or _DRIVE.match(path):
+    if not path or key_fault(str(pure), dot=True):
         raise UsageError(
             f"{what}: {path!r} is not a path inside the repository.",
-            hint="Write it relative to the repository root, with '/', and without '..'.",
+            hint="Write it relative to the repository root, with '/', in Unicode NFC, and without '..'.",
         )
+    own = next((part for part in pure.parts if part.casefold() in _OWN), None)
+    if own is not None:
+        raise UsageError(f"{what}: {path!r} lies in {own}, where no run has anything.", hint="Name another folder.")
     return str(pure)
+
+
+def inside(root: Path, path: str, *, what: str) -> Path:
+    """Return `root/path`, unless a symbolic link leads it out of `root`; what does not exist is looked at too.
+
+    Raises:
+        RefusedError: It does; `what` names the field.
+    """
+    found, real = root / check_relative(path, what=what), root.resolve()
+    try:
+        outside = not found.resolve().is_relative_to(real)
+    except (OSError, RuntimeError):  # links in a circle
+        outside = True
+    if outside:
+        raise RefusedError(
+            f"{what}: {path!r} leads out of the workspace {root}, by a symbolic link in the code.",
+            hint="Nothing was executed, or written there. Take the link out of the code, or name another path.",
+        )
+    return found
 
 
 def safe_join(root: Path, key: str) -> Path:
@@ -167,78 +179,3 @@ def safe_join(root: Path, key: str) -> Path:
         if current.is_symlink():
             raise UsageError(f"{current} is a symbolic link; {key!r} would be written through it.")
     return current / parts[-1]
-
-
-def durable_write(path: Path, data: bytes, *, exclusive: bool = False, sync: bool = True) -> None:
-    """Write a whole file or nothing: temporary file, fsync, rename (or link), fsync of the folder.
-
-    Args:
-        exclusive: Fail if `path` exists, atomically.
-    Raises:
-        FileExistsError: `exclusive` and it is there.
-    """
-    unsynced = make_folder(path.parent)
-    descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fchmod(handle.fileno(), 0o644)
-            if sync:
-                os.fsync(handle.fileno())
-        if exclusive:
-            os.link(temporary, path)
-        else:
-            Path(temporary).replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-    if sync:
-        for folder in {path.parent, *unsynced}:
-            fsync_folder(folder)
-
-
-def make_folder(folder: Path) -> set[Path]:
-    """Make a folder and those it is in; return the ones to sync before what is in it is durable."""
-    made = []
-    while not folder.exists():
-        made.append(folder)
-        folder = folder.parent
-    for new in reversed(made):
-        new.mkdir(exist_ok=True)
-    return {new.parent for new in made}
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; a file system that cannot is left alone."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def os_errors(what: str) -> Iterator[None]:
-    """Turn an OSError into a RegistryError that says what was being done and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise explain_os_error(error, what) from error
-
-
-def explain_os_error(error: OSError, what: str) -> RegistryError:
-    """Return the RegistryError that tells a user about `error`; `what` is e.g. ``Writing objects to /r``."""
-    hints = {
-        errno.ENOSPC: "The disk is full: free some space and repeat the command; what was published is intact.",
-        errno.EDQUOT: "Your disk quota is used up: free some space and repeat the command.",
-        errno.EACCES: _PERMISSION,
-        errno.EPERM: _PERMISSION,
-        errno.EROFS: "The file system is read-only: choose another registry with --registry.",
-        errno.EIO: "The device reports an input/output error: check the disk, then run `reprokit verify --all`.",
-    }
-    where = f" ({error.filename})" if error.filename else ""
-    return RegistryError(f"{what} failed: {error.strerror or error}{where}.", hint=hints.get(error.errno or 0))

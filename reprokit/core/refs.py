@@ -5,9 +5,24 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from reprokit.errors import UsageError
+from reprokit.errors import (
+    UsageError,
+)
 
-__all__ = ["PackageRef", "RunRef", "check_package_name", "check_tag", "is_package_ref", "is_run_id", "parse_run"]
+__all__ = [
+    "RESERVED",
+    "VERDICTS",
+    "PackageRef",
+    "RunRef",
+    "check_package_name",
+    "check_tag",
+    "is_package_ref",
+    "is_run_id",
+    "parse_run",
+]
+
+RESERVED = "runs"  # the namespace of run records
+VERDICTS = "verdicts"  # and that of verdicts on them
 
 _NAME = re.compile(r"[\w-]+/[\w-]+", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII)

@@ -9,32 +9,50 @@ from typing import Any, NoReturn
 
 from reprokit.errors import DataMismatchError
 
-__all__ = ["check_depth", "load_json", "printable", "tame"]
+__all__ = ["check_depth", "check_text", "load_json"]
 
-_WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def load_json(
-    data: bytes, *, what: str, max_bytes: int = 64 * 1024 * 1024, max_depth: int = 64, constants: bool = False
+    data: bytes,
+    *,
+    what: str,
+    max_bytes: int = 64 * 1024 * 1024,
+    max_depth: int = 64,
+    constants: bool = False,
+    halves: bool = False,
 ) -> Any:
-    """Parse untrusted JSON.
+    """Parse untrusted JSON in UTF-8.
 
     Args:
         what: Names the source in errors, e.g. ``record.json of run 20261123-…``.
         max_bytes, max_depth: Caps; more is refused before or right after the parse.
         constants: Read NaN and the infinities, which Python and others write though JSON has none.
+        halves: Read "\\ud800", half of a surrogate pair, which Python's text may hold and nothing can be encoded with.
     Raises:
-        DataMismatchError: Too large, too deep, not JSON, NaN or a key twice.
+        DataMismatchError: Too large, too deep, not JSON, not UTF-8, NaN, half of a character or a key twice.
     """
     if len(data) > max_bytes:
         raise DataMismatchError(f"{what} is {len(data):,} bytes long; at most {max_bytes:,} are read.")
     try:
         allowed = None if constants else _no_constant
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=allowed, parse_float=_finite)
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=allowed, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise DataMismatchError(f"{what} is not JSON that reprokit reads: {error}.") from None
     check_depth(value, what=what, max_depth=max_depth)
+    if not halves and _ESCAPED_HALF.search(text):
+        check_text(value, what=what)
     return value
+
+
+def check_text(value: Any, *, what: str) -> None:
+    """Raise DataMismatchError if some text in a JSON value is none: half of a surrogate pair cannot be encoded."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataMismatchError(f"{what} holds half of a surrogate pair, which is no character.") from None
 
 
 def check_depth(value: Any, *, what: str, max_depth: int, max_nodes: int = 50_000_000) -> None:
@@ -54,18 +72,6 @@ def check_depth(value: Any, *, what: str, max_depth: int, max_nodes: int = 50_00
         if not level:
             return
     raise DataMismatchError(f"{what} nests deeper than {max_depth} levels.")
-
-
-def printable(text: str, limit: int = 60) -> str:
-    """Return a stranger's text for a terminal: nothing in it moves the cursor, and it is short."""
-    cut = text[: limit + 1]
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
-
-
-def tame(text: str) -> str:
-    """Return text for a terminal in which no stranger's character moves the cursor, colours, or turns the reading."""
-    return _WILD.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,15 +9,20 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from reprokit.checkpoint.format import FileMessage, SnapshotMessage, StoredTensor, TensorMessage, encode
 from reprokit.checkpoint.reader import Checkpoint
+from reprokit.client.frameworks import frameworks
 from reprokit.core.safe_json import load_json
 from reprokit.errors import NotFoundError
 from reprokit.registry import Registry
+from reprokit.schema.facts import meta_of
 from reprokit.schema.manifest import Entry, Manifest
 
 __all__ = ["PARTS", "without"]
 
+_RNG = {label: key for one in frameworks().values() for label, key in one.stored.generators.items()}
 PARTS = {
     "parameters": "parameters",
     "buffers": "buffers",
@@ -26,11 +31,7 @@ PARTS = {
     "step": "optimiser step",
     "groups": "optimiser groups",
     "scheduler": "scheduler",
-    "python-rng": "Python RNG",
-    "numpy-rng": "NumPy RNG",
-    "torch-rng": "torch RNG",
-    "cuda-rng": "CUDA RNG",
-    "keras-rng": "Keras RNG",
+    **{label.lower().replace(" ", "-"): label for label in _RNG},
     "loader-generator": "loader generator",
     "own-generator": "own generator",
     "scaler": "GradScaler",
@@ -40,7 +41,6 @@ PARTS = {
 """What can be left out: the name on the command line, and the name in what a doctor finds."""
 
 _OWN = ("state.json", "config.json")
-_RNG = {"Python RNG": "python", "NumPy RNG": "numpy", "torch RNG": "torch", "CUDA RNG": "cuda", "Keras RNG": "keras"}
 _STATE = {
     "optimiser groups": re.compile(r"optimizer\.[^.]+\.groups"),
     "scheduler": re.compile(r"parts\.scheduler\..*"),
@@ -184,15 +184,17 @@ def _store(
             memory += package.entry(entry.logical_key).read()
     message = SnapshotMessage(
         kind="checkpoint",
-        framework=str(facts.get("framework")),
+        framework=facts.framework,
         tensors=tensors,
         files=files,
         state=state,
         config=None if config is None else load_json(config, what=f"config.json of {package}"),
     )
-    pieces, _ = encode(message, memoryview(memory))
+    pieces, digest = encode(message, memoryview(memory))
     with registry.staging() as sink:
         for piece in pieces:
             sink.put_hashed(piece.digest, piece.parts, piece.size)
     entries = [Entry(piece.key, piece.size, piece.digest, piece.meta) for piece in pieces]
-    return Manifest.make(entries, message="without a part", user_meta={"reprokit": facts})
+    return Manifest.make(
+        entries, message="without a part", user_meta=meta_of(msgspec.structs.replace(facts, state_digest=digest))
+    )

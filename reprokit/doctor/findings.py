@@ -19,7 +19,6 @@ Look = Mapping[str, Any]
 _Key = tuple[str, str]
 
 _ALWAYS_STATE = ("optimiser", "scheduler", "GradScaler", "EMA")
-_MAX_VARIABLES = 20
 _HINTS = {
     "model": "pass it: model={{…, {short!r}: {name}}}",
     "optimiser": "pass it: optimizer={name}",
@@ -29,7 +28,6 @@ _HINTS = {
     "loader generator": "pass its loader: loader={loader}",
     "own generator": "pass it: generators={{{short!r}: {name}}}",
     "variable": "pass it, or keep it in ckpt.state",
-    "own variable": "if training depends on it, keep it in ckpt.state",
 }
 
 
@@ -121,6 +119,8 @@ class Looks:
         start, restored, next: Of the fresh one: before its restore, after it, at its first checkpoint.
         equal: The state digests of `second` and `next` are.
         accumulates: The first checkpoint has gradients, so that they are part of the state.
+        done: Batches that were done of the epoch at the first checkpoint; 0 at its end.
+        passing: Of checkpoints between the first and those that are compared: what was seen in both processes.
     """
 
     initial: Look | None
@@ -131,6 +131,8 @@ class Looks:
     next: Look
     equal: bool
     accumulates: bool = False
+    done: int = 0
+    passing: list[tuple[Look, Look]] = field(default_factory=list)
 
 
 @dataclass
@@ -151,8 +153,13 @@ class _Side:
         return None if source is None else dict(source["parts"].get(part, {}))
 
 
-def find_lost(looks: Looks) -> list[Finding]:
-    """Return what did not come back, or will not: the certain first."""
+def find_lost(looks: Looks, variables: list[Finding]) -> list[Finding]:
+    """Return what did not come back, or will not: the certain first.
+
+    Args:
+        variables: What was found of the script's own variables; after a divergence that something else explains, they
+            are not told: all of them are suspect.
+    """
     initial, first, second = _Side.of(looks.initial), _Side.of(looks.first), _Side.of(looks.second)
     after = _Side.of(looks.restored if looks.restored is not None else looks.next)
     before = first if looks.restored is not None else second
@@ -174,12 +181,12 @@ def find_lost(looks: Looks) -> list[Finding]:
         found += lost
     if looks.initial is not None and looks.initial["by_hand"]:  # frameworks restore before they would save it
         found += _unseeded(initial, _Side.of(looks.start))
-    if looks.equal or not any(finding.certain for finding in found):  # after a divergence, all variables are suspect
-        found += _variables(looks)
+    if looks.equal or not any(finding.certain for finding in found):
+        found += variables
     if not looks.equal and not any(finding.certain for finding in found):
         found += _gradients(before, after)
-    if not looks.equal and not found:
-        found = _later(second, last)
+        suspects = [*found]
+        found = [_unknown(suspects), *found, *([] if suspects else _later(second, last))]
     return sorted(found, key=lambda finding: not finding.certain)
 
 
@@ -235,6 +242,17 @@ def _gradients(before: _Side, after: _Side) -> list[Finding]:
     ]
 
 
+def _unknown(suspects: list[Finding]) -> Finding:
+    """Return that nothing was seen which explains the divergence for certain."""
+    problem = (
+        "not known: all state that was looked at came back as it was at the checkpoint. What was lost lies elsewhere: "
+        "in other processes, native code or files, in iterators, or in what the script does at its start"
+    )
+    if suspects:
+        problem = "not known for certain; what is noted below may be behind it"
+    return Finding(part="cause", where="", problem=problem, certain=False)
+
+
 def _later(second: _Side, last: _Side) -> list[Finding]:
     """Return what differs at the next checkpoint, where everything seen was as it was after the restore."""
     return [
@@ -245,36 +263,6 @@ def _later(second: _Side, last: _Side) -> list[Finding]:
         and (here := second.part(key, part) or {}) != (there := last.part(key, part) or {})
         and source["held"] is not True
     ]
-
-
-def _variables(looks: Looks) -> list[Finding]:
-    """Return the user's own variables that training moves, and that a resumed process has otherwise at its end.
-
-    What a step computes anew is the same again by then, so it is not among them. After a divergence nothing is the
-    same; then those count that were different after the restore already.
-    """
-    first, second, last = looks.first["variables"], looks.second["variables"], looks.next["variables"]
-    initial = looks.initial["variables"] if looks.initial else {}
-    after = looks.restored["variables"] if looks.restored else {}
-    found = []
-    for name, value in second.items():
-        other = last.get(name)
-        moved = any(name in side and side[name]["digest"] != value["digest"] for side in (first, initial))
-        if other is None or other["digest"] == value["digest"] or not moved:
-            continue
-        if not looks.equal and after.get(name, {}).get("digest") in (None, first.get(name, {}).get("digest")):
-            continue
-        shown = f": {value['shown']} → {other['shown']}" if value["shown"] != other["shown"] else ""
-        found.append(
-            Finding(
-                part="own variable",
-                where=name,
-                problem=f"differs at the next checkpoint{shown}",
-                hint=_HINTS["own variable"],
-                certain=False,
-            )
-        )
-    return found[:_MAX_VARIABLES]
 
 
 def _finding(

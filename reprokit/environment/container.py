@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,7 @@ class Container:
         writable: Sequence[Path],
         readable: Sequence[Path],
         variables: Mapping[str, str],
+        passed: Collection[str] = (),
     ) -> list[str]:
         """Return the engine's command for one of the image's own.
 
@@ -59,7 +60,8 @@ class Container:
             name: What the container is called, so that it can be removed.
             folder: Where the command is executed.
             writable, readable: Folders of this machine that it sees, at the same paths.
-            variables: All that it gets beside the image's own.
+            variables: What it gets beside the image's own.
+            passed: Variables of the engine's own process that it gets too.
         Raises:
             RefusedError: A folder's path cannot be told to an engine.
         """
@@ -77,6 +79,8 @@ class Container:
             told += ["--mount", f"type=bind,source={place},target={place}{mode}"]
         for key, value in sorted(variables.items()):
             told += ["--env", f"{key}={value}"]
+        for key in sorted(passed):  # whose values stand in no list of processes
+            told += ["--env", key]
         program, *arguments = command
         return [*told, "--workdir", str(folder), "--entrypoint", program, self.image, *arguments]
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from reprokit.core.logical_keys import check_relative, os_errors
+from reprokit.core.atomic_files import os_errors
+from reprokit.core.logical_keys import check_relative
 from reprokit.core.safe_yaml import load_yaml
 from reprokit.errors import NotFoundError, RecipeError
 from reprokit.schema.recipe import Environment
@@ -47,18 +48,20 @@ def declared_files(environment: Environment, root: Path) -> dict[str, str]:
     Raises:
         NotFoundError: One is missing.
     """
-    given = [one for one in (environment.conda, environment.pip, environment.lock) if one is not None]
+    if environment.declared is None:
+        return {}
+    kind, given = environment.declared
     found: dict[str, str] = {}
-    pending = list(given)
+    pending = [given]
     while pending:
         path = pending.pop()
         if path in found:
             continue
         if len(found) >= _MAX_FILES:
-            raise RecipeError(f"{given[0]} includes more than {_MAX_FILES} files.")
+            raise RecipeError(f"{given} includes more than {_MAX_FILES} files.")
         text = read_text(root, path)
         found[path] = hashlib.sha256(text.encode()).hexdigest()
-        if environment.pip is not None and not path.endswith(".toml"):
+        if kind == "pip" and not path.endswith(".toml"):
             pending += list(_includes(text, path))
     return dict(sorted(found.items()))
 

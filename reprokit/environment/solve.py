@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 from packaging.pylock import PackageWheel, Pylock, PylockSelectError, PylockValidationError
 
-from reprokit.core.logical_keys import os_errors
+from reprokit.core.atomic_files import os_errors
 from reprokit.core.progress import SILENT, Progress
 from reprokit.environment.capture import OURS
 from reprokit.environment.conda.rattler import solve_conda
@@ -45,22 +45,31 @@ def solve(environment: Environment, *, root: Path, cache: Path, progress: Progre
         RecipeError: A file is not understood.
         EnvironmentMismatchError: It cannot be met; the package, or the solver's explanation, is named.
     """
-    if environment.conda is not None:
-        return _solve_conda(environment.conda, root, cache, progress)
-    here = Interpreter.here()
-    empty = EnvironmentLock(python=here.version, implementation=here.implementation, platform=here.platform)
-    if environment.lock is not None:
-        chosen = _of_pylock(read_text(root, environment.lock), environment, root)
-        return _with_wheels(Solved(empty, []), chosen, here, cache, progress)
-    file = str(environment.pip)
+    if environment.declared is None:
+        raise RecipeError("environment: names no file to solve.")
+    kind, file = environment.declared
+    return _SOLVERS[kind](file, environment.extras, root, cache, progress)
+
+
+def _solve_pip(file: str, extras: list[str], root: Path, cache: Path, progress: Progress) -> Solved:
+    here, text = Interpreter.here(), read_text(root, file)
     if file.endswith(".toml"):
-        wanted = requirements_of_pyproject(read_text(root, file), environment.extras, what=file)
-        return _with_pip(Solved(empty, []), wanted, None, here, cache, progress)
-    read_text(root, file)
-    return _with_pip(Solved(empty, []), [], root / file, here, cache, progress)
+        wanted = requirements_of_pyproject(text, extras, what=file)
+        return _with_pip(_empty(here), wanted, None, here, cache, progress)
+    return _with_pip(_empty(here), [], root / file, here, cache, progress)
 
 
-def _solve_conda(path: str, root: Path, cache: Path, progress: Progress) -> Solved:
+def _solve_pylock(file: str, extras: list[str], root: Path, cache: Path, progress: Progress) -> Solved:
+    here, chosen = Interpreter.here(), _of_pylock(read_text(root, file), file, extras, root)
+    return _with_wheels(_empty(here), chosen, here, cache, progress)
+
+
+def _empty(here: Interpreter) -> Solved:
+    lock = EnvironmentLock(python=here.version, implementation=here.implementation, platform=here.platform)
+    return Solved(lock, [])
+
+
+def _solve_conda(path: str, _: list[str], root: Path, cache: Path, progress: Progress) -> Solved:
     wanted = read_conda_file(read_text(root, path), what=path)
     with progress.task("Solving the environment", None):
         packages, archives = solve_conda(wanted.specs, wanted.channels, cache=cache, what=path)
@@ -104,12 +113,11 @@ def _with_wheels(
     return Solved(msgspec.structs.replace(solved.environment, pip=packages), archives)
 
 
-def _of_pylock(text: str, environment: Environment, root: Path) -> list[tuple[Archive, str]]:
+def _of_pylock(text: str, path: str, extras: list[str], root: Path) -> list[tuple[Archive, str]]:
     """Return the wheels that a `pylock.toml` names for this machine."""
-    path = str(environment.lock)
     try:
         lock = Pylock.from_dict(tomllib.loads(text))
-        chosen = list(lock.select(extras=environment.extras))
+        chosen = list(lock.select(extras=extras))
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not TOML: {error}.") from None
     except PylockValidationError as error:
@@ -141,3 +149,11 @@ def _of_pylock(text: str, environment: Environment, root: Path) -> list[tuple[Ar
         )
         found.append((archive, f"{package.name} @ {url} --hash=sha256:{sha256}"))
     return found
+
+
+_SOLVERS: dict[str, Callable[[str, list[str], Path, Path, Progress], Solved]] = {
+    "conda": _solve_conda,
+    "pip": _solve_pip,
+    "lock": _solve_pylock,
+}
+"""What solves a file, by the recipe's word for it: given the file, the extras, the repository and the cache."""

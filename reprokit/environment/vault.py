@@ -11,8 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from reprokit.core.atomic_files import os_errors
 from reprokit.core.canonical_json import canonical
-from reprokit.core.logical_keys import os_errors
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.safe_json import load_json
 from reprokit.environment.capture import packages_of

@@ -6,9 +6,8 @@ beyond it, and in what is done with the record.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,45 +16,62 @@ from typing import Any
 import msgspec
 
 from reprokit._version import __version__
-from reprokit.core.config import Config
-from reprokit.core.digest import hash_file
-from reprokit.core.progress import SILENT, Progress
+from reprokit.checkpoint.claims import check_claims
+from reprokit.checkpoint.reader import Checkpoint
+from reprokit.core.scratch import temporary
 from reprokit.environment.imported_packages import packages_behind
-from reprokit.errors import DataMismatchError
-from reprokit.execution.launch import Place, check_notebook, start, variables_of
+from reprokit.errors import DataMismatchError, Error
+from reprokit.execution.asked import Asked
+from reprokit.execution.hermetic import open_sandbox
+from reprokit.execution.in_place import stray_files, stray_warning
+from reprokit.execution.input_report import InputReport, digested, programs_of, some
+from reprokit.execution.inputs import ChangedInput, Laid, LaidTree, check_inputs, lay_data
+from reprokit.execution.launch import Place, check_notebook, shell_of, start, variables_of
 from reprokit.execution.orders import Continued, Orders
-from reprokit.execution.script_process import Echo, Outcome
-from reprokit.execution.workspace import find_outputs, lay_code, lay_outputs, written_files
-from reprokit.locking.inputs import LaidTree, check_inputs, lay_data
+from reprokit.execution.run_secrets import secrets_of
+from reprokit.execution.script_process import Outcome, signals_put_back
+from reprokit.execution.variables_read import Given, VariableKey, variable_warnings, variables_read
+from reprokit.execution.workspace import check_jail, find_outputs, lay_code, lay_outputs, written_files
 from reprokit.locking.prepared import Prepared
 from reprokit.numerics.machine import machine_facts
 from reprokit.numerics.script_environ import of_the_shell
-from reprokit.packages.tree_cache import lay_out
-from reprokit.recording.checkpoint_saver import Observer, Saver, SavingPolicy
+from reprokit.packages.package import Package
+from reprokit.packages.tree_cache import is_protected, lay_out, moment
+from reprokit.recording.checkpoint_saver import Saver, SavingPolicy
 from reprokit.recording.journal import Journal
+from reprokit.recording.listener import DEAF, Listener, Unfailing
 from reprokit.recording.recorder import Recording, new_run_id, now
-from reprokit.recording.server import Session
+from reprokit.recording.server import TOKEN_BYTES, Session
 from reprokit.registry import Registry
+from reprokit.registry.context import Context
+from reprokit.registry.package_log import writer
+from reprokit.runs.provisos import is_benign
 from reprokit.runs.store import CODE_PREFIX
+from reprokit.schema.facts import InputLink
 from reprokit.schema.lock import DataPin, RunLock
+from reprokit.schema.machine import Machine
 from reprokit.schema.manifest import Manifest
-from reprokit.schema.record import Attempt, CodeFacts, DataFacts, EnvironmentFacts, OutputFacts, Record, UndeclaredFile
+from reprokit.schema.record import (
+    Attempt,
+    CodeFacts,
+    DataFacts,
+    EnvironmentFacts,
+    ExecutionFacts,
+    OutputFacts,
+    Record,
+    StrayFile,
+)
 
 __all__ = ["execute"]
-
-_MAX_UNDECLARED = 1 << 30  # bytes of them that are hashed
 
 
 def execute(
     prepared: Prepared,
     orders: Orders | None = None,
     *,
-    config: Config,
-    registry: Registry,
+    context: Context,
     inputs: Registry | None = None,
-    progress: Progress = SILENT,
-    observer: Observer | None = None,
-    echo: Echo | None = None,
+    listener: Listener = DEAF,
     conclude: Callable[[Record, Manifest], Record] | None = None,
 ) -> Recording:
     """Execute a lock and record it.
@@ -64,13 +80,16 @@ def execute(
         inputs: Where the locked data is read from; the registry that is recorded into by default.
         conclude: Called with the ended record; what it returns is published as the last version.
     """
-    orders = orders or Orders()
+    orders, listener = orders or Orders(), Unfailing(listener)
     lock, continued = prepared.lock, orders.continues
+    registry, progress = context.registry, context.progress
     notebook = lock.recipe.code.notebook
     if notebook is not None:
         check_notebook(lock.environment)
-    run_id = continued.record.run_id if continued else new_run_id()
-    journal = Journal.create(config.home, run_id, files=continued.files if continued else {})
+    sandbox = open_sandbox(prepared) if orders.hermetic else None
+    secrets_of(lock)  # one that is missing is said before anything is laid out
+    run_id = continued.record.run_id if continued else new_run_id(registry)
+    journal = Journal.create(context.home, run_id, files=continued.files if continued else {})
     workspace = prepared.in_place or journal.file("workspace")
     made: list[Path] = []
     ended = False
@@ -78,42 +97,48 @@ def execute(
         code = Manifest.make([entry for entry in prepared.entries if entry.logical_key.startswith("code/")])
         if prepared.in_place is None:
             lay_code(code, lock.code, workspace, registry=registry, notebook=notebook, progress=progress)
+        check_jail(lock, workspace, laid=False)
         facts, trees = lay_data(
             lock.data,
             workspace,
-            registry=inputs or registry,
-            cache=config.cache,
-            layout="copy" if lock.execution.layout == "copy" else "symlink",
-            progress=progress,
+            context=context if inputs is None else replace(context, registry=inputs),
+            layout=_layout(prepared, orders, context),
         )
         made = [workspace / pin.path for pin in lock.data]
+        check_jail(lock, workspace, laid=True)
         resume = None
         if continued is not None:
             lay_outputs(continued.outputs, workspace)
-            resume = _lay_checkpoint(continued, trees, registry=registry, cache=config.cache, progress=progress)
-        with tempfile.TemporaryDirectory(prefix="reprokit-") as name:
-            scratch = Path(name)
-            place = Place(workspace, scratch, journal, config.cache)
-            variables = variables_of(prepared, orders, run_id, place, resume)
+            resume = _lay_checkpoint(continued, trees, context)
+        with temporary() as scratch:
+            copied = [link for link in made if not link.is_symlink()]
+            seen = (*(laid.tree for laid in trees.values()), *copied)
+            place = Place(workspace, scratch, journal, inputs=seen, sandbox=sandbox)
+            token = secrets.token_hex(TOKEN_BYTES)
+            variables = {**variables_of(prepared, orders, run_id, place, resume), "REPROKIT_TOKEN": token}
             record = _record(prepared, orders, run_id, facts, variables)
             saver = Saver(
                 registry=registry,
                 journal=journal,
                 policy=_policy(prepared, orders, run_id),
                 collected=continued.collected if continued else None,
-                observer=observer,
+                listener=listener,
             )
             with Recording.start(record, prepared.entries, lock=lock, registry=registry, journal=journal) as recording:
                 saver.note_again()
-                session = Session(registry=registry, journal=journal, saver=saver)
+                session = Session(registry=registry, journal=journal, saver=saver, token=token)
                 session.listen(scratch / "socket")
-                outcome = start(prepared, place, variables, echo=echo)
-                session.finish()
-                outcome, spoilt = _checked(outcome, session, trees)
-                record = _conclude(
-                    recording, session, outcome, lock, workspace, resumes=resume is not None, prepared=prepared
-                )
-                ended = True
+                with signals_put_back():
+                    outcome = start(prepared, place, variables, listener=listener)
+                    given = Given(shell=shell_of(prepared, orders), variables=variables)
+                    session.finish()
+                    changed = check_inputs(trees)
+                    outcome, spoilt = _checked(outcome, session, changed)
+                    record = _conclude(
+                        recording, session, outcome, lock, workspace, resumes=resume is not None, prepared=prepared,
+                        read=_variables_read(journal, lock, given, context.home), changed=changed,
+                    )  # fmt: skip
+                    ended = True
                 if spoilt is not None:
                     raise DataMismatchError(
                         spoilt, hint="The cache's copy was discarded: run again. See that nothing writes to inputs."
@@ -126,29 +151,43 @@ def execute(
             for link in made:
                 if link.is_symlink():
                     link.unlink()
+                elif lock.execution.layout != "copy":
+                    shutil.rmtree(link, ignore_errors=True) if link.is_dir() else link.unlink(missing_ok=True)
         if ended:
-            journal.close(keep_workspace=prepared.in_place is None and bool(recording.left_behind))
-        elif not journal.file("journal.jsonl").stat().st_size:
-            journal.close(keep_workspace=False)  # nothing was started
+            left = recording.left_behind or recording.unkept
+            journal.close(keep_workspace=prepared.in_place is None and bool(left))
+        elif not journal.has_begun:
+            journal.close(keep_workspace=False)
         else:
             journal.leave()
 
 
-def _lay_checkpoint(
-    continued: Continued, trees: dict[str, LaidTree], *, registry: Registry, cache: Path, progress: Progress
-) -> dict[str, Any] | None:
+def _lay_checkpoint(continued: Continued, trees: dict[str, LaidTree], context: Context) -> dict[str, Any] | None:
     """Lay the checkpoint out, verified, and return what the script's process is told of it."""
     if continued.checkpoint is None:
         return None
     what = f"the checkpoint {continued.where}"
-    tree = lay_out(continued.checkpoint, registry=registry, cache=cache, what=what, look=True, progress=progress)
-    trees["(checkpoint)"] = LaidTree(tree, tree.stat().st_ino)
-    return {"folder": str(tree), "framework": continued.framework}
+    check_claims(Checkpoint(Package(what, continued.checkpoint, context.registry)))
+    tree = lay_out(
+        continued.checkpoint, registry=context.registry, cache=context.cache, what=what, look=True,
+        progress=context.progress,
+    )  # fmt: skip
+    trees["(checkpoint)"] = LaidTree(tree, tree.stat().st_ino, moment(context.cache))
+    return {"folder": str(tree), "framework": continued.framework, "carried": continued.carried}
 
 
-def _checked(outcome: Outcome, session: Session, trees: dict[str, LaidTree]) -> tuple[Outcome, str | None]:
-    """Return what became of the script, and what is wrong with its inputs, if anything is."""
-    spoilt = check_inputs(trees)
+def _layout(prepared: Prepared, orders: Orders, context: Context) -> Laid:
+    """Return how inputs are laid out: linked to, where the script is kept from writing into the cache."""
+    wanted = prepared.lock.execution.layout
+    if wanted == "copy":
+        return "copy"
+    kept_off = orders.hermetic or prepared.container is not None or is_protected(context.cache)
+    return "symlink" if wanted == "symlink" or kept_off else "own"
+
+
+def _checked(outcome: Outcome, session: Session, changed: dict[str, ChangedInput]) -> tuple[Outcome, str | None]:
+    """Return what became of the script, and what was wrong with its inputs from the beginning, if anything was."""
+    spoilt = next((one.text for one in changed.values() if one.before), None)
     if spoilt is not None:
         return replace(outcome, status="failed", failure=spoilt), spoilt
     if session.collected.untold and outcome.status == "finished":
@@ -161,7 +200,8 @@ def _record(
 ) -> Record:
     lock, continued = prepared.lock, orders.continues
     before = continued.record if continued else None
-    machine = machine_facts(variables, python=lock.environment.python)
+    public = {name: value for name, value in variables.items() if name not in lock.execution.secrets}
+    machine = machine_facts(public, python=lock.environment.python)
     return Record(
         run_id=run_id,
         name=prepared.name,
@@ -176,26 +216,35 @@ def _record(
         data=facts,
         machine=machine,
         params=lock.params,
-        execution={**msgspec.to_builtins(lock.execution), "in_place": prepared.in_place is not None},
+        execution=ExecutionFacts(
+            **msgspec.structs.asdict(lock.execution.executed(hermetic=orders.hermetic)),
+            in_place=prepared.in_place is not None,
+            hermetic=orders.hermetic,
+        ),
         started=before.started if before else now(),
-        attempts=[*before.attempts, _attempt(before, continued.where)] if before and continued else [],
+        attempts=[*before.attempts, _attempt(before, continued)] if before and continued else [],
+        by=before.by if before else writer(),
         checkpoint_package=lock.recipe.checkpoint_package,
         reproduces=orders.reproduces,
         relaxed=orders.relaxed,
+        changed_inputs=before.changed_inputs if before else {},
+        left_out=[one for one in before.left_out if one.what in ("attempts", "checkpoints")] if before else [],
+        terms=orders.terms,
         warnings=[
             *prepared.warnings,
-            *of_the_shell(lock, inherited={} if prepared.container else os.environ, variables=variables),
+            *of_the_shell(lock, inherited=shell_of(prepared, orders), variables=public),
             *(_other_numbers(before.machine, machine) if before else []),
         ],
         reprokit=__version__,
     )
 
 
-def _other_numbers(before: dict[str, Any], now_: dict[str, Any]) -> list[str]:
+def _other_numbers(before: Machine, now_: Machine) -> list[str]:
     """Return a warning if a run goes on where floating-point numbers may come out otherwise."""
-    one, other = before.get("numeric", {}), now_.get("numeric", {})
-    found = [f"{k} {one.get(k)} → {other.get(k)}" for k in ("machine", "cpu") if one.get(k) != other.get(k)]
-    gone = sorted(set(one.get("isa", [])) ^ set(other.get("isa", [])))
+    one, other = before.numeric, now_.numeric
+    moved = (("machine", one.machine, other.machine), ("cpu", one.cpu, other.cpu))
+    found = [f"{name} {there} → {here}" for name, there, here in moved if there != here]
+    gone = sorted(set(one.isa or []) ^ set(other.isa or []))
     found += [f"instructions {', '.join(gone)}"] if gone else []
     if not found:
         return []
@@ -204,7 +253,7 @@ def _other_numbers(before: dict[str, Any], now_: dict[str, Any]) -> list[str]:
     ]
 
 
-def _attempt(record: Record, where: str) -> Attempt:
+def _attempt(record: Record, continued: Continued) -> Attempt:
     return Attempt(
         started=record.attempts[-1].resumed if record.attempts else record.started,
         ended=record.ended,
@@ -212,7 +261,8 @@ def _attempt(record: Record, where: str) -> Attempt:
         failure=record.failure,
         machine=record.machine,
         resumed=now(),
-        resumed_from=where,
+        resumed_from=continued.where,
+        resumed_at=None if continued.place is None else continued.place.following,
     )
 
 
@@ -230,10 +280,9 @@ def _policy(prepared: Prepared, orders: Orders, run_id: str) -> SavingPolicy:
     )
 
 
-def _input_link(pin: DataPin) -> dict[str, str]:
+def _input_link(pin: DataPin) -> InputLink:
     """Return what a checkpoint says of an input that it was made from."""
-    link = {"name": pin.name, "package": pin.package, "top_hash": pin.top_hash}
-    return {**link, "within": pin.within} if pin.within else link
+    return InputLink(name=pin.name, package=pin.package, top_hash=pin.top_hash, within=pin.within)
 
 
 def _conclude(
@@ -245,97 +294,130 @@ def _conclude(
     *,
     resumes: bool,
     prepared: Prepared,
+    read: dict[str, Any],
+    changed: dict[str, ChangedInput],
 ) -> Record:
     """Publish the end of a run: what it wrote, what it logged, what went wrong."""
     collected = session.collected
     record = recording.record
-    warnings = [*record.warnings]
+    warnings = [*record.warnings, *(one.text for one in changed.values() if not one.before)]
     outputs: dict[str, Path] = {}
     facts = []
-    for declared, path, file in find_outputs(lock.recipe.declared_outputs, workspace):
-        facts.append(OutputFacts(path=path, compare=declared.compare, missing=file is None))
+    for declared, path, file, unkept in find_outputs(lock.recipe.declared_outputs, workspace):
+        missing = file is None and unkept is None
+        facts.append(OutputFacts(path=path, compare=declared.compare, missing=missing, unkept=unkept))
         if file is not None:
             outputs[path] = file
-        elif outcome.status == "finished":
+        elif missing and outcome.status == "finished":
             warnings.append(f"The declared output {path!r} was not written.")
-    undeclared = _undeclared(recording.journal.file("inputs.txt"))
-    if undeclared:
-        shown = ", ".join(file.path for file in undeclared[:10])
-        shown += f" and {len(undeclared) - 10} more" if len(undeclared) > 10 else ""
-        warnings.append(f"Files were read that are not declared inputs: {shown}.")
+    noted = InputReport.read(recording.journal.file("inputs.txt"))
+    undeclared = digested(noted)
+    asked = Asked.read(recording.journal.file("asked.txt"))
+    unused = asked.unused(lock, workspace) if outcome.status == "finished" else []
+    if told := [file.path for file in undeclared if not is_benign(file.path, lock.execution.benign)]:
+        warnings.append(f"Files were read that are not declared inputs: {some(told)}.")
+    if noted.refused:
+        went_on = "The script went on without what it was refused, not being declared"
+        what = went_on if outcome.status == "finished" else "What is not a declared input was refused"
+        warnings.append(f"{what}: {some(noted.refused)}.")
+    warnings += variable_warnings(read["variables"])
+    if unused:
+        warnings.append(
+            f"Parameters never reached the script: {', '.join(unused)}. It gets them by `reprokit.params()`, or on its "
+            "command line with `execution: {params: flags}`; until then the record marks them as unused."
+        )
     if not collected.checkpoints and outcome.status == "finished":
         warnings.append("No checkpoint was saved: a reproduction can compare only the outputs.")
+    attempts = record.attempts
     if resumes and not collected.resumed:
+        attempts = [*attempts[:-1], msgspec.structs.replace(attempts[-1], restored=False)]
         warnings.append("The script did not restore the checkpoint that it was given: it started from its beginning.")
-    warnings += [f"Not stored: {text}" for text in collected.errors]
-    left = _left_behind(recording, workspace, set(outputs), lock) if outcome.status == "finished" else ["(all)"]
+    if attempts and collected.lost:
+        attempts = [*attempts[:-1], msgspec.structs.replace(attempts[-1], lost=collected.lost)]
+        warnings.append(attempts[-1].not_restored)
+    if outcome.outlived is not None:
+        warnings.append(f"The script left {outcome.outlived} behind: what comes of that is not in the record.")
+    if outcome.unwritten:
+        warnings.append(f"{outcome.unwritten:,} line(s) are missing from the log: they could not be written.")
+    warnings += collected.warnings
+    declared_ones = {output.path for output in facts}
+    left = _left_behind(recording, workspace, declared_ones, lock) if outcome.status == "finished" else ["(all)"]
     if left and outcome.status == "finished":
         warnings.append(
             f"Files were written that are not declared outputs ({', '.join(left[:5])}{'…' if len(left) > 5 else ''}); "
             f"they stay in {workspace}."
         )
     recording.left_behind = left
-    machine = {
-        **record.machine,
-        "imported": [] if prepared.container else packages_behind(collected.imported, prepared.python),
-        "numeric": {**record.machine["numeric"], **collected.numeric},
-    }
+    used = {*collected.files, *noted.opened}
+    strays = stray_files(used, lock, recording.manifest, workspace, python=prepared.python) if prepared.in_place else []
+    warnings += [stray_warning(strays)] if strays else []
+    machine = msgspec.structs.replace(
+        record.machine,
+        imported=[] if prepared.container else packages_behind(collected.imported, prepared.python),
+        numeric=record.machine.numeric.updated(collected.numeric),
+    )
+    watched = lock.execution.inputs != "off"
     return recording.end(
         msgspec.structs.replace(
             record,
             status=outcome.status,
             ended=now(),
+            changed_inputs={**record.changed_inputs, **{name: one.file for name, one in changed.items()}},
             machine=machine,
-            code=record.code and _used(record.code, recording, collected.files, watched=lock.execution.inputs != "off"),
+            code=record.code and _used(record.code, recording, collected.files, noted, strays, watched=watched),
             undeclared=undeclared,
+            unused=unused,
+            **read,
+            refused=noted.refused,
+            programs=programs_of(noted),
             initial=collected.initial,
             checkpoints=collected.checkpoints,
             metrics=collected.metrics,
             artifacts=sorted(collected.artifacts),
             outputs=facts,
+            attempts=attempts,
             warnings=warnings,
             failure=outcome.failure,
             exit_code=outcome.exit_code,
         ),
         collected=collected,
         outputs=outputs,
+        workspace=workspace,
     )
 
 
-def _used(code: CodeFacts, recording: Recording, imported: set[str], *, watched: bool) -> CodeFacts:
-    """Return what of the code was used: the modules that were imported, and the files that were opened."""
-    opened = {os.fsdecode(line[1:]) for line in _noted(recording.journal.file("inputs.txt")) if line[:1] == b"\0"}
+def _used(
+    code: CodeFacts,
+    recording: Recording,
+    imported: set[str],
+    noted: InputReport,
+    strays: list[StrayFile],
+    *,
+    watched: bool,
+) -> CodeFacts:
+    """Return what of the code was used: modules that were imported, files that were opened, and what is not its own."""
     of_tree = [
-        sorted(name for name in names if f"{CODE_PREFIX}{name}" in recording.manifest) for names in (imported, opened)
+        sorted(name for name in names if f"{CODE_PREFIX}{name}" in recording.manifest)
+        for names in (imported, noted.opened)
     ]
-    return msgspec.structs.replace(code, imported=of_tree[0], opened=of_tree[1] if watched else None)
+    told = {"imported": of_tree[0], "opened": of_tree[1] if watched else None, "strays": strays}
+    return msgspec.structs.replace(code, **told, dirty=code.dirty or bool(strays))
 
 
-def _noted(report: Path) -> list[bytes]:
+def _variables_read(journal: Journal, lock: RunLock, given: Given, home: Path) -> dict[str, Any]:
+    """Return what a record says of the variables that the script read."""
+    asked = Asked.read(journal.file("asked.txt"))
+    if lock.execution.inputs == "off":
+        return {"variables": []}
     try:
-        return [line for line in report.read_bytes().split(b"\n") if line]
-    except FileNotFoundError:
-        return []
-
-
-def _undeclared(report: Path) -> list[UndeclaredFile]:
-    """Return the files that were read and not declared, with the digests that they have now, the smaller ones."""
-    names = sorted({os.fsdecode(line) for line in _noted(report) if line[:1] != b"\0"})
-    found, room = [], _MAX_UNDECLARED
-    for name in names:
-        facts = UndeclaredFile(path=name.encode("utf-8", "replace").decode())
-        with contextlib.suppress(OSError):
-            size = Path(name).stat().st_size
-            facts = msgspec.structs.replace(facts, size=size)
-            if size <= room and not name.startswith(("/proc/", "/sys/", "/dev/")):
-                facts = msgspec.structs.replace(facts, digest=hash_file(Path(name))[0].hex)
-                room -= size
-        found.append(facts)
-    return found
+        key = VariableKey.of(home)
+    except Error:  # a full disk costs the digests, and not the run
+        return {"variables": variables_read(asked, lock, given, key=None)}
+    return {"variables": variables_read(asked, lock, given, key=key), "variables_key": key.id}
 
 
 def _left_behind(recording: Recording, workspace: Path, outputs: set[str], lock: RunLock) -> list[str]:
-    if recording.record.execution.get("in_place"):
+    if recording.record.execution is not None and recording.record.execution.in_place:
         return []
     known = {entry.logical_key.removeprefix("code/") for entry in recording.manifest.below("code")} | outputs
     data = tuple(pin.path + "/" for pin in lock.data)

@@ -7,20 +7,28 @@ import json
 import os
 import secrets
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from reprokit.core.package_root import IMPORT_ROOT, PACKAGE
 from reprokit.errors import EnvironmentMismatchError, NotFoundError
+from reprokit.execution.hermetic import Sandbox, inherited_variables, own_etc, own_variables
 from reprokit.execution.orders import Orders
-from reprokit.execution.script_process import Echo, Outcome, ScriptProcess
+from reprokit.execution.run_secrets import Mask, secrets_of
+from reprokit.execution.script_process import Outcome, ScriptProcess
 from reprokit.locking.prepared import Prepared
-from reprokit.numerics.script_environ import as_text, child_variables, lay_bootstrap
+from reprokit.numerics.script_environ import child_variables, lay_bootstrap
 from reprokit.recording.journal import Journal
+from reprokit.recording.listener import Listener
+from reprokit.schema.flags import filled, words_of
 from reprokit.schema.lock import EnvironmentLock, RunLock
 from reprokit.schema.notebook import FOLDER
 
-__all__ = ["Place", "check_notebook", "start", "variables_of"]
+__all__ = ["Place", "check_notebook", "shell_of", "start", "variables_of"]
 
 _FAILURE = "failure.txt"
 
@@ -31,13 +39,25 @@ class Place:
 
     Attributes:
         scratch: The run's own, gone at its end.
-        cache: reprokit's.
+        inputs: Where its inputs and its checkpoint lie: trees of the cache, or copies in the workspace.
+        sandbox: What it is executed in, if hermetically.
     """
 
     workspace: Path
     scratch: Path
     journal: Journal
-    cache: Path
+    inputs: tuple[Path, ...] = ()
+    sandbox: Sandbox | None = None
+
+    @property
+    def report(self) -> Path:
+        """Where the watch on opened files notes them."""
+        return self.journal.file("inputs.txt")
+
+    @property
+    def asked(self) -> Path:
+        """Where the script's processes note which parameters they read."""
+        return self.journal.file("asked.txt")
 
 
 def check_notebook(environment: EnvironmentLock) -> None:
@@ -63,12 +83,11 @@ def check_notebook(environment: EnvironmentLock) -> None:
 def _command_of(lock: RunLock, python: Path) -> list[str]:
     """Return the command that starts a script, or what the recipe gives as one, in its working directory."""
     code = lock.recipe.code
-    command = [str(python), code.entrypoint] if code.entrypoint is not None else list(code.command or [])
+    command = [str(python), code.entrypoint] if code.entrypoint is not None else filled(code.command or [], lock.params)
     if code.entrypoint is not None and code.workdir != ".":
         command[1] = os.path.relpath(code.entrypoint, code.workdir)
     if lock.execution.params == "flags":
-        for key, value in lock.params.items():
-            command += [f"--{key}", as_text(value)]
+        command += words_of(lock.params, lock.execution.flags)
     return command
 
 
@@ -89,6 +108,9 @@ def _notebook_command(
     own = {"IPYTHONDIR": "ipython", "JUPYTER_CONFIG_DIR": "jupyter", "JUPYTER_DATA_DIR": "jupyter"}
     own |= {"JUPYTER_RUNTIME_DIR": "jupyter", "JUPYTER_PATH": "jupyter", "JUPYTER_CONFIG_PATH": "jupyter"}
     (folder / FOLDER).mkdir(exist_ok=True)
+    inherited = sorted(
+        name for name, value in variables.items() if os.environ.get(name) == value and name != "PYTHONPATH"
+    )
     plan = scratch / "notebook.json"
     plan.write_text(
         json.dumps(
@@ -101,30 +123,42 @@ def _notebook_command(
                 "failure": str(folder / _FAILURE),
                 "scratch": str(scratch),
                 "params": lock.params,
-                "variables": variables
+                "secrets": lock.execution.secrets,
+                "inherited": inherited,  # whose values are the caller's, and written nowhere
+                "variables": {name: value for name, value in variables.items() if name not in inherited}
                 | {name: str(scratch / place) for name, place in own.items()}
                 | {"JUPYTER_NO_CONFIG": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
             }
         )
     )
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(IMPORT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return [sys.executable, "-m", "reprokit.execution.notebook_host", str(plan)], {**os.environ, "PYTHONPATH": path}
 
 
-def start(prepared: Prepared, place: Place, variables: dict[str, str], *, echo: Echo | None) -> Outcome:
+def start(prepared: Prepared, place: Place, variables: dict[str, str], *, listener: Listener) -> Outcome:
     """Start the script or notebook here, or the script in its container, and return what became of it."""
     lock, python = prepared.lock, prepared.python
+    mask = Mask(variables[name] for name in lock.execution.secrets)
     folder = place.workspace / lock.recipe.code.workdir
     if lock.recipe.code.notebook is not None:
         command, given = _notebook_command(lock, python, place, variables)
-        return _told(ScriptProcess(command, folder, given, place.journal, echo).run(), place.journal)
+        return _told(ScriptProcess(command, folder, given, place.journal, listener, mask=mask).run(), place.journal)
     command = _command_of(lock, python)
     container = prepared.container
+    if place.sandbox is not None:
+        for file in (place.report, place.asked):
+            file.touch()
+        command = place.sandbox.command(
+            command,
+            folder=folder,
+            writable=[place.workspace, place.scratch, place.report, place.asked],
+            readable=place.inputs,
+            etc=own_etc(place.scratch),
+        )
+        return ScriptProcess(command, Path("/"), variables, place.journal, listener, mask=mask, sandboxed=True).run()
     if container is None:
-        return ScriptProcess(command, folder, variables, place.journal, echo).run()
-    trees = place.cache / "trees"
-    trees.mkdir(parents=True, exist_ok=True)
+        return ScriptProcess(command, folder, variables, place.journal, listener, mask=mask).run()
+    passed = ["REPROKIT_TOKEN", *lock.execution.secrets]
     name = f"reprokit-{variables['REPROKIT_RUN_ID']}-{secrets.token_hex(4)}"
     command = container.command(
         command,
@@ -134,11 +168,13 @@ def start(prepared: Prepared, place: Place, variables: dict[str, str], *, echo: 
             *dict.fromkeys([place.journal.folder, *([place.workspace] if prepared.in_place else [])]),
             place.scratch,
         ],
-        readable=[Path(__file__).resolve().parents[1], trees],
-        variables=variables,
+        readable=[PACKAGE, *(tree for tree in place.inputs if not tree.is_relative_to(place.workspace))],
+        variables={key: value for key, value in variables.items() if key not in passed},
+        passed=passed,
     )
+    told = os.environ | {key: variables[key] for key in passed}
     try:
-        return ScriptProcess(command, folder, dict(os.environ), place.journal, echo).run()
+        return ScriptProcess(command, folder, told, place.journal, listener, mask=mask).run()
     finally:
         container.remove(name)
 
@@ -155,8 +191,12 @@ def variables_of(
     prepared: Prepared, orders: Orders, run_id: str, place: Place, resume: dict[str, Any] | None
 ) -> dict[str, str]:
     """Write what the script's process needs into the scratch folder, and return its variables."""
-    lock, workspace, scratch = prepared.lock, place.workspace, place.scratch
-    package = Path(__file__).resolve().parents[1]
+    execution = prepared.lock.execution.executed(hermetic=orders.hermetic)
+    lock, workspace, scratch = (
+        msgspec.structs.replace(prepared.lock, execution=execution),
+        place.workspace,
+        place.scratch,
+    )
     boot = lay_bootstrap(scratch)
     context = scratch / "context.json"
     told = {
@@ -181,23 +221,31 @@ def variables_of(
     root = Path(os.path.realpath(workspace))
     variables = child_variables(
         lock,
-        inherited={} if contained else os.environ,
+        inherited=shell_of(prepared, orders),
         run_id=run_id,
         scratch=scratch,
-        socket=scratch / "socket",
-        context=context,
-        report=place.journal.file("inputs.txt"),
+        report=place.report,
         python_path=[boot, *(workspace / folder for folder in lock.code.python_path)],
-        readable=[Path("/")]
-        if contained
-        else [workspace, place.cache / "trees", package, *_libraries(prepared.python)],
+        locked=[Path("/")] if contained else _libraries(prepared.python),
+        own=[workspace, *place.inputs],
+        python=prepared.python,
     )
+    variables |= {**secrets_of(lock), "REPROKIT_ASKED": str(place.asked)}
     variables["REPROKIT_TREE"] = os.pathsep.join(map(str, [root, *(root / pin.path for pin in lock.data)]))
     if contained:  # it sees the image, and what it is shown: nothing that was not declared
         (scratch / "home").mkdir()
         return {**variables, "HOME": str(scratch / "home")}
+    if orders.hermetic:
+        return {**variables, **own_variables(prepared.python, scratch)}
     variables["PATH"] = os.pathsep.join([str(prepared.python.parent), variables.get("PATH", os.defpath)])
     return variables
+
+
+def shell_of(prepared: Prepared, orders: Orders) -> Mapping[str, str]:
+    """Return what of the runner's own variables a script may get."""
+    if prepared.container is not None:
+        return {}
+    return inherited_variables() if orders.hermetic else os.environ
 
 
 def _libraries(python: Path) -> list[Path]:

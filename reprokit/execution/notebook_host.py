@@ -25,8 +25,9 @@ from jupyter_client.connect import write_connection_file
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from reprokit.core.logical_keys import durable_write
+from reprokit.core.atomic_files import durable_write
 from reprokit.errors import Error
+from reprokit.execution.run_secrets import Mask
 from reprokit.execution.script_process import die_with_parent
 from reprokit.schema.notebook import SKIPPED, Notebook, encode
 
@@ -75,12 +76,13 @@ class _Client(AsyncKernelClient):  # type: ignore[misc]  # of a library without 
 class _Executor(NotebookClient):  # type: ignore[misc]  # of a library without types
     """Executes cells, passes on what they print, and keeps as much of it as the caps allow."""
 
-    def __init__(self, notebook: Any, file: Path) -> None:
+    def __init__(self, notebook: Any, file: Path, mask: Mask) -> None:
         super().__init__(
             notebook, timeout=None, iopub_timeout=60, store_widget_state=False,
             skip_cells_with_tag=SKIPPED, on_cell_executed=self._note,
         )  # fmt: skip
         self.file = file
+        self.mask = mask
         self.asked_to_exit = False
         self._text = self._cut = self._total = 0
         self._changed = False
@@ -109,7 +111,7 @@ class _Executor(NotebookClient):  # type: ignore[misc]  # of a library without t
     def write(self) -> None:
         self._join()
         self._changed = False
-        durable_write(self.file, encode(self.nb), sync=False)
+        durable_write(self.file, self.mask(encode(self.nb)), sync=False)
 
     def process_message(self, message: dict[str, Any], cell: Any, cell_index: int) -> Any:
         kind, content = message["msg_type"], message["content"]
@@ -183,7 +185,8 @@ async def execute(plan: dict[str, Any]) -> int:
     notebook = Notebook.parse(Path(plan["notebook"]).read_bytes(), what=name)
     plain, numbers = notebook.with_params(plan["params"])
     document = nbformat.from_dict({**plain, "cells": [_unexecuted(cell) for cell in plain["cells"]]})
-    executor = _Executor(document, Path(plan["executed"]))
+    mask = Mask(os.environ[secret] for secret in plan["secrets"])
+    executor = _Executor(document, Path(plan["executed"]), mask)
     executor.write()
     client, process = _start_kernel(plan)
 
@@ -233,7 +236,7 @@ async def execute(plan: dict[str, Any]) -> int:
     if stopped:
         return 128 + stopped[0]
     if code and failure is not None:
-        Path(plan["failure"]).write_text(failure, encoding="utf-8", errors="replace")
+        Path(plan["failure"]).write_bytes(mask(failure.encode("utf-8", "replace")))
     return code
 
 
@@ -249,7 +252,9 @@ def _start_kernel(plan: dict[str, Any]) -> tuple[_Client, subprocess.Popen[bytes
     process = subprocess.Popen(
         [plan["python"], "-m", "ipykernel_launcher", "-f", connection, "--HistoryManager.hist_file=:memory:"],
         cwd=plan["workdir"],
-        env={**plan["variables"], "JPY_PARENT_PID": str(os.getpid())},
+        env={name: os.environ[name] for name in plan["inherited"]}
+        | plan["variables"]
+        | {"JPY_PARENT_PID": str(os.getpid())},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # the cells' output comes over the line; the kernel writes it here once more
         stderr=subprocess.PIPE,

@@ -7,7 +7,8 @@ from typing import Any
 
 from reprokit.recording.checkpoint_saver import Collected
 from reprokit.schema.manifest import Manifest
-from reprokit.schema.record import Record
+from reprokit.schema.place import BEGINNING, Place
+from reprokit.schema.record import Record, RepetitionTerms
 
 __all__ = ["Continued", "Orders"]
 
@@ -21,6 +22,8 @@ class Continued:
         collected: What stays of it: the checkpoints up to that one, metrics, artifacts.
         checkpoint: That checkpoint's version; None to start from the beginning again.
         framework: Whose callback saved it.
+        carried: What variables of its script held beside it.
+        place: Where in the run it was saved; None without one.
         files: Contents that the journal starts with, by name: `log.txt`, `metrics.jsonl`.
         outputs: Files that it had written at declared paths, by path in the workspace.
     """
@@ -29,9 +32,14 @@ class Continued:
     collected: Collected
     checkpoint: Manifest | None
     framework: str
-    where: str
+    carried: dict[str, str]
+    place: Place | None
     files: dict[str, bytes]
     outputs: dict[str, bytes]
+
+    @property
+    def where(self) -> str:
+        return BEGINNING if self.place is None else self.place.exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +49,20 @@ class Orders:
     Attributes:
         reproduces: The run that this one repeats; its checkpoints then move no tags.
         relaxed: In what it differs from that run, in the words it was given.
+        terms: What its verdict will be given on, for the record.
         until: Stop after this epoch (from 0).
         at: Save inside epochs after these batches, by epoch, and no others: where the original did by the clock.
         stop_after: Stop after so many checkpoints.
+        hermetic: Under bubblewrap: no network, no home, nothing but what is declared.
         told: More for the script's process to find in its context.
     """
 
     reproduces: str | None = None
     relaxed: list[str] = field(default_factory=list)
+    terms: RepetitionTerms | None = None
     until: int | None = None
     at: list[tuple[int, int]] | None = None
     stop_after: int | None = None
     continues: Continued | None = None
+    hermetic: bool = False
     told: dict[str, Any] = field(default_factory=dict)

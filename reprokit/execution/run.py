@@ -4,109 +4,75 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack
 
 from reprokit.client.interactive import InteractiveRun
 from reprokit.core.canonical_json import canonical
-from reprokit.core.config import Config
 from reprokit.core.progress import SILENT, Progress
-from reprokit.errors import UsageError
+from reprokit.core.scratch import sweep
+from reprokit.core.secret_scan import in_value
+from reprokit.errors import InterruptedRunError, RefusedError, UsageError, UserCodeError
 from reprokit.execution.execute import execute
-from reprokit.execution.script_process import Echo
-from reprokit.locking.prepare import prepare
-from reprokit.recording.checkpoint_saver import Observer
+from reprokit.execution.orders import Orders
+from reprokit.locking.prepare import Choices, prepare
+from reprokit.locking.secret_check import refuse_secrets
+from reprokit.recording.listener import DEAF, Listener
 from reprokit.recording.recorder import recover
-from reprokit.registry import open_registry
+from reprokit.registry.context import Context
 from reprokit.runs.store import RunStore
 from reprokit.schema.record import Record
 
-__all__ = ["run"]
+__all__ = ["raise_for_status", "run", "start_run"]
 
 
-@overload
-def run(
-    recipe: None = None,
-    *,
-    registry: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    name: str | None = None,
-) -> InteractiveRun: ...
-
-
-@overload
 def run(
     recipe: str | Path,
     *,
     registry: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    seed: int | None = None,
-    env: str = "exact",
-    allow_dirty: bool = False,
-    in_place: bool = False,
-    name: str | None = None,
     reuse: bool = False,
+    hermetic: bool = False,
     progress: Progress = SILENT,
-    observer: Observer | None = None,
-    echo: Echo | None = None,
-) -> Record: ...
-
-
-def run(
-    recipe: str | Path | None = None,
-    *,
-    registry: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    seed: int | None = None,
-    env: str = "exact",
-    allow_dirty: bool = False,
-    in_place: bool = False,
-    name: str | None = None,
-    reuse: bool = False,
-    progress: Progress = SILENT,
-    observer: Observer | None = None,
-    echo: Echo | None = None,
-) -> Record | InteractiveRun:
+    listener: Listener = DEAF,
+    **choices: Unpack[Choices],
+) -> Record:
     """Run a recipe and return its record, whatever became of the script: look at `record.status`.
-
-    Without a recipe, `with reprokit.run(name=…, params=…):` records what is saved and logged inside the block, such as
-    in a notebook. Its record says that it cannot be reproduced, and why.
 
     Args:
         registry: Address; the configured one if None.
-        params: Override parameters that the recipe declares.
-        env: `exact` refuses an environment that differs from the recipe's lock file, `current` pins the one found.
-        allow_dirty: Capture uncommitted changes in the record.
-        in_place: Execute in the working tree itself; marked so in the record.
         reuse: Return a finished run with the same lock hash, if there is one, instead of repeating it.
+        hermetic: Execute it under bubblewrap: no network, no home, nothing that is not declared.
+        choices: `params`, `seed`, `env`, `allow_dirty`, `in_place` and `name`; see `Choices`.
     Raises:
         Error: Before the script was started: a recipe, code, data, environment or registry that is not in order.
     """
-    if recipe is None:
-        if (seed, env, allow_dirty, in_place, reuse) != (None, "exact", False, False, False):
-            raise UsageError("seed, env, allow_dirty, in_place and reuse go with a recipe.")
-        return InteractiveRun(name=name or "interactive", params=_json_params(params or {}), registry=registry)
     path = Path(recipe)
-    config = Config.load(registry=registry, folder=path.absolute().parent)
-    store = open_registry(config.registry)
-    recover(config.home)
-    prepared = prepare(
-        path,
-        config=config,
-        registry=store,
-        params=params or {},
-        seed=seed,
-        exact=env == "exact",
-        allow_dirty=allow_dirty,
-        in_place=in_place,
-        name=name,
-        progress=progress,
-    )
-    twin = same_lock(RunStore(store), prepared.lock.hash)
+    context = Context.open(registry, folder=path.absolute().parent, progress=progress)
+    recover(context.home, note=progress.note)
+    swept, freed = sweep()
+    if swept:
+        progress.note(f"{swept} scratch folder(s) of runs that were killed are removed: {freed / 1e6:.1f} MB.")
+    prepared = prepare(path, choices, context=context)
+    runs = RunStore(context.registry)
+    twin = same_lock(runs, prepared.lock.hash)
     if twin is not None and reuse:
-        return RunStore(store).load(twin).record
+        return runs.load(twin).record
     if twin is not None:
         progress.note(f"Run {twin} has the same lock; --reuse returns it instead of repeating it.")
-    return execute(prepared, config=config, registry=store, progress=progress, observer=observer, echo=echo).record
+    return execute(prepared, Orders(hermetic=hermetic), context=context, listener=listener).record
+
+
+def start_run(
+    *, name: str = "interactive", params: Mapping[str, Any] | None = None, registry: str | None = None
+) -> InteractiveRun:
+    """Return what `with reprokit.start_run(name=…, params=…):` records: all that is saved and logged inside the block.
+
+    For notebooks and consoles. Its record says that it cannot be reproduced, and why.
+
+    Raises:
+        UsageError: A parameter is not JSON.
+        RefusedError: A parameter looks like a secret.
+    """
+    return InteractiveRun(name=name, params=_json_params(params or {}), registry=registry)
 
 
 def _json_params(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,6 +80,7 @@ def _json_params(params: Mapping[str, Any]) -> dict[str, Any]:
         canonical(dict(params))
     except (ValueError, TypeError) as error:
         raise UsageError(f"params: a value is not JSON, NaN or infinite: {error}.") from None
+    refuse_secrets(in_value(dict(params), "params"))
     return dict(params)
 
 
@@ -121,6 +88,28 @@ def same_lock(runs: RunStore, lock_hash: str) -> str | None:
     """Return the newest finished run of this declared experiment, None if there is none."""
     found = None
     for summary in runs.summaries():
-        if summary.get("lock_hash") == lock_hash and summary.get("status") == "finished":
-            found = str(summary["run"])
+        if summary.lock_hash == lock_hash and summary.status == "finished":
+            found = summary.run
     return found
+
+
+def raise_for_status(record: Record) -> None:
+    """Raise the error whose exit code tells what became of a run; nothing if it finished."""
+    if record.status == "finished":
+        return
+    hint = f"The record is kept: `reprokit show {record.run_id}`, `reprokit logs {record.run_id}`."
+    last = record.last
+    if last is not None and last.unresumable:
+        hint += f" It cannot be resumed from its last checkpoint: {'; '.join(last.unresumable)}."
+    elif record.lock_hash and last is not None:
+        hint += f" `reprokit resume {record.run_id}` goes on from its last checkpoint."
+    if record.status == "interrupted":
+        raise InterruptedRunError(f"Run {record.run_id} was interrupted. {record.failure or ''}".strip(), hint=hint)
+    if record.refused:
+        more = f" and {len(record.refused) - 3} more" if len(record.refused) > 3 else ""
+        refused = f"{', '.join(record.refused[:3])}{more}"
+        raise RefusedError(
+            f"Run {record.run_id} was refused what it does not declare: {refused}. {record.failure or ''}".strip(),
+            hint=hint,
+        )
+    raise UserCodeError(f"Run {record.run_id} failed. {record.failure or ''}".strip(), hint=hint)

@@ -5,53 +5,100 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from reprokit.core.logical_keys import os_errors
+import psutil
+
+from reprokit.core.atomic_files import os_errors
+from reprokit.execution.run_secrets import Mask
 from reprokit.recording.journal import Journal
+from reprokit.recording.listener import Listener
 from reprokit.schema.record import Status
 
-__all__ = ["Echo", "Outcome", "ScriptProcess", "die_with_parent"]
-
-Echo = Callable[[str, bytes], None]
-"""Called with 'stdout' or 'stderr' and the bytes that the script wrote."""
+__all__ = ["Outcome", "ScriptProcess", "die_with_parent", "signals_put_back"]
 
 _STOPPED_FROM_OUTSIDE = {signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP}
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE = 10.0
+_LAST_WORDS = 2.0  # seconds for what is in a pipe that somebody holds open after the script has ended
 _LONGEST_LINE = 4 * 1024 * 1024  # what is longer is broken in the log: a line that never ends must not fill the memory
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a script."""
+    """What became of a script.
+
+    Attributes:
+        outlived: What of it is still there, if anything.
+        unwritten: Lines that did not come into its log.
+    """
 
     status: Status
     exit_code: int
     failure: str | None
+    outlived: str | None = None
+    unwritten: int = 0
+
+
+@contextlib.contextmanager
+def signals_put_back() -> Iterator[None]:
+    """Put back, at the end, what a script's process does on signals.
+
+    Until then it takes them: one that comes while the end of a run is recorded must not cost the record.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class ScriptProcess:
-    """The script's process: started, listened to, stopped when we are told to stop."""
+    """The script's process: started, listened to, stopped when we are told to stop.
+
+    From its start on signals are its own, also when it has ended; see `signals_put_back`.
+
+    Args:
+        sandboxed: The command is bubblewrap's: the script is what it started, in a PID space of its own.
+    """
 
     def __init__(
-        self, command: list[str], folder: Path, variables: dict[str, str], journal: Journal, echo: Echo | None
+        self,
+        command: list[str],
+        folder: Path,
+        variables: dict[str, str],
+        journal: Journal,
+        listener: Listener,
+        *,
+        mask: Mask,
+        sandboxed: bool = False,
     ) -> None:
+        self._sandboxed = sandboxed
         self._command = command
         self._folder = folder
         self._variables = variables
         self._journal = journal
-        self._echo = echo
+        self._listener = listener
+        self._mask = mask
         self._tail: list[bytes] = []
         self._stop: signal.Signals | None = None
+        self._over: float | None = None  # when the script had ended
+        self._unwritten = 0
+        self._held = False  # somebody else holds its output open
 
     def run(self) -> Outcome:
         """Start the script, wait for its end and say what became of it."""
@@ -72,11 +119,13 @@ class ScriptProcess:
         ]
         for pump in pumps:
             pump.start()
-        with self._forward_signals(process):
-            self._wait(process)
+        self._take_signals(process)
+        self._wait(process)
+        self._over = time.monotonic()
         for pump in pumps:
-            pump.join(5)
-        return self._outcome(process.returncode)
+            pump.join(_LAST_WORDS + 1)
+        outcome = self._outcome(process.returncode)
+        return replace(outcome, outlived=self._outlived(process.pid), unwritten=self._unwritten)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         """Wait for the script; where it is being stopped, for its descendants too, and end what outlives the grace."""
@@ -96,34 +145,49 @@ class ScriptProcess:
                 _send(process.pid, signal.SIGKILL)
             time.sleep(0.02 if process.returncode is not None else 0)
 
-    @contextlib.contextmanager
-    def _forward_signals(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    def _take_signals(self, process: subprocess.Popen[bytes]) -> None:
+        """Pass signals on to the script; when it has ended, they have come too late."""
         if threading.current_thread() is not threading.main_thread():
-            yield
             return
 
         def forward(number: int, _frame: object) -> None:
+            if self._over is not None:
+                return
             again = self._stop is not None
-            self._stop = signal.Signals(number)
+            if again and number == signal.SIGHUP:  # as kernel and shell both send it; who saves is left to it
+                return
+            self._stop = self._stop or signal.Signals(number)
             if again:
                 _send(process.pid, signal.SIGKILL)
             else:  # to the script alone: its workers are its own to end, and it may need them to come to a save
+                passed = signal.SIGTERM if number == signal.SIGHUP else number  # on which scripts save
                 with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(number)
+                    if self._sandboxed and process.poll() is None:
+                        os.kill(_in_sandbox(process.pid), passed)
+                    else:
+                        process.send_signal(passed)
 
-        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number in _STOPPING:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                signal.signal(number, forward)
+
+    def _outlived(self, group: int) -> str | None:
+        """Name the processes that the script left behind."""
+        left = []
+        if _is_there(group):
+            for one in psutil.process_iter(["pid", "name", "status"]):
+                with contextlib.suppress(OSError):
+                    if os.getpgid(one.pid) == group and one.info["status"] != psutil.STATUS_ZOMBIE:
+                        left.append(f"{one.info['name']} (process {one.pid})")
+        if left:
+            return ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        return "a process that holds its output open" if self._held else None
 
     def _pump(self, stream: IO[bytes], name: str) -> None:
         rest: list[bytes] = []  # of a line that has not ended; joined once, since it may be long
         length = 0
-        while block := os.read(stream.fileno(), 65536):
-            if self._echo is not None:
-                self._echo(name, block)
+        for block in self._blocks(stream.fileno()):
+            self._listener.output(name, block)
             *lines, last = block.split(b"\n")
             for line in lines:
                 self._keep(name, b"".join([*rest, line]))
@@ -136,11 +200,32 @@ class ScriptProcess:
         if length:
             self._keep(name, b"".join(rest))
 
+    def _blocks(self, descriptor: int) -> Iterator[bytes]:
+        """Yield what comes through a pipe to its end; where the script has ended, what is in it."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while True:
+            over = self._over
+            if poll.poll(100):
+                block = os.read(descriptor, 65536)
+                if not block:
+                    return
+                yield block
+            elif over is not None:
+                self._held = True
+                return
+            if over is not None and time.monotonic() - over > _LAST_WORDS:
+                self._held = True
+                return
+
     def _keep(self, name: str, line: bytes) -> None:
+        line = self._mask(line)
         if name == "stderr" and line.strip():
             self._tail = [*self._tail[-7:], line]
-        with contextlib.suppress(OSError):  # a full disk must not stop the training; the record will say it failed
+        try:
             self._journal.log(name, line)
+        except OSError:  # a full disk must not stop the training
+            self._unwritten += 1
 
     def _outcome(self, code: int) -> Outcome:
         if code == 0 and self._stop is None:
@@ -163,6 +248,14 @@ def _send(group: int, number: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
     return True
+
+
+def _in_sandbox(pid: int) -> int:
+    """Return the process that bubblewrap started, below the first one of its PID space; its own ID before that."""
+    try:
+        return next(script.pid for first in psutil.Process(pid).children() for script in first.children())
+    except (psutil.Error, StopIteration):
+        return pid
 
 
 def _is_there(group: int) -> bool:

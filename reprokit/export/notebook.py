@@ -8,21 +8,16 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from reprokit.client.frameworks import find
 from reprokit.registry import Registry
 from reprokit.runs.store import RunStore, StoredRun
+from reprokit.schema.facts import CheckpointFacts, facts_in
 from reprokit.schema.lock import RunLock
 from reprokit.schema.notebook import encode
 from reprokit.schema.record import CheckpointEntry, Record
 
 __all__ = ["as_notebook"]
 
-_OPENING = {
-    "pytorch": "`checkpoint.load_into(model)` puts the weights into a model that is built as the run built its own; "
-    "`checkpoint.state_dict()` gives them as PyTorch tensors.",
-    "keras": "`reprokit checkpoint get --format keras` writes a `.keras` file; `checkpoint.tensors()` has the weights.",
-    "sklearn": "`reprokit.checkpoint.codecs.sklearn.estimator_of(checkpoint)` gives the estimator; "
-    "nothing is unpickled.",
-}
 _OTHERWISE = "`checkpoint.tensors()` are read-only NumPy arrays by name."
 
 
@@ -87,17 +82,18 @@ def _checkpoint(record: Record, lock: RunLock | None, registry: Registry) -> lis
         return []
     asked = "best" if best and any(set(best) & set(entry.metrics) for entry in usable) else "last"
     chosen = record.select(asked, best=best)
-    facts = registry.read_manifest(chosen.top_hash).user_meta.get("reprokit")
-    framework = str(facts.get("framework")) if isinstance(facts, dict) else ""
+    facts = facts_in(registry.read_manifest(chosen.top_hash).user_meta, CheckpointFacts)
+    framework = find(facts.framework) if facts is not None else None
+    opening = framework.stored.opening if framework is not None else ""
     where = _where(chosen)
-    about = f"## Checkpoint\n\nThe {asked} one: {_plain(where)}. {_OPENING.get(framework, _OTHERWISE)}"
+    about = f"## Checkpoint\n\nThe {asked} one: {_plain(where)}. {opening or _OTHERWISE}"
     source = (
         f"checkpoint = reprokit.load_checkpoint({f'{chosen.package}@{chosen.top_hash}'!r}, registry=REGISTRY)\n"
-        f"assert checkpoint.facts['state_digest'] == {chosen.state_digest!r}\n"
-        "checkpoint.state['epoch'], checkpoint.facts['metrics']"
+        f"assert checkpoint.facts.state_digest == {chosen.state_digest!r}\n"
+        "checkpoint.state['epoch'], checkpoint.facts.metrics"
     )
     cells = [_text("about-checkpoint", about), _code("checkpoint", source)]
-    if framework != "sklearn":
+    if framework is None or framework.stored.has_tensors:
         cells.append(
             _code("tensors", "tensors = checkpoint.tensors()\n{name: array.shape for name, array in tensors.items()}")
         )
@@ -105,9 +101,7 @@ def _checkpoint(record: Record, lock: RunLock | None, registry: Registry) -> lis
 
 
 def _where(entry: CheckpointEntry) -> str:
-    parts = [f"epoch {entry.epoch}" if entry.epoch is not None else "", f"step {entry.step}" if entry.step else ""]
-    parts += [f"{name} {value:.6g}" for name, value in entry.metrics.items()]
-    return ", ".join(part for part in parts if part) or entry.package
+    return ", ".join([entry.place.exact, *(f"{name} {value:.6g}" for name, value in entry.metrics.items())])
 
 
 def _again(record: Record) -> str:

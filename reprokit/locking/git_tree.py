@@ -1,41 +1,36 @@
-"""Code: a git tree captured from a repository, kept as package entries, and recomputed from those bytes.
+"""Code: a git tree captured from a repository and its submodules.
 
-GitPython is used here alone. Reading a stranger's record never runs git.
+The git command is started by `git_command` alone. Reading a stranger's record runs no git.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
-import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from git import Repo
-from git.exc import GitCommandError, InvalidGitRepositoryError, NoSuchPathError
-
-from reprokit.errors import DataMismatchError, RecipeError, RefusedError, UsageError
-from reprokit.registry.base import Sink
-from reprokit.runs.store import CODE_PREFIX
+from reprokit.core.scratch import temporary
+from reprokit.errors import RecipeError, RefusedError, UsageError
+from reprokit.locking.git_command import Git
+from reprokit.locking.git_hash import git_hash, lfs_pointer, tree_of
+from reprokit.locking.git_remarks import remarks, replaces, shown, unfit
 from reprokit.schema.lock import CodeIdentity
-from reprokit.schema.manifest import Entry
 from reprokit.schema.notebook import Notebook
 from reprokit.schema.record import CodeFacts
 
-__all__ = ["CodeCapture", "Repository", "code_entries", "identity_of_entries"]
+__all__ = ["Blob", "CodeCapture", "Repository"]
 
 _MAX_UNTRACKED = 50 * 1024 * 1024
-_LARGE_BLOB = 20 * 1024 * 1024
-_LFS = b"version https://git-lfs.github.com/spec/v1"
+_LARGE_LFS = 256 * 1024 * 1024
+_POINTER = re.compile(rb"version https://git-lfs.github.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n")
 _SECRET_NAMES = re.compile(
     r"(^|/)(\.env(\..+)?|\.netrc|\.pypirc|\.npmrc|id_(rsa|dsa|ecdsa|ed25519)|credentials(\.json)?|.*\.(pem|key|p12|pfx|jks))$"
 )
-_SECRET_BYTES = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bAKIA[0-9A-Z]{16}\b|\bghp_[A-Za-z0-9]{36}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +42,23 @@ class Blob:
     oid: str
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The files of one repository: the run's own, or a submodule's.
+
+    Attributes:
+        prefix: Where it lies, as `vendor/lib/`; empty of the run's own.
+        commit: What is checked out there.
+        objects: Folder of git objects that are not in the repository: those of uncommitted changes.
+    """
+
+    root: Path
+    prefix: str
+    commit: str
+    blobs: tuple[Blob, ...]
+    objects: Path | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class CodeCapture:
     """The code of a run before it is stored.
@@ -54,18 +66,26 @@ class CodeCapture:
     Attributes:
         identity: Of this tree; where a notebook is executed, with that one by its cells alone.
         notebook: The bytes of the notebook that is executed, if the tree has it.
-        blobs: Everything in the tree, sorted as git does.
-        objects: Folder of git objects that are not in the repository: those of uncommitted changes.
+        parts: Where everything is read from.
         patch: What differs from the commit, for people; empty in a clean tree.
     """
 
     identity: CodeIdentity
     facts: CodeFacts
-    blobs: tuple[Blob, ...]
+    parts: tuple[Part, ...]
     patch: bytes = b""
     notebook: bytes | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
-    objects: Path | None = field(default=None, repr=False)
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        """Everything that the run gets, by its path in the run's repository."""
+        return tuple(replace(blob, path=part.prefix + blob.path) for part in self.parts for blob in part.blobs)
+
+    @property
+    def submodules(self) -> dict[str, str]:
+        """The commits of the submodules that the run gets, by path."""
+        return {part.prefix.rstrip("/"): part.commit for part in self.parts if part.prefix}
 
 
 class Repository:
@@ -73,15 +93,19 @@ class Repository:
 
     def __init__(self, start: Path) -> None:
         try:
-            self._repo = Repo(start, search_parent_directories=True)
-        except (InvalidGitRepositoryError, NoSuchPathError):
+            found = Git(start).text("rev-parse", "--show-toplevel")
+        except RefusedError as error:
+            if "must be run in a work tree" in error.message:
+                raise RefusedError(f"{start} is a bare git repository; a run needs a working tree.") from None
+            if "not a git repository" not in error.message and start.is_dir():
+                raise
             raise RefusedError(
                 f"{start} is not inside a git repository, so its code cannot be pinned.",
                 hint="Run `git init`, then `git add -A` and `git commit -m first`.",
             ) from None
-        if self._repo.bare:
-            raise RefusedError(f"{start} is a bare git repository; a run needs a working tree.")
-        self.root = Path(str(self._repo.working_tree_dir))
+        self.root = Path(found)
+        self._git = Git(self.root)
+        self._refused = self._git.without_filters()
 
     def relative(self, path: Path) -> str:
         """Return a path inside the repository as its `/`-separated name."""
@@ -111,93 +135,178 @@ class Repository:
         ):
             dirty = []
         if dirty and not allow_dirty:
-            shown = "".join(f"\n  {status} {path}" for status, path in dirty[:20])
+            listed = "".join(f"\n  {status} {shown(path)}" for status, path in dirty[:20])
             more = f"\n  … and {len(dirty) - 20} more" if len(dirty) > 20 else ""
             raise RefusedError(
-                f"The working tree {self.root} has {len(dirty)} change(s) that are not committed:{shown}{more}",
-                hint="Commit them, or capture them in the record with --allow-dirty.",
+                f"The working tree {self.root} has {len(dirty)} change(s) that are not committed:{listed}{more}",
+                hint="Commit them, or capture them in the record with --allow-dirty." + self._why_changed(),
             )
-        with tempfile.TemporaryDirectory(prefix="reprokit-git-") as scratch:
-            if dirty:
-                self._refuse_secrets([path for status, path in dirty if status == "??"])
-                tree, objects = self._write_tree(Path(scratch))
-                patch = self._git("diff", "--binary", "HEAD", "--")
-            else:
-                tree, objects, patch = self._git("rev-parse", "HEAD^{tree}").decode().strip(), None, b""
-            blobs = self._list(tree, objects)
-            format_: Literal["sha1", "sha256"] = "sha256" if len(tree) == 64 else "sha1"
-            executed = self._content(blobs, notebook, objects) if notebook is not None else None
-            yield CodeCapture(
-                identity=CodeIdentity(
-                    tree=_by_cells(blobs, notebook, executed, format_) or tree, object_format=format_
-                ),
+        with temporary() as scratch:
+            self._refuse_secrets([path for status, path in dirty if status == "??"])
+            warnings: list[str] = []
+            parts, patches = [], []
+            for one in self._parts("", commit, bool(dirty), scratch, warnings):
+                parts.append(one)
+                patches += [self._at(one).patch(one.prefix)] if dirty else []
+            parts, lost = _fitting(parts)
+            warnings += lost
+            format_: Literal["sha1", "sha256"] = "sha256" if len(commit) == 64 else "sha1"
+            executed = self._content(parts, notebook) if notebook is not None else None
+            capture = CodeCapture(
+                identity=CodeIdentity(tree=_tree(parts, format_, notebook, executed), object_format=format_),
                 notebook=executed,
                 facts=CodeFacts(
-                    tree=tree, commit=commit, dirty=bool(dirty), remote=self._remote(), branch=self._branch()
+                    tree=_tree(parts, format_),
+                    commit=commit,
+                    dirty=bool(dirty),
+                    remote=self._remote(),
+                    branch=self._branch(),
                 ),
-                blobs=blobs,
-                patch=patch,
-                objects=objects,
-                warnings=_warnings(blobs),
+                parts=tuple(parts),
+                patch=b"".join(patches),
+                warnings=tuple(warnings),
             )
+            yield capture
 
     def contents(self, capture: CodeCapture) -> Iterator[tuple[Blob, bytes]]:
         """Yield every file and link of a capture with its bytes as committed: no filter, no line-end conversion."""
-        wanted = [blob for blob in capture.blobs if blob.mode != "160000"]
+        for part in capture.parts:
+            wanted = [blob for blob in part.blobs if blob.mode != "160000"]
+            for blob, data in self._at(part)._read(wanted, part.objects):
+                yield replace(blob, path=part.prefix + blob.path), data
+
+    def lfs_content(self, capture: CodeCapture, path: str, pointer: bytes) -> bytes | None:
+        """Return the content that a pointer of Git LFS stands for, if it is here and small enough to be code.
+
+        Raises:
+            RefusedError: It is too large.
+        """
+        told = _POINTER.fullmatch(pointer)
+        if told is None:
+            return None
+        digest, size = told[1].decode(), int(told[2])
+        part = max((one for one in capture.parts if path.startswith(one.prefix)), key=lambda one: len(one.prefix))
+        stored = self._at(part)._git.path("lfs/objects") / digest[:2] / digest[2:4] / digest
+        for place in (self.root / path, stored):
+            with contextlib.suppress(OSError):
+                if place.is_symlink() or not place.is_file() or place.stat().st_size != size:
+                    continue
+                if size > _LARGE_LFS:
+                    raise RefusedError(
+                        f"{shown(path)} is {size:,} bytes that Git LFS keeps; as code a record takes {_LARGE_LFS:,}.",
+                        hint="Make it a package: `reprokit package build DIR NAME`, and name that under `data:`.",
+                    )
+                if lfs_pointer(data := place.read_bytes()) == pointer:
+                    return data
+        return None
+
+    def _at(self, part: Part) -> Repository:
+        return self if part.root == self.root else Repository(part.root)
+
+    def _parts(self, prefix: str, commit: str, dirty: bool, scratch: Path, warnings: list[str]) -> Iterator[Part]:
+        """Yield this repository's files, and those of its submodules that are checked out."""
+        objects = Path(tempfile.mkdtemp(dir=scratch)) if dirty else None
+        tree = self._write_tree(objects) if objects else f"{commit}^{{tree}}"
+        blobs = self._list(tree, objects)
+        warnings += remarks(self._git, prefix=prefix, refused=self._refused, dirty=dirty)
+        inner = {blob.path: self._submodule(blob.path) for blob in blobs if blob.mode == "160000"}
+        missing = [prefix + path for path, repository in inner.items() if repository is None]
+        if missing:
+            warnings.append(
+                f"Submodules that are not checked out here are empty folders in the run: "
+                f"{', '.join(map(shown, missing))}. `git submodule update --init --recursive` has them here."
+            )
+        yield Part(self.root, prefix, commit, tuple(b for b in blobs if inner.get(b.path) is None), objects)
+        for blob in blobs:
+            if (repository := inner.get(blob.path)) is not None:
+                theirs = repository._head() if dirty else blob.oid
+                yield from repository._parts(f"{prefix}{blob.path}/", theirs, dirty, scratch, warnings)
+
+    def _submodule(self, path: str) -> Repository | None:
+        folder = self.root / path
+        if folder.is_symlink() or not (folder / ".git").exists():
+            return None
+        repository = Repository(folder)
+        return repository if repository.root.resolve() == folder.resolve() else None
+
+    def _read(self, wanted: list[Blob], objects: Path | None) -> Iterator[tuple[Blob, bytes]]:
         if not wanted:
             return
-        environment = self._with_objects(capture.objects)
-        command = ["git", "-C", str(self.root), "cat-file", "--batch"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
-            if process.stdin is None or process.stdout is None:
-                raise AssertionError("pipes were asked for")
+        with self._reading(objects).talk("cat-file", "--batch") as (questions, answers):
             for start in range(0, len(wanted), 500):  # in batches that fit the pipe, so neither side waits for ever
                 batch = wanted[start : start + 500]
-                process.stdin.write("".join(f"{blob.oid}\n" for blob in batch).encode())
-                process.stdin.flush()
+                questions.write("".join(f"{blob.oid}\n" for blob in batch).encode())
+                questions.flush()
                 for blob in batch:
-                    header = process.stdout.readline().split()
+                    header = answers.readline().split()
                     if len(header) != 3:
-                        raise RefusedError(f"git cannot read {blob.path} ({blob.oid}); run `git fsck` in {self.root}.")
-                    data = process.stdout.read(int(header[2]))
-                    process.stdout.read(1)
+                        raise RefusedError(
+                            f"git cannot read {shown(blob.path)} ({blob.oid}) in {self.root}.",
+                            hint="In a partial clone, `git fetch --refetch --no-filter` has it; else see `git fsck`.",
+                        )
+                    data = answers.read(int(header[2]))
+                    answers.read(1)
                     yield blob, data
-            process.stdin.close()
+
+    def _why_changed(self) -> str:
+        """Say what may make files look changed that nobody has touched."""
+        told = ""
+        if self._refused:
+            told += (
+                f" The repository's own configuration defines filters ({', '.join(map(shown, self._refused))}), and "
+                "reprokit starts none of them: files may look changed. Define them in your own, with `git config "
+                "--global`, to have them started."
+            )
+        if replaces(self._git):
+            told += " `git replace` shows other objects here; a run gets those that the commit names."
+        return told
 
     def _head(self) -> str:
-        try:
-            return str(self._repo.head.commit.hexsha)
-        except ValueError:
+        commit = self._git.revision("HEAD^{commit}")
+        if commit is None:
             raise RefusedError(
                 f"The repository {self.root} has no commit yet, so its code cannot be pinned.",
                 hint="Run `git add -A` and `git commit -m first`.",
-            ) from None
+            )
+        return commit
 
     def _status(self) -> list[tuple[str, str]]:
+        """Return what is changed, in submodules too; each is asked by itself, for git would start its filters."""
         raw = self._git(
-            "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=none"
+            "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=dirty"
         )
         rows = [row for row in raw.split(b"\0") if row]
-        return [(row[:2].decode().strip() or "M", os.fsdecode(row[3:])) for row in rows]
+        found = [(row[:2].decode().strip() or "M", os.fsdecode(row[3:])) for row in rows]
+        for row in self._git.lines("ls-files", "--stage", "-z"):
+            facts, _, path = row.partition("\t")
+            if facts.startswith("160000") and (inner := self._submodule(path)) is not None:
+                found += [(status, f"{path}/{name}") for status, name in inner._status()]
+        return found
 
-    def _write_tree(self, scratch: Path) -> tuple[str, Path]:
+    def _write_tree(self, objects: Path) -> str:
         """Return the tree of the working tree as it is, without touching the user's index or object store."""
-        objects = scratch / "objects"
-        objects.mkdir()
-        environment = {**self._with_objects(objects), "GIT_INDEX_FILE": str(scratch / "index")}
-        self._git("read-tree", "HEAD", environment=environment)
-        self._git("add", "--all", "--", ".", environment=environment)
-        return self._git("write-tree", environment=environment).decode().strip(), objects
+        writing = Git(self.root, objects=objects, index=objects / "index")
+        writing.without_filters()
+        writing("read-tree", "HEAD")
+        rows = self._git.lines("ls-files", "-t", "-z")
+        absent = [row[2:] for row in rows if row[0] == "S" and not os.path.lexists(self.root / row[2:])]
+        if absent:  # a sparse checkout: they are not deleted
+            writing.fed(os.fsencode("\0".join(absent)) + b"\0", "update-index", "-z", "--skip-worktree", "--stdin")
+        writing("add", "--all", *(["--sparse"] if absent else []), "--", ".")
+        return writing.text("write-tree")
 
-    def _with_objects(self, objects: Path | None) -> dict[str, str]:
-        environment = dict(os.environ)
-        if objects is not None:
-            own = self._git("rev-parse", "--path-format=absolute", "--git-path", "objects").decode().strip()
-            environment |= {"GIT_OBJECT_DIRECTORY": str(objects), "GIT_ALTERNATE_OBJECT_DIRECTORIES": own}
-        return environment
+    def patch(self, prefix: str) -> bytes:
+        """Return what differs from the commit; a repository may name programs to show it, and none of them is run."""
+        return self._git(
+            "diff", "--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--ignore-submodules=dirty",
+            f"--src-prefix=a/{prefix}", f"--dst-prefix=b/{prefix}", "--binary", "HEAD", "--",
+        )  # fmt: skip
+
+    def _reading(self, objects: Path | None) -> Git:
+        return self._git if objects is None else Git(self.root, objects=objects)
 
     def _list(self, tree: str, objects: Path | None) -> tuple[Blob, ...]:
-        raw = self._git("ls-tree", "-r", "-z", tree, environment=self._with_objects(objects))
+        raw = self._reading(objects)("ls-tree", "-r", "-z", tree)
         blobs = []
         for row in raw.split(b"\0"):
             if row:
@@ -215,9 +324,12 @@ class Repository:
             return False
         return one.identity == other.identity
 
-    def _content(self, blobs: tuple[Blob, ...], path: str, objects: Path | None) -> bytes | None:
-        oid = next((blob.oid for blob in blobs if blob.path == path and blob.mode.startswith("100")), None)
-        return None if oid is None else self._git("cat-file", "blob", oid, environment=self._with_objects(objects))
+    def _content(self, parts: list[Part], path: str) -> bytes | None:
+        for part in parts:
+            for blob in part.blobs:
+                if part.prefix + blob.path == path and blob.mode.startswith("100"):
+                    return self._at(part)._reading(part.objects)("cat-file", "blob", blob.oid)
+        return None
 
     def _refuse_secrets(self, untracked: list[str]) -> None:
         total = 0
@@ -226,7 +338,7 @@ class Repository:
             if file.is_symlink() or not file.is_file():
                 continue
             total += file.stat().st_size
-            if _SECRET_NAMES.search(path) or _SECRET_BYTES.search(file.read_bytes()[:65536]):
+            if _SECRET_NAMES.search(path):
                 raise RefusedError(
                     f"{path} is not tracked and looks like a secret; it is not put into a record.",
                     hint="Add it to .gitignore, or move it out of the repository.",
@@ -238,137 +350,48 @@ class Repository:
             )
 
     def _remote(self) -> str | None:
-        with contextlib.suppress(GitCommandError, ValueError, IndexError, StopIteration):
-            return _without_credentials(next(iter(self._repo.remotes)).url)
+        for name in self._git("remote").splitlines()[:1]:
+            with contextlib.suppress(RefusedError):  # one without a URL
+                return _without_credentials(self._git.text("remote", "get-url", "--", os.fsdecode(name)))
         return None
 
     def _branch(self) -> str | None:
-        return None if self._repo.head.is_detached else str(self._repo.head.reference.name)
-
-    def _git(self, *arguments: str, environment: Mapping[str, str] | None = None) -> bytes:
-        try:
-            output = self._repo.git.execute(
-                ["git", "-c", "core.quotePath=false", *arguments],
-                stdout_as_string=False,
-                strip_newline_in_stdout=False,
-                env=dict(environment) if environment else None,
-            )
-        except GitCommandError as error:
-            raise RefusedError(
-                f"`git {' '.join(arguments[:2])}` failed in {self.root}: {str(error.stderr).strip()}"
-            ) from None
-        return bytes(output)
+        name = self._git.text("rev-parse", "--symbolic-full-name", "HEAD")
+        return name.removeprefix("refs/heads/") if name.startswith("refs/heads/") else None
 
 
-def code_entries(repository: Repository, capture: CodeCapture, sink: Sink) -> tuple[list[Entry], list[str]]:
-    """Store a capture's files; return them as entries `code/…` (mode, a submodule's commit in meta), and warnings."""
-    entries, warnings = [], list(capture.warnings)
-    for blob, data in repository.contents(capture):
-        warnings += _content_warnings(blob.path, data)
-        digest, size = sink.put_bytes(data)
-        meta = {"reprokit": {"mode": blob.mode}}
-        entries.append(Entry(CODE_PREFIX + blob.path, size, digest, meta))
-    for blob in capture.blobs:
-        if blob.mode == "160000":
-            digest, size = sink.put_bytes(b"")
-            meta = {"reprokit": {"mode": blob.mode, "commit": blob.oid}}
-            entries.append(Entry(CODE_PREFIX + blob.path, size, digest, meta))
-    return entries, warnings
+def _fitting(parts: list[Part]) -> tuple[list[Part], list[str]]:
+    """Leave out what cannot have its name in a record; return also what is to be said of that."""
+    lost = unfit(part.prefix + blob.path for part in parts for blob in part.blobs)
+    if not lost:
+        return parts, []
+    told = [f"{shown(path)} ({reason})" for path, reason in lost.items()]
+    more = f" and {len(told) - 20} more" if len(told) > 20 else ""
+    kept = [replace(p, blobs=tuple(b for b in p.blobs if p.prefix + b.path not in lost)) for p in parts]
+    return kept, [f"The run does not get {', '.join(told[:20])}{more}: no record has such names."]
 
 
-def identity_of_entries(
-    entries: tuple[Entry, ...],
+def _tree(
+    parts: list[Part],
     object_format: Literal["sha1", "sha256"],
-    folder: Path,
-    *,
     notebook: str | None = None,
-) -> CodeIdentity:
-    """Recompute the git tree hash of `code/…` entries from their bytes.
+    executed: bytes | None = None,
+) -> str:
+    """Return the hash of the git tree of all parts, submodules being folders of it.
 
     Args:
-        folder: Holds the entries as files and links, without the prefix.
-        notebook: The one that is executed: it counts by its cells alone.
-    Raises:
-        DataMismatchError: An entry has no mode that git knows.
-        RecipeError: The notebook is malformed.
+        notebook: The one that is executed, which counts by its cells alone.
     """
-    files: list[tuple[bytes, bytes, bytes]] = []
-    for entry in entries:
-        path = entry.logical_key.removeprefix(CODE_PREFIX)
-        facts = entry.meta.get("reprokit")
-        mode = facts.get("mode") if isinstance(facts, dict) else None
-        if mode not in ("100644", "100755", "120000", "160000"):
-            raise DataMismatchError(f"{entry.logical_key} has the mode {mode!r}, which git does not know.")
-        if mode == "160000":
-            oid = bytes.fromhex(str(facts.get("commit")) if isinstance(facts, dict) else "")
-        else:
-            file = folder / path
-            data = os.fsencode(file.readlink()) if file.is_symlink() else file.read_bytes()
-            if path == notebook and mode != "120000":
-                data = Notebook.parse(data, what=path).identity
-            oid = _git_hash(b"blob", data, object_format)
-        files.append((os.fsencode(path), mode.encode(), oid))
-    return CodeIdentity(tree=_tree_of(files, object_format), object_format=object_format)
-
-
-def _by_cells(
-    blobs: tuple[Blob, ...], notebook: str | None, executed: bytes | None, object_format: Literal["sha1", "sha256"]
-) -> str | None:
-    """Return the tree's hash with the notebook that is executed taken by its cells; None if there is none."""
-    if notebook is None or executed is None:
-        return None
-    cells = _git_hash(b"blob", Notebook.parse(executed, what=notebook).identity, object_format)
-    files = [
-        (os.fsencode(blob.path), blob.mode.encode(), cells if blob.path == notebook else bytes.fromhex(blob.oid))
-        for blob in blobs
-    ]
-    return _tree_of(files, object_format)
-
-
-def _tree_of(files: list[tuple[bytes, bytes, bytes]], object_format: str) -> str:
-    """Return the hash of the git tree of (path, mode, object ID)."""
-    root: dict[bytes, object] = {}
-    for path, mode, oid in files:
-        node = root
-        parts = path.split(b"/")
-        for part in parts[:-1]:
-            child = node.setdefault(part, {})
-            if not isinstance(child, dict):
-                raise DataMismatchError(f"{os.fsdecode(path)} is below a file.")
-            node = child
-        node[parts[-1]] = (mode, oid)
-    return _tree_hash(root, object_format).hex()
-
-
-def _tree_hash(node: Mapping[bytes, object], object_format: str) -> bytes:
-    rows: list[tuple[bytes, bytes]] = []
-    for name, child in node.items():
-        if isinstance(child, dict):
-            rows.append((name + b"/", b"40000 " + name + b"\0" + _tree_hash(child, object_format)))
-        elif isinstance(child, tuple):
-            mode, oid = child
-            rows.append((name, mode + b" " + name + b"\0" + oid))
-    return _git_hash(b"tree", b"".join(row for _, row in sorted(rows)), object_format)
-
-
-def _git_hash(kind: bytes, data: bytes, object_format: str) -> bytes:
-    return hashlib.new(object_format, kind + b" %d\0" % len(data) + data).digest()
-
-
-def _warnings(blobs: tuple[Blob, ...]) -> tuple[str, ...]:
-    submodules = [blob.path for blob in blobs if blob.mode == "160000"]
-    if not submodules:
-        return ()
-    return (f"Submodules are not captured, their folders are empty in the run: {', '.join(submodules)}.",)
-
-
-def _content_warnings(path: str, data: bytes) -> list[str]:
-    """Say what is odd about one file of the code: an LFS pointer, or data that belongs into a package."""
-    if data.startswith(_LFS):
-        return [f"{path} is a Git LFS pointer: the run sees the pointer, not the file. Make the file a package."]
-    if len(data) > _LARGE_BLOB:
-        return [f"{path} is {len(data):,} bytes in git. `reprokit package build` stores data once and verifies it."]
-    return []
+    cells = None
+    if notebook is not None and executed is not None:
+        cells = git_hash(b"blob", Notebook.parse(executed, what=notebook).identity, object_format)
+    files = []
+    for part in parts:
+        for blob in part.blobs:
+            path = part.prefix + blob.path
+            oid = cells if cells is not None and path == notebook else bytes.fromhex(blob.oid)
+            files.append((os.fsencode(path), blob.mode.encode(), oid))
+    return tree_of(files, object_format)
 
 
 def _without_credentials(url: str) -> str:

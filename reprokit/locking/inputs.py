@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from reprokit.core.logical_keys import check_relative, os_errors
-from reprokit.core.progress import SILENT, Progress
-from reprokit.core.refs import PackageRef, RunRef, parse_run
+from reprokit.core.logical_keys import check_relative
+from reprokit.core.refs import RESERVED, PackageRef, RunRef, parse_run
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError
-from reprokit.packages.package import RESERVED
-from reprokit.packages.tree_cache import forget, lay_out, spoilt
 from reprokit.registry import Registry
 from reprokit.runs.store import RunStore, StoredRun
 from reprokit.schema.lock import DataPin
 from reprokit.schema.manifest import Manifest
 from reprokit.schema.recipe import DataInput, Recipe
-from reprokit.schema.record import DataFacts
 
-__all__ = [
-    "Laid",
-    "LaidTree",
-    "Part",
-    "check_inputs",
-    "lay_data",
-    "output_name",
-    "part_of",
-    "pin_data",
-    "pin_input",
-]
+__all__ = ["Part", "output_name", "part_of", "pin_data", "pin_input"]
 
 _OUTPUTS = "outputs"  # where a run's record keeps what the script declared
-
-
-class LaidTree(NamedTuple):
-    """A tree of the cache as a workspace was given it."""
-
-    tree: Path
-    inode: int
 
 
 class Part(NamedTuple):
@@ -51,9 +28,6 @@ class Part(NamedTuple):
     def content(self) -> str:
         """The digest of nothing but the files, as `DataPin` says."""
         return self.manifest.top_hash if self.file is None else self.manifest[self.file].digest.hex
-
-
-Laid = Literal["symlink", "copy"]
 
 
 def pin_data(recipe: Recipe, *, registry: Registry, runs: RunStore) -> list[DataPin]:
@@ -123,10 +97,11 @@ def _pin_output(name: str, item: DataInput, run: StoredRun) -> DataPin:
     within = _OUTPUTS if wanted == "." else f"{_OUTPUTS}/{wanted}"
     part = _cut(run.manifest, within)
     if not part.manifest.entries:
-        declared = any(output.path == wanted for output in record.outputs)
+        declared = next((output for output in record.outputs if output.path == wanted), None)
+        why = "" if declared is None else f": it was written, and is not kept: {declared.unkept}."
+        why = ": it was declared, and not written." if declared is not None and declared.missing else why
         raise NotFoundError(
-            f"data.{name}: run {record.run_id} has no output {wanted!r}"
-            + (": it was declared, and not written." if declared else "."),
+            f"data.{name}: run {record.run_id} has no output {wanted!r}" + (why or "."),
             hint=f"It has: {_outputs_of(run) or 'none'}. Outputs are what its recipe declares under `outputs:`.",
         )
     return DataPin(
@@ -182,77 +157,3 @@ def _cut(manifest: Manifest, within: str | None) -> Part:
     entries = manifest.entries if within is None else manifest.below(within)
     start = 0 if within is None else len(within) + 1
     return Part(Manifest.make(entry._replace(logical_key=entry.logical_key[start:], meta={}) for entry in entries))
-
-
-def lay_data(
-    pins: list[DataPin],
-    workspace: Path,
-    *,
-    registry: Registry,
-    cache: Path,
-    layout: Laid,
-    progress: Progress = SILENT,
-) -> tuple[list[DataFacts], dict[str, LaidTree]]:
-    """Lay every pinned version, or the part of it that is pinned, out at its path in the workspace, verified.
-
-    Returns:
-        What the record says of each; and the trees, by the input's name, that `check_inputs` must find unchanged.
-    Raises:
-        DataMismatchError: An object is corrupt, or a version is not what its hash says.
-        NotFoundError: A version or an object is not there any more.
-        RefusedError: The code itself has something at that path.
-    """
-    facts = []
-    trees: dict[str, LaidTree] = {}
-    for pin in pins:
-        try:
-            part = part_of(pin, registry.read_manifest(pin.top_hash))
-            tree = lay_out(
-                part.manifest, registry=registry, cache=cache, what=str(pin), look=layout == "copy", progress=progress
-            )
-        except (DataMismatchError, NotFoundError) as error:
-            raise type(error)(f"Input {pin.name!r}: {error.message}", hint=error.hint) from None
-        place = workspace / pin.path
-        if place.exists() or place.is_symlink():
-            raise RefusedError(
-                f"Input {pin.name!r} cannot be laid out: the code has {pin.path!r} itself.",
-                hint="Take it out of git, or change data.path in the recipe.",
-            )
-        source = tree / part.file if part.file is not None else tree
-        with os_errors(f"Laying out {pin} at {place}"):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if layout == "symlink":
-                place.symlink_to(source, target_is_directory=part.file is None)
-                trees[pin.name] = LaidTree(tree, tree.stat().st_ino)
-            elif part.file is None:
-                shutil.copytree(source, place, copy_function=shutil.copyfile)
-            else:
-                shutil.copyfile(source, place)
-        facts.append(
-            DataFacts(
-                name=pin.name,
-                package=pin.package,
-                top_hash=pin.top_hash,
-                path=pin.path,
-                entries=len(part.manifest.entries),
-                size=part.manifest.size,
-                run=pin.run,
-                within=pin.within,
-            )
-        )
-    return facts, trees
-
-
-def check_inputs(trees: dict[str, LaidTree]) -> str | None:
-    """Return what is wrong if an input changed on disk since it was verified, and have it laid out anew next time."""
-    for name, (tree, inode) in trees.items():
-        file = spoilt(tree)
-        if file is None and tree.stat().st_ino != inode:  # found spoilt by somebody else, and laid out anew meanwhile
-            file = tree.name
-        elif file is not None:
-            forget(tree)
-        if file is not None:
-            return (
-                f"Input {name!r} was changed on disk before the run ended: {file} in {tree} is not what was verified."
-            )
-    return None

@@ -7,75 +7,91 @@ import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
-from reprokit.core.config import Config
-from reprokit.core.progress import SILENT, Progress
+from reprokit.core.package_root import IMPORT_ROOT
 from reprokit.environment.capture import importable_folders
 from reprokit.environment.local.interpreter import Interpreter
 from reprokit.environment.vault import store_archives, store_vault
 from reprokit.errors import NotFoundError, RecipeError
-from reprokit.locking.git_tree import Repository, code_entries
+from reprokit.locking.code_entries import code_entries
+from reprokit.locking.git_tree import Repository
 from reprokit.locking.prepared import Prepared
-from reprokit.locking.recipe_lock import Ready, lock_run, read_recipe, recipe_lock_for, recipe_lock_path
+from reprokit.locking.recipe_file import read_recipe, recipe_lock_path
+from reprokit.locking.recipe_lock import Ready, lock_run, recipe_lock_for
+from reprokit.locking.secret_check import SecretCheck
 from reprokit.registry import Registry
 from reprokit.registry.base import Sink
+from reprokit.registry.context import Context
 from reprokit.schema import recipe as recipes
 from reprokit.schema.lock import RecipeLock
 from reprokit.schema.manifest import Entry
 from reprokit.schema.notebook import Notebook
 from reprokit.schema.recipe import Environment, Recipe
 
-__all__ = ["prepare"]
+__all__ = ["Choices", "check_entrypoint", "ignored_python_path", "prepare", "shared_environment", "with_params"]
+
+
+class Choices(TypedDict, total=False):
+    """What is chosen about a run beside its recipe.
+
+    `params` overrides parameters that the recipe declares, `seed` its seed, `name` the run's name. `env`: `exact` makes
+    or refuses an environment that differs from the recipe's lock file, `current` pins the one found. `allow_dirty`
+    captures uncommitted changes in the record; `in_place` executes in the working tree itself, which is marked.
+    """
+
+    params: Mapping[str, Any]
+    seed: int | None
+    env: str
+    allow_dirty: bool
+    in_place: bool
+    name: str | None
 
 
 def prepare(
-    path: Path,
-    *,
-    config: Config,
-    registry: Registry,
-    params: Mapping[str, Any],
-    seed: int | None,
-    exact: bool,
-    allow_dirty: bool,
-    in_place: bool,
-    name: str | None,
-    progress: Progress = SILENT,
-    into: Registry | None = None,
-    store: bool = True,
+    path: Path, choices: Choices, *, context: Context, into: Registry | None = None, store: bool = True
 ) -> Prepared:
     """Lock a recipe as it stands, and store its code (with `store`).
 
     Args:
-        registry: What the data is pinned from.
+        context: Its registry is what the data is pinned from.
         into: Where the code goes; the same registry by default.
+    Raises:
+        TypeError: There is no such choice.
     """
-    recipe = with_params(read_recipe(path), params, seed)
+    for choice in choices.keys() - Choices.__annotations__.keys():
+        raise TypeError(f"There is no choice {choice!r}; there are {', '.join(Choices.__annotations__)}.")
+    registry, progress = context.registry, context.progress
+    in_place = choices.get("in_place", False)
+    dirty = in_place or choices.get("allow_dirty", False)
+    recipe = with_params(read_recipe(path), choices.get("params", {}), choices.get("seed"))
     repository = Repository(path.absolute().parent)
+    check = SecretCheck(recipe, file=repository.relative(path.absolute()))
+    check.refuse()
     ignore = repository.relative(recipe_lock_path(path.absolute()))
     notebook = recipe.code.notebook
-    with repository.capture(allow_dirty=allow_dirty or in_place, ignore=(ignore,), notebook=notebook) as capture:
+    with repository.capture(allow_dirty=dirty, ignore=(ignore,), notebook=notebook) as capture:
         check_entrypoint(recipe, {blob.path for blob in capture.blobs}, repository.root)
         with progress.task("Capturing the environment", None):
-            pins, ready = recipe_lock_for(
-                path, recipe, registry=registry, root=repository.root, cache=config.cache, exact=exact,
-                progress=progress,
-            )  # fmt: skip
+            exact = choices.get("env", "exact") == "exact"
+            pins, ready = recipe_lock_for(path, recipe, context=context, root=repository.root, exact=exact)
         code = msgspec.structs.replace(capture.identity, python_path=importable_folders(repository.root))
         lock = lock_run(recipe, code, pins)
         entries: list[Entry] = []
         warnings: list[str] = []
         if store:
             with progress.task("Storing the code", None), (into or registry).staging() as sink:
-                entries, warnings = code_entries(repository, capture, sink)
-                for key, data in (("recipe.yaml", path.read_bytes()), ("code.patch", capture.patch)):
+                written = path.read_bytes()
+                check.file(repository.relative(path.absolute()), written, where="recipe.yaml")
+                entries, warnings = code_entries(repository, capture, sink, check=check)
+                for key, data in (("recipe.yaml", written), ("code.patch", capture.patch)):
                     if data:
                         digest, size = sink.put_bytes(data)
                         entries.append(Entry(key, size, digest))
                 entries += store_archives(ready.archives, sink)
-                vaulted, unpacked = _vaulted(recipe, pins, ready, sink, config=config, progress=progress)
+                vaulted, unpacked = _vaulted(recipe, pins, ready, sink, context)
                 entries, warnings = [*entries, *vaulted], [*warnings, *unpacked]
         facts = capture.facts
     if not recipe_lock_path(path).exists():
@@ -87,7 +103,7 @@ def prepare(
         lock=lock,
         entries=entries,
         code=facts,
-        name=name or recipe.name,
+        name=choices.get("name") or recipe.name,
         warnings=warnings,
         in_place=repository.root if in_place else None,
         python=ready.python,
@@ -96,7 +112,7 @@ def prepare(
 
 
 def _vaulted(
-    recipe: Recipe, pins: RecipeLock, ready: Ready, sink: Sink, *, config: Config, progress: Progress
+    recipe: Recipe, pins: RecipeLock, ready: Ready, sink: Sink, context: Context
 ) -> tuple[list[Entry], list[str]]:
     """Store the packages that the recipe wants kept; return their entries, and what is to be said of packages."""
     which = recipe.environment.vault if isinstance(recipe.environment, Environment) else "unserved"
@@ -104,12 +120,18 @@ def _vaulted(
         f"{name} was changed since it was installed: {', '.join(files[:3])}"
         + (f" and {len(files) - 3} more files" if len(files) > 3 else "")
         for name, files in sorted(ready.changed.items())
-    ]
+    ] + [*ready.remarks]
     if which == "none" or ready.container is not None:
         return [], warnings
     interpreter = Interpreter.of(ready.python)
     entries, lost = store_vault(
-        pins.environment, which, ready.changed, sink, interpreter=interpreter, cache=config.cache, progress=progress
+        pins.environment,
+        which,
+        ready.changed,
+        sink,
+        interpreter=interpreter,
+        cache=context.cache,
+        progress=context.progress,
     )
     return entries, [*warnings, *lost]
 
@@ -126,9 +148,8 @@ def shared_environment() -> list[str]:
 
 def ignored_python_path(root: Path) -> list[str]:
     """Return a warning for folders on PYTHONPATH that are neither code of this repository nor environment."""
-    ours = Path(__file__).resolve().parents[2]
     places = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    dropped = [str(place) for place in places if place != ours and not place.is_relative_to(root.resolve())]
+    dropped = [str(place) for place in places if place != IMPORT_ROOT and not place.is_relative_to(root.resolve())]
     if not dropped:
         return []
     return [f"PYTHONPATH is not part of the locked environment; the script does not get {', '.join(dropped)}."]

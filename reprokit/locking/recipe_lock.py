@@ -10,10 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from reprokit.core.logical_keys import durable_write, os_errors
-from reprokit.core.progress import SILENT, Progress
-from reprokit.core.safe_yaml import load_yaml
-from reprokit.environment.capture import capture
+from reprokit.core.atomic_files import durable_write, os_errors
+from reprokit.environment.capture import Captured, capture
 from reprokit.environment.container import Container, open_container
 from reprokit.environment.declared import declared_files
 from reprokit.environment.pip.index import with_archives
@@ -23,13 +21,13 @@ from reprokit.environment.solve import solve
 from reprokit.errors import (
     DataMismatchError,
     EnvironmentMismatchError,
-    NotFoundError,
-    RecipeError,
     RefusedError,
-    UsageError,
 )
 from reprokit.locking.inputs import pin_data
+from reprokit.locking.recipe_file import read_recipe, recipe_lock_path
+from reprokit.locking.secret_check import SecretCheck
 from reprokit.registry import Registry
+from reprokit.registry.context import Context
 from reprokit.runs.store import RunStore
 from reprokit.schema.lock import (
     Archive,
@@ -41,11 +39,10 @@ from reprokit.schema.lock import (
     RecipeLock,
     RunLock,
 )
-from reprokit.schema.recipe import Environment, Recipe, from_plain
+from reprokit.schema.recipe import Environment, Recipe
 
-__all__ = ["LockChanges", "Ready", "lock_recipe", "lock_run", "parse", "read_recipe", "ready_for", "recipe_lock_path"]
+__all__ = ["LockChanges", "Ready", "lock_recipe", "lock_run", "ready_for"]
 
-_MAX_RECIPE = 1024 * 1024
 _PYTHON = Path("python")  # of an image: whatever it has on its PATH
 
 
@@ -58,43 +55,6 @@ class LockChanges:
     data: tuple[tuple[str, str | None, str], ...]
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read and parse a recipe file.
-
-    Raises:
-        NotFoundError: There is no such file.
-        RecipeError: It is too large, or not a recipe.
-    """
-    with os_errors(f"Reading the recipe {path}"):
-        if not path.exists():
-            raise NotFoundError(f"No recipe {path}.", hint="`reprokit init SCRIPT` drafts one.")
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder; name the recipe file in it.")
-        with path.open("rb") as handle:
-            return parse(handle.read(_MAX_RECIPE + 1), what=str(path))
-
-
-def parse(data: bytes, *, what: str = "recipe") -> Recipe:
-    """Return the recipe that YAML bytes declare.
-
-    Args:
-        what: Names the source in errors, usually its path.
-    Raises:
-        RecipeError: Not YAML, empty, or as `from_plain` raises.
-    """
-    value = load_yaml(data, what=what)
-    if value is None:
-        raise RecipeError(f"{what} is empty.", hint="`reprokit init SCRIPT` drafts a recipe.")
-    if not isinstance(value, dict):
-        raise RecipeError(f"{what} must be a mapping with the keys name and code, not a {_kind(value)}.")
-    return from_plain(value, what=what)
-
-
-def recipe_lock_path(recipe: Path) -> Path:
-    """Return where a recipe's lock lies: `recipe.yaml` → `recipe.lock.json`."""
-    return recipe.with_name(f"{recipe.stem}.lock.json")
-
-
 @dataclass(frozen=True, slots=True)
 class Ready:
     """A locked environment that can be run in.
@@ -103,23 +63,18 @@ class Ready:
         changed: Files of packages that were edited since they were installed, by package.
         archives: Where its packages were found.
         container: What it is executed in; `python` is then a program of that.
+        remarks: What of it no archive has, and what to do.
     """
 
     python: Path
     changed: dict[str, list[str]]
     archives: Sequence[Archive]
     container: Container | None = None
+    remarks: Sequence[str] = ()
 
 
 def lock_recipe(
-    path: Path,
-    *,
-    registry: Registry,
-    root: Path,
-    cache: Path,
-    upgrade: bool = False,
-    archives: bool = False,
-    progress: Progress = SILENT,
+    path: Path, *, context: Context, root: Path, upgrade: bool = False, archives: bool = False
 ) -> tuple[RecipeLock, LockChanges]:
     """Pin a recipe, write the lock beside it, and say what moved since the last one.
 
@@ -128,6 +83,7 @@ def lock_recipe(
         archives: Ask the indexes where the wheels of an environment that was not solved are.
     """
     recipe = read_recipe(path)
+    SecretCheck(recipe).refuse()
     file = recipe_lock_path(path)
     before = RecipeLock.decode(file.read_bytes(), what=str(file)) if file.exists() else None
     declares = _declares(recipe, root)
@@ -137,10 +93,10 @@ def lock_recipe(
     if before is not None and unchanged and not upgrade:
         environment, known = before.environment, before.archives
     else:
-        environment, known, ready = _environment(recipe, root=root, cache=cache, progress=progress)
+        environment, known, ready = _environment(recipe, root, context)
         if archives and ready is not None and ready.container is None:
-            known = with_archives(environment, known, cache=cache, progress=progress)
-    lock = _pinned(recipe, declares, environment, known, registry=registry)
+            known = with_archives(environment, known, cache=context.cache, progress=context.progress)
+    lock = _pinned(recipe, declares, environment, known, registry=context.registry)
     with os_errors(f"Writing {file}"):
         durable_write(file, lock.encode())
     return lock, _changes(before, lock)
@@ -151,18 +107,20 @@ def _declares(recipe: Recipe, root: Path) -> Declares:
     return Declares.of(recipe, files)
 
 
-def _environment(
-    recipe: Recipe, *, root: Path, cache: Path, progress: Progress
-) -> tuple[EnvironmentLock, list[Archive], Ready | None]:
+def _environment(recipe: Recipe, root: Path, context: Context) -> tuple[EnvironmentLock, list[Archive], Ready | None]:
     """Return the environment that a recipe declares, solved now, or the one here, which can be run in as it is."""
-    if isinstance(recipe.environment, Environment) and recipe.environment.is_declared:
-        solved = solve(recipe.environment, root=root, cache=cache, progress=progress)
+    if isinstance(recipe.environment, Environment) and recipe.environment.declared:
+        solved = solve(recipe.environment, root=root, cache=context.cache, progress=context.progress)
         return solved.environment, solved.archives, None
     if recipe.image is not None:
-        container = open_container(recipe.image, progress=progress)
+        container = open_container(recipe.image, progress=context.progress)
         return container.environment(), [], Ready(_PYTHON, {}, (), container)
-    here = capture(cache)
-    return here.lock, here.archives, Ready(Path(sys.executable), here.changed, here.archives)
+    here = capture(context.cache, code=root)
+    return here.lock, here.archives, _as_it_is(here)
+
+
+def _as_it_is(here: Captured, *, archives: Sequence[Archive] = ()) -> Ready:
+    return Ready(Path(sys.executable), here.changed, archives or here.archives, remarks=here.remarks())
 
 
 def _pinned(
@@ -193,14 +151,7 @@ def _changes(before: RecipeLock | None, after: RecipeLock) -> LockChanges:
 
 
 def recipe_lock_for(
-    path: Path,
-    recipe: Recipe,
-    *,
-    registry: Registry,
-    root: Path,
-    cache: Path,
-    exact: bool,
-    progress: Progress = SILENT,
+    path: Path, recipe: Recipe, *, context: Context, root: Path, exact: bool
 ) -> tuple[RecipeLock, Ready]:
     """Return the lock beside a recipe, or a fresh one where there is none, and the environment to run it in.
 
@@ -221,33 +172,30 @@ def recipe_lock_for(
                 hint=f"Run `reprokit lock {path}`, and commit the lock.",
             )
     if not exact:
-        here = capture(cache)
-        found = Ready(Path(sys.executable), here.changed, here.archives)
+        here = capture(context.cache, code=root)
+        found = _as_it_is(here)
         if lock is None:
-            return _pinned(recipe, _declares(recipe, root), here.lock, here.archives, registry=registry), found
+            return _pinned(recipe, _declares(recipe, root), here.lock, here.archives, registry=context.registry), found
         return msgspec.structs.replace(lock, environment=here.lock, archives=here.archives), found
     ready = None
     if lock is None:
-        environment, archives, ready = _environment(recipe, root=root, cache=cache, progress=progress)
+        environment, archives, ready = _environment(recipe, root, context)
         if ready is None:
-            progress.note(f"The environment was solved anew; `reprokit lock {path}` keeps what was chosen.")
-        lock = _pinned(recipe, _declares(recipe, root), environment, archives, registry=registry)
+            context.progress.note(f"The environment was solved anew; `reprokit lock {path}` keeps what was chosen.")
+        lock = _pinned(recipe, _declares(recipe, root), environment, archives, registry=context.registry)
     if ready is None:
-        ready = ready_for(
-            lock.environment, cache=cache, what=str(file), vault=Vault(archives=lock.archives), image=recipe.image,
-            progress=progress,
-        )  # fmt: skip
+        vault = Vault(archives=lock.archives)
+        ready = ready_for(lock.environment, context=context, what=str(file), vault=vault, image=recipe.image)
     return lock, ready
 
 
 def ready_for(
     locked: EnvironmentLock,
     *,
-    cache: Path,
+    context: Context,
     what: str,
     vault: Vault | None = None,
     image: str | None = None,
-    progress: Progress = SILENT,
 ) -> Ready:
     """Return a locked environment to run in: this process's own if that is it, else one that is made.
 
@@ -261,13 +209,13 @@ def ready_for(
     if locked.container is not None:
         if image is None or image.partition("@")[2] != locked.container:
             raise DataMismatchError(f"The environment of {what} is {locked.container}, and its recipe names {image}.")
-        return Ready(_PYTHON, {}, (), open_container(image, progress=progress))
-    here = capture(cache)
+        return Ready(_PYTHON, {}, (), open_container(image, progress=context.progress))
+    here = capture(context.cache)
     changes = locked.changes_to(here.lock)
     if not changes:
-        return Ready(Path(sys.executable), here.changed, (vault.archives if vault else ()) or here.archives)
+        return _as_it_is(here, archives=vault.archives if vault else ())
     try:
-        python = realise(locked, cache=cache, vault=vault, progress=progress)
+        python = realise(locked, cache=context.cache, vault=vault, progress=context.progress)
     except EnvironmentMismatchError as error:
         shown = "".join(f"\n  {change}" for change in changes[:10])
         more = f"\n  … and {len(changes) - 10} more" if len(changes) > 10 else ""
@@ -277,7 +225,9 @@ def ready_for(
             hint=f"{error.hint or ''} Or accept the one here: --env current for a run, --with env=current for a "
             "reproduction.".strip(),
         ) from None
-    progress.note(f"The environment of {what} is not this one ({len(changes)} packages differ): {python} is used.")
+    context.progress.note(
+        f"The environment of {what} is not this one ({len(changes)} packages differ): {python} is used."
+    )
     return Ready(python, {}, vault.archives if vault else ())
 
 
@@ -294,10 +244,4 @@ def lock_run(recipe: Recipe, code: CodeIdentity, pins: RecipeLock) -> RunLock:
         data=pins.data,
         params=dict(recipe.params),
         execution=execution,
-    )
-
-
-def _kind(value: object) -> str:
-    return {list: "list", str: "text", int: "number", float: "number", bool: "truth value"}.get(
-        type(value), type(value).__name__
     )

@@ -1,4 +1,4 @@
-"""A version as a tree of folders and files whose bytes are verified: find, list, read. Knows no FUSE; `fuse` does."""
+"""A version as a tree of folders and files whose bytes are verified: find, list, read. Knows no FUSE; `mount` does."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from typing import Protocol, runtime_checkable
 from reprokit.errors import DataMismatchError
 from reprokit.packages.package import Package
 from reprokit.schema.manifest import Entry
+from reprokit.store.mapping import unchanged
 
 __all__ = ["ChunkedSource", "Contents", "Node", "PackageSource", "Source", "Tree"]
 
 _CAPACITY = 256 * 1024 * 1024
+_ATTEMPTS = 3
 _MAX_DEPTH = 4096  # a logical key is at most 4096 bytes long
 
 Block = bytes | memoryview
@@ -84,23 +86,37 @@ class Contents:
         end = min(offset + size, self._source.size(key))
         if offset >= end:
             return b""
+        for _ in range(_ATTEMPTS):
+            data = self._read(key, offset, end)
+            if data is not None:
+                return data
+        raise DataMismatchError(f"{key} changes while it is read: nothing of it was handed out.")
+
+    def _read(self, key: str, offset: int, end: int) -> bytes | None:
+        """Return the bytes; None if a block is not any more what it was when it was verified."""
         if self._chunked is None:
             # Who takes a file whole does not come back for it soon: the kernel keeps what it has read.
             whole = offset == 0 and end == self._source.size(key)
-            return bytes(self._block(key, 0, keep=not whole)[offset:end])
+            return _copied(self._block(key, 0, keep=not whole), offset, end)
         step = self._chunked.chunk_size(key)
-        parts = []
+        parts: list[bytes] = []
         while offset < end:
             index, start = divmod(offset, step)
             stop = min(step, end - index * step)
-            parts.append(self._block(key, index, keep=True)[start:stop])
+            part = _copied(self._block(key, index, keep=True), start, stop)
+            if part is None:
+                return None
+            parts.append(part)
             offset = index * step + stop
-        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _block(self, key: str, index: int, *, keep: bool) -> Block:
         place = (key, index)
         with self._lock:
             block = self._kept.get(place)
+            if block is not None and not unchanged(block):
+                self._kept_bytes -= len(self._kept.pop(place))
+                block = None
             if block is not None:
                 self._kept.move_to_end(place)
                 return block
@@ -129,6 +145,14 @@ class Contents:
         while self._kept_bytes > self._capacity and len(self._kept) > 1:
             _, oldest = self._kept.popitem(last=False)
             self._kept_bytes -= len(oldest)
+
+
+def _copied(block: Block, start: int, stop: int) -> bytes | None:
+    """Return a part of a block; None if what lies behind it changed, then or before."""
+    if not unchanged(block):  # what was cut from a mapped file cannot be read there
+        return None
+    data = bytes(block[start:stop])
+    return data if unchanged(block) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Serve a package version as a read-only file system, for readers that no Python hook reaches: TensorFlow, HDF5, any.
 
-A mount is a process. The kernel keeps what it has read, so a second reading does not come here at all; `filesystem` has
+A mount is a process. The kernel keeps what it has read, so a second reading does not come here at all; `serving` has
 the tree and the verified bytes, this module has FUSE and the life of the process.
 """
 
@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from reprokit.core.atomic_files import explain_os_error
 from reprokit.core.config import Config
-from reprokit.core.logical_keys import explain_os_error
+from reprokit.core.package_root import IMPORT_ROOT
 from reprokit.core.refs import PackageRef
 from reprokit.errors import Error, RefusedError, RegistryError, UsageError
 from reprokit.mount.filesystem import Contents, Node, PackageSource, Tree
@@ -151,7 +152,7 @@ def start(ref: PackageRef, folder: Path, *, registry: Registry) -> Mounted:
         raise explain_os_error(error, f"Creating a log in {logs}") from error
     log = Path(name)
     answer, signal = os.pipe()
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(IMPORT_ROOT)
     search = [root, *map(os.path.abspath, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
     url = registry.url
     if "://" not in url:

@@ -11,19 +11,49 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from reprokit.client.frameworks import frameworks
+from reprokit.schema.machine import Machine, Numeric
+
 __all__ = ["NUMERIC_VARIABLES", "machine_facts"]
 
-# not all of TF_: TF_TOKEN_… and TF_VAR_… are secrets of Terraform
-NUMERIC_VARIABLES = re.compile(
-    r"(OMP_|GOMP_|KMP_|MKL_|OPENBLAS|GOTO_NUM|BLIS|VECLIB|NUMEXPR|ATEN_|TORCH_MKLDNN|TORCH_ALLOW_TF32|DNNL_|ONEDNN_|CUBLAS"
-    r"|CUDNN|NVIDIA_TF32|NPY_|XLA_|KERAS_BACKEND|CUDA_VISIBLE_DEVICES|GLIBC_TUNABLES|LD_PRELOAD"
-    r"|TF_(NUM|DETERMINISTIC|CUDNN|CUBLAS|ENABLE|DISABLE|USE|XLA|ONEDNN|MKL|FORCE|GPU|OVERRIDE|FP16)"
-    r"|PYTHONHASHSEED|PYTHONOPTIMIZE|LC_ALL|LC_NUMERIC|LANG$|TZ$)"
-)
+_VARIABLES = (
+    # OpenMP 5.2, chapter 21
+    "OMP_AFFINITY_FORMAT", "OMP_ALLOCATOR", "OMP_CANCELLATION", "OMP_DEFAULT_DEVICE", "OMP_DISPLAY_AFFINITY",
+    "OMP_DISPLAY_ENV", "OMP_DYNAMIC", "OMP_MAX_ACTIVE_LEVELS", "OMP_MAX_TASK_PRIORITY", "OMP_NESTED", "OMP_NUM_TEAMS",
+    "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "OMP_SCHEDULE", "OMP_STACKSIZE", "OMP_TARGET_OFFLOAD",
+    "OMP_TEAMS_THREAD_LIMIT", "OMP_THREAD_LIMIT", "OMP_WAIT_POLICY",
+    # libgomp; the OpenMP of LLVM and Intel
+    "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "GOMP_STACKSIZE", "GOMP_RTEMS_THREAD_POOLS",
+    "KMP_AFFINITY", "KMP_ALL_THREADS", "KMP_BLOCKTIME", "KMP_DETERMINISTIC_REDUCTION", "KMP_DUPLICATE_LIB_OK",
+    "KMP_DYNAMIC_MODE", "KMP_FORCE_REDUCTION", "KMP_HW_SUBSET", "KMP_INIT_AT_FORK", "KMP_LIBRARY", "KMP_SETTINGS",
+    "KMP_STACKSIZE", "KMP_TOPOLOGY_METHOD", "KMP_WARNINGS",
+    # MKL, OpenBLAS, BLIS, Accelerate, numexpr
+    "MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_DISABLE_FAST_MM", "MKL_DOMAIN_NUM_THREADS", "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS", "MKL_INTERFACE_LAYER", "MKL_NUM_STRIPES", "MKL_NUM_THREADS", "MKL_SERVICE_FORCE_INTEL",
+    "MKL_THREADING_LAYER", "MKL_VERBOSE",
+    "OPENBLAS_CORETYPE", "OPENBLAS_DEFAULT_NUM_THREADS", "OPENBLAS_L2_SIZE", "OPENBLAS_MAIN_FREE",
+    "OPENBLAS_NUM_THREADS", "OPENBLAS_THREAD_TIMEOUT", "OPENBLAS_VERBOSE", "GOTOBLAS_MAIN_FREE", "GOTO_NUM_THREADS",
+    "BLIS_ARCH_DEBUG", "BLIS_ARCH_TYPE", "BLIS_IC_NT", "BLIS_IR_NT", "BLIS_JC_NT", "BLIS_JR_NT", "BLIS_MODEL_TYPE",
+    "BLIS_NUM_THREADS", "BLIS_PC_NT", "BLIS_THREAD_IMPL",
+    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_MAX_THREADS", "NUMEXPR_NUM_THREADS",
+    # oneDNN, by its name of now and of before
+    *(
+        f"{prefix}_{name}"
+        for prefix in ("DNNL", "ONEDNN")
+        for name in ("CPU_ISA_HINTS", "DEFAULT_FPMATH_MODE", "MAX_CPU_ISA", "PRIMITIVE_CACHE_CAPACITY", "VERBOSE")
+    ),
+    # CUDA
+    "CUBLASLT_WORKSPACE_SIZE", "CUBLAS_WORKSPACE_CONFIG", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING",
+    "CUDA_VISIBLE_DEVICES", "CUDNN_CONV_WSCAP_DBG", "CUDNN_LOGDEST_DBG", "CUDNN_LOGINFO_DBG", "CUDNN_LOGLEVEL_DBG",
+    "CUBLAS_LOGDEST_DBG", "CUBLAS_LOGINFO_DBG", "NVIDIA_TF32_OVERRIDE",
+    # the C library and Python
+    "GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONHASHSEED", "PYTHONOPTIMIZE", "LC_ALL", "LC_NUMERIC", "LANG", "TZ",
+)  # fmt: skip
+NUMERIC_VARIABLES = frozenset(_VARIABLES).union(*(one.variables.numeric for one in frameworks().values()))
+"""Variables that decide numbers, each by its whole name: whatever else begins as they do may be a secret."""
 _LEVELS = (
     {"sse4_2", "ssse3"},
     {"avx2", "bmi2", "fma", "f16c"},
@@ -33,7 +63,7 @@ _LEVELS = (
 _ISA = re.compile(r"^(sse|ssse|avx|fma|f16c|bmi|amx|neon|asimd|sve)")
 
 
-def machine_facts(variables: dict[str, str], *, python: str) -> dict[str, Any]:
+def machine_facts(variables: dict[str, str], *, python: str) -> Machine:
     """Return what is known without importing a framework; the script's process adds what its frameworks report.
 
     Args:
@@ -41,24 +71,24 @@ def machine_facts(variables: dict[str, str], *, python: str) -> dict[str, Any]:
         python: The version that the script runs with.
     """
     cpu, flags = _cpu()
-    return {
-        "os": platform.system(),
-        "kernel": platform.release(),
-        "libc": " ".join(platform.libc_ver()),
-        "python": python,
-        "hostname": platform.node(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "cores": os.cpu_count(),
-        "gpus": _gpus(),
-        "driver": _driver(),
-        "virtual": _virtual(flags),
-        "numeric": {
-            "machine": platform.machine(),
-            "cpu": cpu,
-            "isa": flags,
-            "variables": {key: value for key, value in sorted(variables.items()) if NUMERIC_VARIABLES.match(key)},
-        },
-    }
+    return Machine(
+        os=platform.system(),
+        kernel=platform.release(),
+        libc=" ".join(platform.libc_ver()),
+        python=python,
+        hostname=platform.node(),
+        memory_bytes=psutil.virtual_memory().total,
+        cores=os.cpu_count(),
+        gpus=_gpus(),
+        driver=_driver(),
+        virtual=_virtual(flags),
+        numeric=Numeric(
+            machine=platform.machine(),
+            cpu=cpu,
+            isa=flags,
+            variables={key: value for key, value in sorted(variables.items()) if key in NUMERIC_VARIABLES},
+        ),
+    )
 
 
 def _cpu() -> tuple[str, list[str]]:

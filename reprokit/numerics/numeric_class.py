@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reprokit.client.frameworks import frameworks
+from reprokit.schema.machine import Numeric
+
 __all__ = ["HARMLESS", "Difference", "differences", "explanations", "kernels_compared"]
 
 HARMLESS = {
@@ -19,40 +22,10 @@ HARMLESS = {
 }  # fmt: skip
 """Variables that no arithmetic reads; what a script makes of them is its own."""
 
-_EFFECT = {
-    "ATEN_CPU_CAPABILITY": "torch.capability",
-    "MKL_CBWR": "torch.mkl_branch",
-    "OPENBLAS_CORETYPE": "blas",
-    "NPY_DISABLE_CPU_FEATURES": "numpy.simd",
-    "NPY_ENABLE_CPU_FEATURES": "numpy.simd",
-    "TF_ENABLE_ONEDNN_OPTS": "tensorflow.onednn",
-    "KERAS_BACKEND": "keras.backend",
-    "CUDA_VISIBLE_DEVICES": "torch.devices",
-}
-"""The fact that shows what a variable did; where both sides tell it, the variable itself says no more."""
-
-_READERS = {
-    "ATEN_": ("torch",),
-    "TORCH_": ("torch",),
-    "MKL_": ("torch", "tensorflow", "mkl"),
-    "DNNL_": ("torch", "tensorflow"),
-    "ONEDNN_": ("torch", "tensorflow"),
-    "CUBLAS": ("torch", "tensorflow"),
-    "CUDNN": ("torch", "tensorflow"),
-    "NVIDIA_": ("torch", "tensorflow"),
-    "TF_": ("tensorflow",),
-    "XLA_": ("tensorflow",),
-    "KERAS_": ("keras",),
-    "NPY_": ("numpy",),
-    "OPENBLAS": ("openblas",),
-    "GOTO_": ("openblas",),
-}
-"""By the beginning of a variable's name, the libraries that read it: where none of them is loaded, it does nothing."""
+_READERS = {"MKL_": ("mkl",), "OPENBLAS": ("openblas",), "GOTO_": ("openblas",)}
+"""By the beginning of a variable's name, the libraries below the frameworks that read it."""
 
 # Variables named …_THREADS are not compared: the runner sets them from the lock, and libraries tell what came of it.
-_APART = {"fingerprint", "variables", "isa", "cpu", "machine", "parts", "unknown"}
-_BELOW = {"numpy": ("blas",), "scipy": ("blas", "numpy"), "cuda": ("torch",)}
-_FAMILIES = ("libm", "numpy", "scipy", "torch", "cuda", "tensorflow")
 _MOST, _DEEP = 2000, 4  # names and levels that a hostile record is read for
 
 
@@ -85,32 +58,33 @@ class Difference:
         )
 
 
-def differences(one: Any, other: Any) -> list[Difference]:
+def differences(left: Numeric, right: Numeric) -> list[Difference]:
     """Return in what two numeric classes differ: kernels first, then facts, switches, and the processor.
 
     A fact that only one side tells, because the other's script failed or is of an older release, is no difference.
     """
-    left, right = _mapping(one), _mapping(other)
     return [
         *_kernels(left, right),
         *_facts(left, right),
         *_variables(left, right),
         *(
-            Difference(kind="machine", family="", what=key, one=left.get(key), other=right.get(key))
+            Difference(kind="machine", family="", what=key, one=one, other=other)
             for key in ("machine", "cpu", "isa")
-            if left.get(key) != right.get(key) and key in left and key in right
+            if (one := getattr(left, key)) != (other := getattr(right, key)) and None not in (one, other)
         ),
     ]
 
 
-def kernels_compared(one: Any, other: Any) -> dict[str, int]:
+def kernels_compared(left: Numeric, right: Numeric) -> dict[str, int]:
     """Return how many kernels of each library both sides have a digest for."""
-    return {family: len(pairs) for family, pairs in _digests(_mapping(one), _mapping(other))}
+    return {family: len(pairs) for family, pairs in _digests(left, right)}
 
 
 def explanations(differing: list[Difference], family: str) -> list[str]:
     """Return the other differences that could explain kernels of a library: its own facts, switches, the processor."""
-    own = {family, *_BELOW.get(family, ())}
+    own = {family}
+    for framework in frameworks().values():
+        own.update(framework.numbers.below.get(family, ()))
     return [
         str(item)
         for item in differing
@@ -118,18 +92,18 @@ def explanations(differing: list[Difference], family: str) -> list[str]:
     ]
 
 
-def _digests(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, Any, Any]]]]:
-    ours, theirs = _mapping(left.get("fingerprint")), _mapping(right.get("fingerprint"))
+def _digests(left: Numeric, right: Numeric) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
+    ours, theirs = left.fingerprint, right.fingerprint
     if ours.get("version") != theirs.get("version"):
         return
-    for family in _FAMILIES:
-        a, b = _mapping(ours.get(family)), _mapping(theirs.get(family))
+    for family in ("libm", *(family for one in frameworks().values() for family in one.numbers.kernels)):
+        a, b = left.kernels(family), right.kernels(family)
         pairs = [(name, a[name], b[name]) for name in list(a)[:_MOST] if name in b]
         if pairs:
             yield family, pairs
 
 
-def _kernels(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Difference]:
+def _kernels(left: Numeric, right: Numeric) -> Iterator[Difference]:
     for family, pairs in _digests(left, right):
         names = tuple(str(name) for name, a, b in pairs if a != b)
         if names:
@@ -138,20 +112,20 @@ def _kernels(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Diff
             )
 
 
-def _facts(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Difference]:
-    ours, theirs = dict(_flat(left)), dict(_flat(right))
+def _facts(left: Numeric, right: Numeric) -> Iterator[Difference]:
+    ours, theirs = dict(_flat(left.told_by)), dict(_flat(right.told_by))
     for path, value in ours.items():
-        if path in theirs and theirs[path] != value and path[0] not in _APART:
+        if path in theirs and theirs[path] != value:
             what = ".".join(path)
             because = _switch(what, left, right)
             yield Difference(kind="fact", family=path[0], what=what, one=value, other=theirs[path], because=because)
 
 
-def _switch(fact: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
-    ours, theirs = _mapping(left.get("variables")), _mapping(right.get("variables"))
+def _switch(fact: str, left: Numeric, right: Numeric) -> str:
+    ours, theirs = left.variables, right.variables
     moved = [
         f"{name} {_short(ours.get(name))} → {_short(theirs.get(name))}"
-        for name, effect in _EFFECT.items()
+        for name, effect in _effects().items()
         if ours.get(name) != theirs.get(name) and (fact == effect or fact.startswith(f"{effect}."))
     ]
     return ", ".join(moved)
@@ -165,9 +139,9 @@ def _flat(value: Mapping[str, Any], where: tuple[str, ...] = ()) -> Iterator[tup
             yield (*where, key), value[key]
 
 
-def _variables(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Difference]:
-    ours, theirs = _mapping(left.get("variables")), _mapping(right.get("variables"))
-    for name in sorted({*map(str, list(ours)[:_MOST]), *map(str, list(theirs)[:_MOST])}):
+def _variables(left: Numeric, right: Numeric) -> Iterator[Difference]:
+    ours, theirs = left.variables, right.variables
+    for name in sorted({*ours, *theirs}):
         a, b = ours.get(name), theirs.get(name)
         if a == b or name.endswith("_THREADS") or (_told(left, name) and _told(right, name)):
             continue
@@ -176,20 +150,23 @@ def _variables(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Di
         yield Difference(kind=kind, family="", what=name, one=a, other=b)
 
 
-def _told(facts: Mapping[str, Any], variable: str) -> bool:
-    section, _, key = _EFFECT.get(variable, "").partition(".")
-    return section in facts and (not key or key in _mapping(facts[section])) if section else False
+def _told(facts: Numeric, variable: str) -> bool:
+    section, _, key = _effects().get(variable, "").partition(".")
+    told = facts.told_by.get(section)
+    return told is not None and (not key or key in told)
 
 
-def _is_read(facts: Mapping[str, Any], variable: str) -> bool:
+def _is_read(facts: Numeric, variable: str) -> bool:
     """True if a library that reads this variable is loaded, or if nobody knows who reads it."""
-    readers = next((names for start, names in _READERS.items() if variable.startswith(start)), None)
-    loaded = {*facts, *(kind for kind in ("mkl", "openblas") for file in _mapping(facts.get("blas")) if kind in file)}
-    return readers is None or not loaded.isdisjoint(readers)
+    readers = {name for start, names in _READERS.items() if variable.startswith(start) for name in names}
+    readers |= {name for name, one in frameworks().items() if variable.startswith(one.variables.read)}
+    loaded = {*facts.libraries, *(kind for kind in ("mkl", "openblas") for file in facts.blas if kind in file)}
+    return not readers or not loaded.isdisjoint(readers)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _effects() -> dict[str, str]:
+    """Return the fact that shows what a variable did; where both sides tell it, the variable itself says no more."""
+    return {name: fact for one in frameworks().values() for name, fact in one.variables.effects.items()}
 
 
 def _short(value: Any) -> str:

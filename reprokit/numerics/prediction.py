@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
+from reprokit.client.frameworks import find
 from reprokit.numerics.numeric_class import Difference, differences, explanations, kernels_compared
 from reprokit.schema.lock import PackageChange
+from reprokit.schema.machine import Numeric
 
 __all__ = ["Prediction", "Word", "predict"]
 
@@ -47,23 +50,14 @@ _BELOW = (
 """Packages whose libraries are loaded below Python, so that nobody imports them."""
 
 _UNTRIED = {
-    "catboost", "cupy-cuda12x", "cupy-cuda13x", "faiss-cpu", "ggml-python", "jax", "jaxlib", "lightgbm",
+    "catboost", "cupy-cuda12x", "cupy-cuda13x", "faiss-cpu", "ggml-python", "jax", "jaxlib",
     "llama-cpp-python",
     "numba", "numexpr", "onnxruntime", "onnxruntime-gpu", "opencv-contrib-python", "opencv-python",
     "opencv-python-headless", "paddlepaddle", "pillow", "pillow-simd", "polars", "pyarrow", "torchaudio", "torchcodec",
-    "torchvision", "xgboost",
+    "torchvision",
 }  # fmt: skip
-"""Packages that choose their instructions by the processor, and of which no kernel is tried."""
-
-_TRAINED_BY = {
-    "torch": {"torch", "cuda"},
-    "lightning": {"torch", "cuda"},
-    "transformers": {"torch", "cuda"},
-    "tensorflow": {"tensorflow"},
-    "sklearn": {"numpy", "scipy"},
-    "numpy": {"numpy"},
-}
-"""Whose kernels make a checkpoint's numbers, by the callback that saved it; Keras says so itself."""
+"""Packages that choose their instructions by the processor, and of which no kernel is tried: unless a framework here is
+called so, whose own kernels are."""
 
 _SURE = {
     "linear": ("linear", "dense", "attention", "lstm", "gru"),
@@ -98,41 +92,54 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     kernels: dict[str, tuple[int, int]] = {}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What a run recorded that speaks for its bits.
+
+    Attributes:
+        imported: Packages that it imported; empty if it did not tell.
+        numeric: Its numeric class.
+        framework: Whose callback saved its checkpoints.
+        metrics: Names of what it measured.
+        unseeded: It drew numbers that nobody can draw again.
+    """
+
+    imported: Collection[str]
+    numeric: Numeric
+    framework: str | None
+    metrics: Collection[str]
+    unseeded: bool = False
+
+
 def predict(
+    run: Recorded,
+    here: Numeric | None,
     *,
     packages: list[PackageChange],
-    imported: Collection[str],
-    recorded: Mapping[str, Any],
-    here: Mapping[str, Any] | None,
-    framework: str | None,
-    metrics: Collection[str],
     changed: Mapping[str, tuple[Any, Any]],
-    unseeded: bool = False,
     unasked: str | None = None,
 ) -> Prediction:
     """Return what is to be expected.
 
     Args:
+        here: The numeric class here; None if it could not be asked, and `unasked` says why.
         packages: In what the environment differs from the locked one.
-        imported: Packages that the run imported; empty if it did not tell.
-        recorded, here: The numeric classes; None if the environment here could not be asked, and `unasked` says why.
-        framework: Whose callback saved the run's checkpoints.
-        metrics: Names of what the run measured.
         changed: What of the execution is to be changed (`threads`): before and after.
-        unseeded: The run drew numbers that nobody can draw again.
     """
+    imported, framework, metrics, recorded = run.imported, run.framework, run.metrics, run.numeric
     reasons: list[tuple[int, str]] = []
     notes: list[str] = []
     for change in packages:
         rank, text = _package(change, imported)
         (reasons.append((rank, text)) if rank else notes.append(text))
     reasons += [(2, f"{name} {a} → {b}") for name, (a, b) in changed.items()]
-    reasons += [(2, "execution.determinism is off: what the run drew by chance is not drawn again")] if unseeded else []
+    if run.unseeded:
+        reasons.append((2, "execution.determinism is off: what the run drew by chance is not drawn again"))
     found = differences(recorded, here) if here is not None else []
     kernels = kernels_compared(recorded, here) if here is not None else {}
     explained = {text for item in found if item.kind == "kernels" for text in explanations(found, item.family)}
-    untried = sorted(_UNTRIED.intersection(imported))
-    if kernels and framework is not None and _TRAINED_BY.get(_trainer(framework, recorded), set()).isdisjoint(kernels):
+    untried = sorted(name for name in _UNTRIED.intersection(imported) if find(name) is None)
+    if kernels and framework is not None and set(_trained_by(framework, recorded) or ()).isdisjoint(kernels):
         reasons.append((2, f"the run was trained with {framework}, and no kernel of it was tried on both sides"))
     for item in found:
         if item.kind == "fact" and str(item) in explained:
@@ -162,6 +169,8 @@ def _package(change: PackageChange, imported: Collection[str]) -> tuple[int, str
     text = str(change)
     if change.kind == "python":
         return 2, f"{text}: another interpreter"
+    if change.kind in ("file", "editable"):
+        return 2, f"{text}: Python executes it"
     if change.name in _TALK_ONLY:
         return 0, f"{text}: computes nothing"
     below = change.kind == "conda" or change.name.startswith(_BELOW)
@@ -174,7 +183,7 @@ def _numeric(
     item: Difference,
     found: list[Difference],
     framework: str | None,
-    recorded: Mapping[str, Any],
+    recorded: Numeric,
     *,
     metrics: Collection[str],
     tried: bool,
@@ -190,21 +199,23 @@ def _numeric(
         return 2, str(item)
     why = explanations(found, item.family)
     text = f"{item} give other bits here" + (f" ({'; '.join(why)})" if why else "")
-    trained = _TRAINED_BY.get(_trainer(framework, recorded))
+    trained = _trained_by(framework, recorded)
     if trained is not None and item.family not in trained:
         return 2, f"{text}; the run was trained with {framework}"
     return (3 if trained is not None and _is_used(item, recorded, metrics) else 2), text
 
 
-def _trainer(framework: str | None, recorded: Mapping[str, Any]) -> str:
-    keras = recorded.get("keras")
-    return str(keras.get("backend")) if framework == "keras" and isinstance(keras, dict) else str(framework)
+def _trained_by(name: str | None, recorded: Numeric) -> Collection[str] | None:
+    """Return whose kernels make a checkpoint's numbers, by the framework whose callback saved it; None if unknown."""
+    framework, facts = find(name), recorded.libraries.get(str(name))
+    if framework is not None and framework.numbers.trained_by is None and facts is not None:
+        framework = find(facts.get("backend"))
+    return None if framework is None else framework.numbers.trained_by
 
 
-def _is_used(item: Difference, recorded: Mapping[str, Any], metrics: Collection[str]) -> bool:
+def _is_used(item: Difference, recorded: Numeric, metrics: Collection[str]) -> bool:
     """True if the run was trained with a kernel that gives other bits, whatever the sizes of its arrays."""
-    told = recorded.get("parts")
-    parts = [str(one).lower().replace("_", "") for one in [*(told if isinstance(told, list) else []), *metrics]]
+    parts = [one.lower().replace("_", "") for one in [*recorded.parts, *metrics]]
     sizes = Counter(name.removesuffix(" small").removesuffix(" large") for name in item.names)
     for name, words in _SURE.items():
         everywhere = sizes[name] >= (2 if name == "conv2d" else 1)

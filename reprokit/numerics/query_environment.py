@@ -1,6 +1,7 @@
 """Ask an environment what numbers are computed with in it: start its Python as a run's script would be started.
 
-What is asked for comes from a record, so only names and values of known forms are passed on.
+What is asked for comes from a record, so only names and values of known forms are passed on; of its variables those
+that decide numbers, and nothing by which a program would load code.
 """
 
 from __future__ import annotations
@@ -10,29 +11,29 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reprokit.client.facts.asked import FAMILIES
+import msgspec
+
+from reprokit.client.facts.asked import ARRAYS, families
 from reprokit.core.safe_json import load_json
+from reprokit.core.scratch import temporary
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError
-from reprokit.numerics.machine import machine_facts
+from reprokit.numerics.machine import NUMERIC_VARIABLES, machine_facts
 from reprokit.numerics.script_environ import child_variables, lay_bootstrap
 from reprokit.schema.lock import RunLock
+from reprokit.schema.machine import Numeric
+from reprokit.schema.variables import why_refused
 
-__all__ = ["MOST_THREADS", "ask"]
+__all__ = ["ask"]
 
-_PRECISIONS = ("highest", "high", "medium")
 _BACKENDS = ("torch", "tensorflow", "jax", "numpy")
-MOST_THREADS = 1024
 _MAX_ANSWER = 4 * 1024 * 1024
 
 
-def ask(
-    lock: RunLock, recorded: Mapping[str, Any], *, python: Path, was: int | None, patience: float
-) -> dict[str, Any]:
+def ask(lock: RunLock, recorded: Numeric, *, python: Path, was: int | None, patience: float) -> Numeric:
     """Return the numeric class that the script of a lock would find in an environment.
 
     Args:
@@ -43,70 +44,55 @@ def ask(
     Raises:
         EnvironmentMismatchError: The interpreter or a library does not start, or does not answer.
     """
-    with tempfile.TemporaryDirectory(prefix="reprokit-") as name:
-        scratch = Path(name)
+    with temporary() as scratch:
         variables = child_variables(
-            lock, inherited=os.environ, run_id="check", scratch=scratch, socket=scratch / "socket",
-            context=scratch / "context.json", report=scratch / "inputs.txt",
-            python_path=[lay_bootstrap(scratch)], readable=[],
+            _numbers_alone(lock), inherited=os.environ, run_id="check", scratch=scratch,
+            report=scratch / "inputs.txt",
+            python_path=[lay_bootstrap(scratch)], locked=[], own=[], python=python,
         )  # fmt: skip
         variables["PATH"] = os.pathsep.join([str(python.parent), variables.get("PATH", os.defpath)])
         found: dict[str, Any] = {}
         kernels: dict[str, Any] = {}
         for question in _questions(recorded, was):
             told = dict(variables, REPROKIT_INPUTS="off")
-            if (backend := _section(recorded, "keras").get("backend")) in _BACKENDS:
+            if (backend := recorded.libraries.get("keras", {}).get("backend")) in _BACKENDS:
                 told["KERAS_BACKEND"] = str(backend)
             said = _answer(question, python=python, variables=told, scratch=scratch, patience=patience)
-            kernels |= said.pop("fingerprint", {})
-            found |= said
-        machine: dict[str, Any] = machine_facts(variables, python="")["numeric"]
-        return {**machine, **found, "fingerprint": kernels}
+            found |= said.plain()
+            kernels |= said.fingerprint
+        machine = machine_facts(variables, python="").numeric.plain()
+        return Numeric.told({**machine, **found, "fingerprint": kernels})
 
 
-def _questions(recorded: Mapping[str, Any], was: int | None) -> Iterator[dict[str, Any]]:
+def _numbers_alone(lock: RunLock) -> RunLock:
+    """Return a lock that sets no variable but those that decide numbers."""
+    execution = lock.execution
+    kept = {
+        name: value
+        for name, value in execution.variables.items()
+        if name in NUMERIC_VARIABLES and why_refused(name, value) is None
+    }
+    plain = msgspec.structs.replace(execution, variables=kept, params="api")
+    return msgspec.structs.replace(lock, execution=plain)
+
+
+def _questions(recorded: Numeric, was: int | None) -> Iterator[dict[str, Any]]:
     """Yield a question for each family of libraries that the run had loaded; C's own functions are always asked for."""
-    backend = _section(recorded, "keras").get("backend")
-    for family, (libraries, _) in FAMILIES.items():
-        wanted = [name for name in libraries if _section(recorded, name) and (name != "keras" or backend == family)]
-        if wanted or family == "arrays":
-            yield {"family": family, "libraries": wanted, "switches": _switches(family, recorded, was)}
-
-
-def _switches(family: str, recorded: Mapping[str, Any], was: int | None) -> dict[str, Any]:
-    """Return what the script itself had set: what the runner sets is set again anyway."""
-    told = _section(recorded, family)
-    found: dict[str, Any] = {}
-    own = {"threads": was, "intra_op_threads": was, "inter_op_threads": 1, "interop_threads": None}
-    for name, given in own.items():
-        value = told.get(name)
-        if type(value) is int and 1 <= value <= MOST_THREADS and value != given:
-            found[name] = value
-    if family == "torch":
-        found |= {
-            key: told[key] for key in ("deterministic", "mkldnn", "flush_denormal") if type(told.get(key)) is bool
-        }
-        if told.get("precision") in _PRECISIONS:
-            found["precision"] = told["precision"]
-        if _section(_section(recorded, "fingerprint"), "cuda") and all(
-            _is_pair(told.get(key)) for key in ("tf32", "cudnn_switches")
-        ):
-            found |= {"cuda": True, "tf32": told["tf32"], "cudnn_switches": told["cudnn_switches"]}
-    return found
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(one) is bool for one in value)
-
-
-def _section(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = value.get(name)
-    return found if isinstance(found, dict) else {}
+    for family, asked in families().items():
+        wanted: list[str] = []
+        switches: dict[str, Any] = {}
+        for framework in asked:
+            told = recorded.libraries.get(framework.name, {})
+            if told and (len(framework.numbers.asked) == 1 or told.get("backend") == family):
+                wanted.append(framework.name)
+            switches |= framework.numbers.switches(told, recorded.fingerprint, was)
+        if wanted or family == ARRAYS:
+            yield {"family": family, "libraries": wanted, "switches": switches}
 
 
 def _answer(
     question: dict[str, Any], *, python: Path, variables: dict[str, str], scratch: Path, patience: float
-) -> dict[str, Any]:
+) -> Numeric:
     asked, answered = scratch / "question.json", scratch / "answer.json"
     asked.write_text(json.dumps(question))
     answered.unlink(missing_ok=True)
@@ -140,4 +126,7 @@ def _answer(
     value = load_json(answered.read_bytes(), what=what, max_bytes=_MAX_ANSWER)
     if not isinstance(value, dict):
         raise DataMismatchError(f"{what} is no object.")
-    return value
+    try:
+        return Numeric.told(value)
+    except msgspec.ValidationError as error:
+        raise DataMismatchError(f"{what} is malformed: {error}.") from None

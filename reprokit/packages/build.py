@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reprokit.core.atomic_files import explain_os_error
 from reprokit.core.canonical_json import canonical
 from reprokit.core.config import Config
 from reprokit.core.digest import CHUNKED, Digest
-from reprokit.core.logical_keys import check_logical_key, check_logical_keys, explain_os_error
+from reprokit.core.logical_keys import check_logical_key, check_logical_keys
 from reprokit.core.progress import SILENT, Advance, Progress
-from reprokit.core.refs import check_package_name, check_tag
+from reprokit.core.refs import RESERVED, VERDICTS, check_package_name, check_tag
 from reprokit.core.safe_json import load_json
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.packages.copy import copy_objects
-from reprokit.packages.package import RESERVED, VERDICTS, Package
+from reprokit.packages.package import Package
 from reprokit.packages.scan import Files, Known, look_through
 from reprokit.registry import Registry, open_registry
 from reprokit.registry.base import Sink

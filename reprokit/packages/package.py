@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
-import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,29 +13,30 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from reprokit.core.atomic_files import explain_os_error
 from reprokit.core.config import Config
-from reprokit.core.digest import Digest
-from reprokit.core.logical_keys import check_logical_key, durable_write, explain_os_error, os_errors
+from reprokit.core.digest import Digest, spans
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import PackageRef
 from reprokit.errors import (
     DataMismatchError,
+    Error,
     NotFoundError,
     PurgedError,
     RefusedError,
     RegistryError,
     UsageError,
 )
+from reprokit.packages.install import write_entries
+from reprokit.packages.tree_cache import lay_out_file
 from reprokit.registry import Registry, open_registry
 from reprokit.schema.manifest import Entry, Manifest
-from reprokit.store.packs import SMALL
 from reprokit.store.reader import Reader
 
-__all__ = ["Package", "PackageEntry", "PackageFolder", "Problem", "verify_registry", "write_entries"]
+__all__ = ["Claims", "Package", "PackageEntry", "PackageFolder", "Problem", "verify_registry"]
 
-RESERVED = "runs"  # the namespace of run records
-VERDICTS = "verdicts"  # and that of verdicts on them
-_THREADS = 4
+_THREADS = 2
+_TASK = 4 * 1024 * 1024  # bytes that are worth handing to a thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +78,8 @@ class PackageEntry:
     def path(self) -> Path:
         """Return a read-only file with the verified bytes, for what must have a path. It lies in the cache."""
         entry = self.entry
-        place = Config.cache_folder() / "files" / entry.digest.hex / Path(entry.logical_key).name
-        data = self.read()
-        with os_errors(f"Writing {place}"):
-            if not place.is_file() or place.read_bytes() != data:
-                durable_write(place, data, sync=False)
-                place.chmod(0o444)
-        return place
+        name = Path(entry.logical_key).name
+        return lay_out_file(entry.digest, name, self.read, cache=Config.cache_folder())
 
     def to_pandas(self, **options: Any) -> Any:
         """Return the table that the bytes are, as pandas reads .csv, .tsv, .json, .jsonl, .parquet and .feather files.
@@ -238,100 +232,78 @@ class Package:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def verify(self, *, progress: Progress = SILENT, sound: set[Digest] | None = None) -> list[Problem]:
-        """Read every object and return what is missing, corrupt or purged.
+    def verify(
+        self, *, progress: Progress = SILENT, sound: set[Digest] | None = None, claims: Claims | None = None
+    ) -> list[Problem]:
+        """Read every object and return what is missing, corrupt or purged, or not what the version says of it.
 
         Args:
             sound: Objects that were verified already and are not read again; those found sound are added.
+            claims: What else is to be true of the bytes, see `Claims`.
         """
         problems: list[Problem] = []
         sound = set() if sound is None else sound
         reader = self.registry.reader(self.manifest, what=str(self))  # a new one: it takes nothing as verified
+        checks: Mapping[str, Callable[[memoryview], None]] = {}
+        try:
+            checks = claims(self) if claims is not None else {}
+        except _WRONG as error:
+            problems.append(self._wrong(error, None))
         with progress.task(f"Verifying {self}", len(self), unit="files") as advance:
-            for position, entry in enumerate(self.manifest.entries):
-                if entry.digest not in sound:
-                    try:
-                        reader.view(position)
-                        sound.add(entry.digest)
-                    except (DataMismatchError, NotFoundError, RegistryError) as error:
-                        problems.append(
-                            Problem(
-                                package=self.name,
-                                top_hash=self.top_hash,
-                                logical_key=entry.logical_key,
-                                message=error.message,
-                                purged=isinstance(error, PurgedError),
-                            )
-                        )
-                advance()
-        return problems
+
+            def look(positions: Sequence[int]) -> list[Problem]:
+                found = [self._look(position, reader, checks, sound) for position in positions]
+                advance(len(positions))
+                return [problem for problem in found if problem is not None]
+
+            sizes = [entry.size for entry in self.manifest.entries]
+            tasks = list(spans(sizes, _TASK))
+            if len(tasks) < 2:
+                return problems + [problem for task in tasks for problem in look(task)]
+            with ThreadPoolExecutor(_THREADS) as pool:
+                return problems + [problem for found in pool.map(look, tasks) for problem in found]
+
+    def _look(
+        self, position: int, reader: Reader, checks: Mapping[str, Callable[[memoryview], None]], sound: set[Digest]
+    ) -> Problem | None:
+        """Return what is wrong with an entry; two threads may read an object that two entries share."""
+        entry = self.manifest.entries[position]
+        check = checks.get(entry.logical_key)
+        if check is None and entry.digest in sound:
+            return None
+        try:
+            data = reader.view(position)
+            sound.add(entry.digest)
+            if check is not None:
+                check(memoryview(data))
+        except _WRONG as error:
+            return self._wrong(error, entry.logical_key)
+        return None
+
+    def _wrong(self, error: Error, key: str | None) -> Problem:
+        purged = isinstance(error, PurgedError)
+        return Problem(package=self.name, top_hash=self.top_hash, logical_key=key, message=error.message, purged=purged)
 
 
-def write_entries(
-    registry: Registry,
-    entries: Iterable[Entry],
-    folder: Path,
-    *,
-    what: str,
-    title: str,
-    strip: str = "",
-    mode: int = 0o644,
-    progress: Progress = SILENT,
-) -> None:
-    """Write entries as files below an existing folder, each verified while it is copied.
+Claims = Callable[[Package], Mapping[str, Callable[[memoryview], None]]]
+"""Of a version, by key what looks at an entry's verified bytes and raises DataMismatchError if they are not what the
+version says of them. It may raise that itself."""
+
+_WRONG = (DataMismatchError, NotFoundError, RegistryError)
+
+
+def verify_registry(
+    registry: Registry, *, progress: Progress = SILENT, claims: Claims | None = None
+) -> tuple[int, list[Problem]]:
+    """Verify every version of every package: log chain, what was seen of it, manifest, objects; and what they are in.
 
     Args:
-        what: Names the version in errors.
-        strip: A prefix (`code/`) that logical keys lose on the way.
-        mode: Permission bits of the files.
-    """
-    chosen = list(entries)
-    keys = [check_logical_key(entry.logical_key.removeprefix(strip)) for entry in chosen]
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    made: dict[str, str] = {"": str(folder)}
-    small = []
-
-    def write(key: str, entry: Entry) -> None:
-        with os.fdopen(os.open(folder / key, flags, mode), "wb", buffering=0) as sink:
-            registry.copy_object(entry, sink, what=f"{entry.logical_key} of {what}")
-        advance()
-
-    with progress.task(title, len(chosen), unit="files") as advance, ThreadPoolExecutor(_THREADS) as pool:
-        futures = []
-        for key, entry in zip(keys, chosen, strict=True):
-            parent = key.rpartition("/")[0]
-            if parent not in made:
-                (folder / parent).mkdir(parents=True, exist_ok=True)
-                made[parent] = f"{folder}/{parent}"
-            if entry.size < SMALL:
-                small.append((key, entry))
-            else:
-                futures.append(pool.submit(write, key, entry))
-        reader = registry.reader(Manifest({}, tuple(entry for _, entry in small)), what=what)
-        try:
-            for position, (key, _) in enumerate(small):
-                descriptor = os.open(f"{folder}/{key}", flags, mode)
-                try:
-                    data = reader.read(position)
-                    if os.write(descriptor, data) != len(data):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{folder}/{key}")
-                finally:
-                    os.close(descriptor)
-                advance()
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def verify_registry(registry: Registry, *, progress: Progress = SILENT) -> tuple[int, list[Problem]]:
-    """Verify every version of every package: log chain, manifest, objects; and what objects are stored in.
+        claims: What else is to be true of the bytes of a version.
 
     Returns:
         The number of versions seen, and the problems.
     """
-    problems: list[Problem] = []
+    problems = [_of_all(message) for message in registry.lost()]
     sound: set[Digest] = set()
     seen = 0
     for name in registry.packages():
@@ -348,7 +320,10 @@ def verify_registry(registry: Registry, *, progress: Progress = SILENT) -> tuple
             except (DataMismatchError, NotFoundError, RegistryError) as error:
                 problems.append(Problem(package=name, top_hash=top_hash, logical_key=None, message=error.message))
                 continue
-            problems += package.verify(progress=progress, sound=sound)
-    damaged = registry.damage(progress=progress)
-    problems += [Problem(package="", top_hash="", logical_key=None, message=message) for message in damaged]
+            problems += package.verify(progress=progress, sound=sound, claims=claims)
+    problems += [_of_all(message) for message in registry.damage(progress=progress)]
     return seen, problems
+
+
+def _of_all(message: str) -> Problem:
+    return Problem(package="", top_hash="", logical_key=None, message=message)

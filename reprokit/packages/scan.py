@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprokit.core.atomic_files import explain_os_error
 from reprokit.core.canonical_json import canonical
-from reprokit.core.logical_keys import explain_os_error
 from reprokit.core.progress import Advance
 from reprokit.core.safe_json import load_json
 from reprokit.errors import RefusedError

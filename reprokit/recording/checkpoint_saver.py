@@ -10,13 +10,18 @@ from typing import Any, Literal
 import msgspec
 
 from reprokit.checkpoint.format import Piece, SnapshotMessage, encode
+from reprokit.core.atomic_files import explain_os_error
 from reprokit.core.canonical_json import spelled
-from reprokit.recording.journal import Journal
+from reprokit.errors import RefusedError, RegistryError
+from reprokit.recording.journal import UNSAVED, Journal
+from reprokit.recording.listener import DEAF, Listener
 from reprokit.registry import Registry
+from reprokit.registry.local import LocalRegistry
+from reprokit.schema.facts import CheckpointFacts, InputLink, VersionLink, facts_in, meta_of
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.record import CheckpointEntry
 
-__all__ = ["Collected", "Observer", "Saver", "SavingPolicy"]
+__all__ = ["Collected", "Saver", "SavingPolicy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,20 +40,10 @@ class SavingPolicy:
     name: str
     package: str | None
     best: dict[str, Literal["min", "max"]]
-    inputs: list[dict[str, str]]
+    inputs: list[InputLink]
     lock_hash: str | None
     keep: int | None = None
     move_tags: bool = True
-
-
-class Observer:
-    """What a face may want to show while a run goes on; does nothing by itself."""
-
-    def checkpoint(self, entry: CheckpointEntry, kind: str) -> None: ...
-
-    def total_epochs(self, total: int) -> None: ...
-
-    def epoch(self, epoch: int) -> None: ...
 
 
 @dataclass
@@ -56,11 +51,15 @@ class Collected:
     """What a session gathered for the record.
 
     Attributes:
+        errors: What could not be stored.
+        notes: What else is to be said.
         untold: Checkpoints that could not be stored, and whose script went on without learning it.
         resumed: The script restored the checkpoint that it was given.
+        lost: Variables of the script that do not hold what they held when that checkpoint was saved.
         imported: Top-level modules that the script's processes had imported at their ends.
         files: Files of the run's own code that they had imported.
         told: What is known of the numbers comes from a process that saved, at its end.
+        strangers: Processes that spoke to the runner and are not the run's, by ID where it is known.
     """
 
     initial: CheckpointEntry | None = None
@@ -69,16 +68,31 @@ class Collected:
     artifacts: dict[str, Entry] = field(default_factory=dict)
     numeric: dict[str, Any] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     untold: int = 0
     resumed: bool = False
+    lost: list[str] = field(default_factory=list)
     imported: set[str] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
     told: bool = False
+    strangers: list[int | None] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the record has to say of what was not kept."""
+        found = [*(f"Not stored: {text}" for text in self.errors), *dict.fromkeys(self.notes)]
+        if self.strangers:
+            known = ", ".join(str(number) for number in dict.fromkeys(self.strangers) if number is not None)
+            found.append(
+                f"A process that does not belong to the run spoke to its runner {len(self.strangers)} time(s)"
+                f"{f' (process {known[:200]})' if known else ''}: nothing of it was kept."
+            )
+        return found
 
     def add(self, entry: CheckpointEntry) -> None:
         """Add a checkpoint; one of the same epoch and step, as a resumed run may save again, replaces the older."""
         place = entry.place
-        if place[:2] != (None, None):
+        if place.is_counted:
             self.checkpoints = [old for old in self.checkpoints if old.place != place]
         self.checkpoints.append(entry)
 
@@ -88,6 +102,16 @@ class Collected:
             msgspec.structs.replace(entry, dropped=True) if entry.top_hash == top_hash else entry
             for entry in self.checkpoints
         ]
+
+
+def _put(pieces: list[Piece], registry: Registry) -> None:
+    with registry.staging() as sink, ThreadPoolExecutor(2) as pool:  # two: while one waits for the disk
+
+        def put(piece: Piece) -> None:
+            sink.put_hashed(piece.digest, piece.parts, piece.size)
+
+        for done in [pool.submit(put, piece) for piece in pieces]:
+            done.result()
 
 
 class Saver:
@@ -100,21 +124,20 @@ class Saver:
         journal: Journal,
         policy: SavingPolicy,
         collected: Collected | None = None,
-        observer: Observer | None = None,
+        listener: Listener = DEAF,
     ) -> None:
         self._registry = registry
         self._journal = journal
         self._policy = policy
         self._lock = threading.Lock()
         self.collected = collected or Collected()
-        self.observer = observer or Observer()
+        self.listener = listener
 
     def note_again(self) -> None:
         """Write what is known from an earlier attempt into the journal, so that a kill loses none of it."""
         collected = self.collected
-        entries = [("initial", collected.initial)] if collected.initial else []
-        for kind, entry in [*entries, *(("checkpoint", entry) for entry in collected.checkpoints)]:
-            self._journal.event("checkpoint", kind=kind, entry=spelled(msgspec.to_builtins(entry)))
+        for entry in [*([collected.initial] if collected.initial else []), *collected.checkpoints]:
+            self._journal.event("checkpoint", entry=spelled(msgspec.to_builtins(entry)))
         for key, kept in collected.artifacts.items():
             self._journal.event("artifact", key=key, size=kept.size, type=kept.digest.type, value=kept.digest.value)
 
@@ -125,58 +148,88 @@ class Saver:
             memory: The tensors; not needed any more when this returns.
         Raises:
             DataMismatchError: The snapshot does not fit its memory.
-            OSError: The registry cannot be written.
+            RegistryError: The registry cannot be written; the checkpoint is kept aside, and it says where.
         """
         name = self._policy.package or snapshot.package or f"checkpoints/{self._policy.name}"
         pieces, state_digest = encode(snapshot, memory)
-        with self._registry.staging() as sink, ThreadPoolExecutor(2) as pool:  # two: while one waits for the disk
-
-            def put(piece: Piece) -> None:
-                sink.put_hashed(piece.digest, piece.parts, piece.size)
-
-            for done in [pool.submit(put, piece) for piece in pieces]:
-                done.result()
         entries = [Entry(piece.key, piece.size, piece.digest, piece.meta) for piece in pieces]
+        try:
+            return self._store(name, snapshot, pieces, entries, state_digest)
+        except (RegistryError, OSError) as error:
+            raise self._kept_aside(name, snapshot, pieces, entries, state_digest, error) from error
+
+    def _store(
+        self, name: str, snapshot: SnapshotMessage, pieces: list[Piece], entries: list[Entry], state_digest: str
+    ) -> CheckpointEntry:
+        _put(pieces, self._registry)
         with self._lock:  # one after the other from here: each checkpoint names the one before
-            manifest = self._manifest(snapshot, entries, state_digest)
+            facts = self._facts(snapshot, state_digest)
+            manifest = Manifest.make(entries, message=self._message(snapshot), user_meta=meta_of(facts))
             tags = self._tags(name, snapshot) if self._policy.move_tags and snapshot.kind == "checkpoint" else ()
             latest = self._policy.move_tags and snapshot.kind != "exception"
-            self._registry.publish(name, manifest, tags=tags, latest=latest)
-            entry = CheckpointEntry(
-                package=name,
-                top_hash=manifest.top_hash,
-                state_digest=state_digest,
-                epoch=snapshot.epoch,
-                step=snapshot.step,
-                batch=snapshot.batch,
-                metrics=snapshot.metrics,
-                reason=None if snapshot.kind in ("checkpoint", "initial") else snapshot.kind,
-            )
+            self._publish(name, manifest, tags, latest=latest)
+            entry = CheckpointEntry.of(facts, package=name, top_hash=manifest.top_hash)
+            entry = msgspec.structs.replace(entry, unresumable=snapshot.unresumable)
             self._note(entry, snapshot)
             self._drop_old()
-        self.observer.checkpoint(entry, snapshot.kind)
+        self.listener.checkpoint(entry)
         return entry
 
-    def _manifest(self, snapshot: SnapshotMessage, entries: list[Entry], state_digest: str) -> Manifest:
+    def _kept_aside(
+        self,
+        name: str,
+        snapshot: SnapshotMessage,
+        pieces: list[Piece],
+        entries: list[Entry],
+        state_digest: str,
+        error: RegistryError | OSError,
+    ) -> RegistryError:
+        """Keep a checkpoint that its registry does not take in one beside the journal; return what to say of it."""
+        told = error if isinstance(error, RegistryError) else explain_os_error(error, "Storing a checkpoint")
+        aside = LocalRegistry(self._journal.file(UNSAVED))
+        manifest = Manifest.make(
+            entries, message=self._message(snapshot), user_meta=meta_of(self._facts(snapshot, state_digest))
+        )
+        try:
+            _put(pieces, aside)
+            aside.publish(name, manifest)
+        except (RegistryError, OSError):
+            return told
+        bring = f"reprokit push {name}@{manifest.top_hash[:12]} {self._registry.url} --registry {aside.url}"
+        return RegistryError(f"{told.message} The checkpoint of {snapshot.place} is kept: `{bring}`.", hint=told.hint)
+
+    def _publish(self, name: str, manifest: Manifest, tags: tuple[str, ...], *, latest: bool) -> None:
+        """Publish a checkpoint; a tag that somebody made permanent stays where it is, and the checkpoint is kept."""
+        try:
+            self._registry.publish(name, manifest, tags=tags, latest=latest)
+        except RefusedError as error:
+            if not tags:
+                raise
+            self._registry.publish(name, manifest, latest=latest)
+            self.collected.notes.append(f"A better checkpoint was saved, and is not tagged so. {error.message}")
+
+    def _facts(self, snapshot: SnapshotMessage, state_digest: str) -> CheckpointFacts:
         policy, done = self._policy, self.collected.checkpoints
         parent = done[-1] if done else self.collected.initial
-        facts = {
-            "kind": snapshot.kind,
-            "framework": snapshot.framework,
-            "run": policy.run_id,
-            "epoch": snapshot.epoch,
-            "step": snapshot.step,
-            "batch": snapshot.batch,
-            "parent": {"package": parent.package, "top_hash": parent.top_hash} if parent else None,
-            "inputs": policy.inputs,
-            "lock_hash": policy.lock_hash,
-            "state_digest": state_digest,
-            "metrics": spelled(snapshot.metrics),
-        }
-        where = "initial state" if snapshot.kind == "initial" else f"epoch {snapshot.epoch}"
-        if snapshot.batch is not None:
-            where += f", batch {snapshot.batch}"
-        return Manifest.make(entries, message=f"{policy.run_id} {where}", user_meta={"reprokit": facts})
+        return CheckpointFacts(
+            kind=snapshot.kind,
+            framework=snapshot.framework,
+            run=policy.run_id,
+            epoch=snapshot.epoch,
+            step=snapshot.step,
+            batch=snapshot.batch,
+            parent=VersionLink(package=parent.package, top_hash=parent.top_hash) if parent else None,
+            inputs=policy.inputs,
+            lock_hash=policy.lock_hash,
+            state_digest=state_digest,
+            metrics=snapshot.metrics,
+            carried=snapshot.carried,
+        )
+
+    def _message(self, snapshot: SnapshotMessage) -> str:
+        saves = sum(not one.place.is_counted for one in self.collected.checkpoints) + 1
+        where = snapshot.place if snapshot.place.is_counted else msgspec.structs.replace(snapshot.place, save=saves)
+        return f"{self._policy.run_id} {where}"
 
     def _note(self, entry: CheckpointEntry, snapshot: SnapshotMessage) -> None:
         collected = self.collected
@@ -184,10 +237,10 @@ class Saver:
             collected.initial = entry
         else:
             collected.add(entry)
-            collected.metrics.update(snapshot.metrics)
             self._journal.metrics(snapshot.step, snapshot.metrics)
+            collected.metrics.update(snapshot.metrics)
         collected.numeric = snapshot.numeric or collected.numeric
-        self._journal.event("checkpoint", kind=snapshot.kind, entry=spelled(msgspec.to_builtins(entry)))
+        self._journal.event("checkpoint", entry=spelled(msgspec.to_builtins(entry)))
 
     def _drop_old(self) -> None:
         """Delete the versions that `keep` does not keep; their digests stay in the record, their bytes until `gc`."""
@@ -227,8 +280,5 @@ class Saver:
         head = self._registry.head(name)
         if head is None or "best" not in head.tags:
             return None
-        meta = self._registry.read_header(head.tags["best"]).get("user_meta")
-        facts = meta.get("reprokit") if isinstance(meta, dict) else None
-        metrics = facts.get("metrics") if isinstance(facts, dict) else None
-        value = metrics.get(metric) if isinstance(metrics, dict) else None
-        return float(value) if isinstance(value, (int, float)) else None
+        facts = facts_in(self._registry.read_header(head.tags["best"]).get("user_meta"), CheckpointFacts)
+        return None if facts is None else facts.metrics.get(metric)

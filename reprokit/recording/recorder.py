@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from reprokit.core.atomic_files import explain_os_error
 from reprokit.core.canonical_json import metric_values
-from reprokit.core.digest import Digest
-from reprokit.core.logical_keys import os_errors
-from reprokit.errors import Error
-from reprokit.packages.package import RESERVED
+from reprokit.core.digest import Digest, hash_file
+from reprokit.core.logical_keys import check_logical_key
+from reprokit.core.refs import RESERVED
+from reprokit.errors import DataMismatchError, Error, RegistryError, UsageError
 from reprokit.recording.checkpoint_saver import Collected
-from reprokit.recording.journal import Journal, abandoned, read_lines
+from reprokit.recording.journal import Ended, Journal, abandoned, read_lines
+from reprokit.recording.kept_files import UnkeptError, keep_file
 from reprokit.registry import Registry, open_registry
 from reprokit.registry.base import Sink
+from reprokit.runs.bounded import bounded
+from reprokit.runs.logged import MAX_SERIES, digests_of, is_well, series_of
 from reprokit.runs.store import LOCK_KEY, RECORD_KEY
+from reprokit.schema.bounds import LOGGED, LeftOut
+from reprokit.schema.facts import meta_of
 from reprokit.schema.lock import RunLock
 from reprokit.schema.manifest import Entry, Manifest
+from reprokit.schema.metric_log import METRICS_KEY
 from reprokit.schema.notebook import FOLDER as NOTEBOOK
-from reprokit.schema.record import CheckpointEntry, Record
+from reprokit.schema.record import CheckpointEntry, OutputFacts, Record
 
 __all__ = ["Recording", "new_run_id", "now", "recover"]
 
-_FILES = ("log.txt", "metrics.jsonl")
+_FILES = ("log.txt", METRICS_KEY)
+_STAMP = "%Y%m%d-%H%M%S"
+_MALFORMED = (msgspec.ValidationError, AttributeError, KeyError, TypeError, ValueError)
+_NAMED = 10  # outputs that are not kept and have a warning each
 
 
 def now() -> str:
@@ -37,9 +48,19 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def new_run_id() -> str:
-    """Return `YYYYMMDD-HHMMSS-xxxxxx` (UTC, 6 random hex digits)."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+def new_run_id(registry: Registry) -> str:
+    """Return `YYYYMMDD-HHMMSS-xxxxxx` (UTC, 6 random hex digits), later than that of every run in the registry.
+
+    Where the clock was set back, or another machine's is ahead, the time goes on from the newest run's: by their IDs,
+    runs stand in the order in which they began.
+    """
+    moment = time.time()
+    newest = max((name.partition("/")[2] for name in registry.packages(RESERVED)), default="")
+    stamp = time.strftime(_STAMP, time.gmtime(moment))
+    if newest[:15] > stamp:
+        with contextlib.suppress(ValueError, OverflowError):  # no date: nobody's run
+            stamp = time.strftime(_STAMP, time.gmtime(calendar.timegm(time.strptime(newest[:15], _STAMP)) + 1))
+    return f"{stamp}-{secrets.token_hex(3)}"
 
 
 class Recording:
@@ -52,6 +73,7 @@ class Recording:
         self.journal = journal
         self.manifest = Manifest.make(entries)
         self.left_behind: list[str] = []
+        self.unkept: list[str] = []
 
     @classmethod
     @contextlib.contextmanager
@@ -73,29 +95,71 @@ class Recording:
             journal.event("start", registry=registry.url, top_hash=top_hash)
             yield recording
 
-    def end(self, record: Record, *, collected: Collected, outputs: dict[str, Path]) -> Record:
-        """Publish the finished record with log, metrics, outputs and artifacts.
+    def end(
+        self, record: Record, *, collected: Collected, outputs: dict[str, Path], workspace: Path | None = None
+    ) -> Record:
+        """Publish the ended record with log, metrics, outputs and artifacts.
+
+        What cannot be kept costs nothing else: the record says so. What would be published is in the journal before,
+        so that a later command can do it where this one cannot.
 
         Args:
             outputs: Logical key below `outputs/` → file.
+            workspace: Where they lie.
+        Raises:
+            RegistryError: The registry cannot be written; it says where everything is meanwhile.
         """
+        self.journal.ending(Ended(bounded(record).encode(), outputs, workspace, bool(self.left_behind)))
+        try:
+            return self._end(record, collected, outputs, workspace)
+        except (Error, OSError) as error:
+            told = error if isinstance(error, Error) else explain_os_error(error, "Writing the record")
+            raise RegistryError(
+                f"Run {record.run_id} ended ({record.status}), and its record could not be written. {told.message}",
+                hint=f"Nothing is lost: log, metrics and what else is not in the registry are in {self.journal.folder}"
+                f"{f', the outputs in {workspace}' if workspace is not None else ''}. "
+                f"The next `reprokit ls` completes the record, once {self._registry.url} can be written again.",
+            ) from error
+
+    def _end(self, record: Record, collected: Collected, outputs: dict[str, Path], workspace: Path | None) -> Record:
         facts = {output.path: output for output in record.outputs}
         extra = list(collected.artifacts.values())
+        warnings = [*record.warnings]
         notebook = None
         with self._registry.staging() as sink:
             for name in _FILES:
-                extra += _file_entry(name, self.journal.file(name), sink)
+                with _named(f"The run's {name}", warnings):
+                    extra.append(keep_file(name, self.journal.file(name), sink))
             for file in sorted(self.journal.file(NOTEBOOK).glob("[!.]*")):
-                notebook = f"{NOTEBOOK}/{file.name}"
-                extra += _file_entry(notebook, file, sink)
+                with _named(f"The executed notebook {file.name}", warnings):
+                    extra.append(keep_file(f"{NOTEBOOK}/{file.name}", file, sink))
+                    notebook = f"{NOTEBOOK}/{file.name}"
             for key, file in outputs.items():
-                stored = _file_entry(f"outputs/{key}", file, sink)
-                extra += stored
-                facts[key] = msgspec.structs.replace(facts[key], size=stored[0].size, digest=stored[0].digest.hex)
-        self.record = msgspec.structs.replace(record, outputs=list(facts.values()), notebook=notebook)
+                try:
+                    stored = keep_file(f"outputs/{key}", file, sink)
+                except UnkeptError as error:
+                    facts[key] = msgspec.structs.replace(facts[key], unkept=str(error))
+                else:
+                    extra.append(stored)
+                    facts[key] = msgspec.structs.replace(facts[key], size=stored.size, digest=stored.digest.hex)
+        told = list(facts.values())
+        self.unkept = [output.path for output in told if output.unkept is not None]
+        warnings += _of_unkept(told, workspace)
+        self.record = msgspec.structs.replace(
+            record, outputs=told, notebook=notebook, warnings=warnings, **self._logged(record)
+        )
         self._publish(extra)
         self._entries += extra
         return self.record
+
+    def _logged(self, record: Record) -> dict[str, Any]:
+        """Return the digests of what was logged; of a log that is too long to be compared, that it is not listed."""
+        file = self.journal.file(METRICS_KEY)
+        size = file.stat().st_size if file.exists() else 0
+        if size <= MAX_SERIES:
+            return {"logged": digests_of(series_of(filter(is_well, read_lines(file))), again=bool(record.attempts))}
+        gone = LeftOut(what=LOGGED, count=size, digest=hash_file(file)[0].hex)
+        return {"logged": None, "left_out": [*record.left_out, gone]}
 
     def amend(self, record: Record) -> Record:
         """Publish the record once more, with what was concluded after its end."""
@@ -104,51 +168,69 @@ class Recording:
         return record
 
     def _publish(self, extra: list[Entry]) -> str:
+        self.record = bounded(self.record)
         with self._registry.staging() as sink:
             entry = _entry(RECORD_KEY, self.record.encode(), sink)
         entries = [old for old in [*self._entries, *extra] if old.logical_key != RECORD_KEY]
         manifest = Manifest.make(
             [*entries, entry],
             message=f"{self.record.name}: {self.record.status}",
-            user_meta={"reprokit": self.record.summary()},
+            user_meta=meta_of(self.record.summary()),
         )
         self._registry.publish(f"{RESERVED}/{self.record.run_id}", manifest)
         self.manifest = manifest
         return manifest.top_hash
 
 
-def recover(home: Path) -> list[str]:
+def recover(home: Path, *, note: Callable[[str], None] = lambda _: None) -> list[str]:
     """Finalise the runs that were killed on this machine; return their IDs.
 
-    A run whose registry cannot be reached now keeps its journal for the next time.
+    A run whose registry cannot be reached now keeps its journal for the next time, and is noted.
     """
     done = []
     for journal, events in abandoned(home):
         try:
-            run_id = _finalise(journal, events)
-        except (Error, OSError):
+            keep = _finalise(journal, events)
+        except (Error, OSError) as error:
             journal.leave()
+            why = error.message if isinstance(error, Error) else str(error)
+            note(f"The record of run {journal.folder.name} is still to be completed from {journal.folder}: {why}")
             continue
-        journal.close(keep_workspace=True)
-        done.append(run_id)
+        journal.close(keep_workspace=keep)
+        done.append(journal.folder.name)
     return done
 
 
-def _finalise(journal: Journal, events: list[dict[str, Any]]) -> str:
+def _finalise(journal: Journal, events: list[dict[str, Any]]) -> bool:
+    """Complete a record; return whether the workspace holds what nobody kept."""
     run_id = journal.folder.name
     started = next((event for event in events if event.get("event") == "start"), None)
     if started is None:  # killed before anything was published: nothing to tell
-        return run_id
+        return True
     registry = open_registry(str(started["registry"]))
     manifest = registry.read_manifest(str(started["top_hash"]))
     head = registry.head(f"{RESERVED}/{run_id}")
     if head is not None and head.top_hash != manifest.top_hash:  # its end is published already
-        return run_id
+        return True
     entry = manifest[RECORD_KEY]
     what = f"{RECORD_KEY} of run {run_id}"
     record = Record.decode(registry.read_object(entry, what=what), what=what)
     collected = _collect(journal, events)
+    for gone in registry.lacking(collected.artifacts.values()):
+        collected.artifacts = {key: kept for key, kept in collected.artifacts.items() if kept.digest != gone.digest}
+        collected.notes.append(f"What the journal calls {gone.logical_key} is not in the registry.")
     recording = Recording(record, list(manifest.entries), registry=registry, journal=journal)
+    ended = journal.ended()
+    if ended is not None:  # its script had ended, and all that was missing was a registry
+        recording.end(
+            Record.decode(ended.record, what=f"The end of run {run_id}"),
+            collected=collected,
+            outputs=ended.outputs,
+            workspace=ended.workspace,
+        )
+        return ended.left or bool(recording.unkept)
+    workspace = journal.file("workspace")
+    left = f" What its script wrote is in {workspace}." if workspace.is_dir() else ""
     recording.end(
         msgspec.structs.replace(
             record,
@@ -158,33 +240,57 @@ def _finalise(journal: Journal, events: list[dict[str, Any]]) -> str:
             checkpoints=collected.checkpoints,
             metrics=collected.metrics,
             artifacts=sorted(collected.artifacts),
-            failure="The runner was killed; the record was completed afterwards from its journal.",
+            warnings=[*record.warnings, *collected.warnings],
+            failure=f"The runner was killed; the record was completed afterwards from its journal.{left}",
         ),
         collected=collected,
         outputs={},
     )
-    return run_id
+    return True
 
 
 def _collect(journal: Journal, events: list[dict[str, Any]]) -> Collected:
-    collected = Collected()
+    """Return what a journal says; what in it is malformed costs nothing else, and is counted."""
+    collected, malformed = Collected(), 0
     for event in events:
-        if event.get("event") == "checkpoint":
-            entry = msgspec.convert(
-                {**event["entry"], "metrics": metric_values(event["entry"]["metrics"])}, CheckpointEntry
-            )
-            if event.get("kind") == "initial":
-                collected.initial = entry
-            else:
-                collected.add(entry)
-        elif event.get("event") == "dropped":
-            collected.drop(str(event["top_hash"]))
-        elif event.get("event") == "artifact":
-            digest = Digest.checked(event["type"], event["value"])
-            collected.artifacts[event["key"]] = Entry(event["key"], int(event["size"]), digest)
-    for row in read_lines(journal.file("metrics.jsonl")):
-        collected.metrics.update(metric_values(row.get("values", {})))
+        try:
+            _take(event, collected)
+        except (
+            msgspec.ValidationError,
+            DataMismatchError,
+            UsageError,
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ):
+            malformed += 1
+    for row in read_lines(journal.file(METRICS_KEY)):
+        values = metric_values(row.get("values", {}))
+        if isinstance(values, dict):
+            collected.metrics.update({name: value for name, value in values.items() if isinstance(value, (int, float))})
+    if malformed:
+        collected.notes.append(f"{malformed:,} line(s) of the run's journal are malformed: what they said is missing.")
     return collected
+
+
+def _take(event: dict[str, Any], collected: Collected) -> None:
+    kind = event.get("event")
+    if kind == "checkpoint":
+        entry = msgspec.convert(
+            {**event["entry"], "metrics": metric_values(event["entry"]["metrics"])}, CheckpointEntry
+        )
+        if entry.place.is_initial:
+            collected.initial = entry
+        else:
+            collected.add(entry)
+    elif kind == "dropped":
+        collected.drop(str(event["top_hash"]))
+    elif kind == "stranger":
+        collected.strangers.append(event.get("process"))
+    elif kind == "artifact":
+        digest = Digest.checked(event["type"], event["value"])
+        collected.artifacts[event["key"]] = Entry(check_logical_key(event["key"]), int(event["size"]), digest)
 
 
 def _entry(key: str, data: bytes, sink: Sink) -> Entry:
@@ -192,10 +298,18 @@ def _entry(key: str, data: bytes, sink: Sink) -> Entry:
     return Entry(key, size, digest)
 
 
-def _file_entry(key: str, file: Path, sink: Sink) -> list[Entry]:
-    with os_errors(f"Keeping {file}"):
-        if not file.exists():
-            return []
-        with file.open("rb") as handle:
-            digest, size = sink.put_stream(handle, file.stat().st_size)
-    return [Entry(key, size, digest)]
+@contextlib.contextmanager
+def _named(what: str, warnings: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except UnkeptError as error:
+        warnings.append(f"{what} is not kept: {error}.")
+
+
+def _of_unkept(outputs: list[OutputFacts], workspace: Path | None) -> list[str]:
+    """Return a warning for each output that was written and is not kept, and one for those beyond the tenth."""
+    unkept = [output for output in outputs if output.unkept is not None]
+    found = [f"The output {output.path!r} was written and is not kept: {output.unkept}." for output in unkept[:_NAMED]]
+    if len(unkept) > _NAMED:
+        found.append(f"{len(unkept) - _NAMED:,} more outputs were written and are not kept.")
+    return [*found, f"What is not kept stays in {workspace}."] if found and workspace is not None else found

@@ -10,25 +10,26 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import socket
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from reprokit._version import __version__
+from reprokit.core.atomic_files import durable_write
 from reprokit.core.config import Config
-from reprokit.core.logical_keys import durable_write
+from reprokit.core.scratch import temporary
 from reprokit.environment.capture import capture_environment
 from reprokit.errors import Error
 from reprokit.numerics.machine import machine_facts
 from reprokit.recording.checkpoint_saver import Saver, SavingPolicy
 from reprokit.recording.journal import Journal
 from reprokit.recording.recorder import Recording, new_run_id, now, recover
-from reprokit.recording.server import Session
+from reprokit.recording.server import TOKEN_BYTES, Session
 from reprokit.registry import open_registry
+from reprokit.registry.package_log import writer
 from reprokit.schema.notebook import FOLDER, encode, notebook_of
 from reprokit.schema.record import EnvironmentFacts, Record
 
@@ -53,7 +54,7 @@ def serve(channel: socket.socket, facts: dict[str, Any]) -> None:
     script, interactive = str(facts["name"]), "params" in facts
     registry = open_registry(config.registry)
     recover(config.home)
-    run_id = new_run_id()
+    run_id = new_run_id(registry)
     stem = script if interactive else script.rpartition(".")[0] or script
     name = re.sub(r"[^A-Za-z0-9_-]", "-", stem) or "interactive"
     environment = capture_environment(config.cache)
@@ -71,6 +72,7 @@ def serve(channel: socket.socket, facts: dict[str, Any]) -> None:
         machine=machine_facts(dict(os.environ), python=environment.python),
         params=facts.get("params", {}),
         started=now(),
+        by=writer(),
         warnings=[_INTERACTIVE if interactive else _WARNING],
         reprokit=__version__,
     )
@@ -78,13 +80,14 @@ def serve(channel: socket.socket, facts: dict[str, Any]) -> None:
     policy = SavingPolicy(run_id=run_id, name=name, package=None, best={}, inputs=[], lock_hash=None)
     with (
         Recording.start(record, [], lock=None, registry=registry, journal=journal) as recording,
-        tempfile.TemporaryDirectory(prefix="reprokit-") as scratch,
+        temporary() as scratch,
     ):
         saver = Saver(registry=registry, journal=journal, policy=policy)
-        session = Session(registry=registry, journal=journal, saver=saver)
-        address = Path(scratch) / "socket"
+        token = secrets.token_hex(TOKEN_BYTES)
+        session = Session(registry=registry, journal=journal, saver=saver, token=token)
+        address = scratch / "socket"
         session.listen(address)
-        channel.sendall(json.dumps([str(address), run_id]).encode())
+        channel.sendall(json.dumps([str(address), run_id, token]).encode())
         told = _listen(channel)
         session.finish()
         collected = session.collected
@@ -98,14 +101,16 @@ def serve(channel: socket.socket, facts: dict[str, Any]) -> None:
             msgspec.structs.replace(
                 record,
                 status=status,
-                warnings=[*record.warnings, *([_CELLS] if told.get("cells") else [])],
+                warnings=[*record.warnings, *collected.warnings, *([_CELLS] if told.get("cells") else [])],
                 failure=failure,
                 ended=now(),
                 initial=collected.initial,
                 checkpoints=collected.checkpoints,
                 metrics=collected.metrics,
                 artifacts=sorted(collected.artifacts),
-                machine={**record.machine, "numeric": {**record.machine["numeric"], **collected.numeric}},
+                machine=msgspec.structs.replace(
+                    record.machine, numeric=record.machine.numeric.updated(collected.numeric)
+                ),
             ),
             collected=collected,
             outputs={},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reprokit.core.config import Config
@@ -15,9 +15,7 @@ __all__ = ["Registry", "open_registry", "registry_folder"]
 
 
 def open_registry(url: str, *, cache: Path | None = None, outside: Sequence[Path] = ()) -> Registry:
-    """Return the registry at a folder path or file:// URL; a folder that does not exist yet reads as empty.
-
-    A folder with `.quilt/` in it and no registry of ours is one of Quilt's, and only read.
+    """Return the registry at a folder path or URL; one that does not exist yet reads as empty.
 
     Args:
         cache: Where its index is kept; REPROKIT_CACHE, or the user's cache folder.
@@ -26,18 +24,38 @@ def open_registry(url: str, *, cache: Path | None = None, outside: Sequence[Path
         UsageError: A scheme that this release does not read.
         RegistryError: The folder is something else, or of an unknown format.
     """
-    folder = registry_folder(url)
-    if (folder / ".quilt").is_dir() and not (folder / "reprokit-registry.json").exists():
-        return QuiltRegistry(folder, outside=outside)
-    return LocalRegistry(folder, cache=cache or Config.cache_folder())
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return _in_folder(url, cache, outside)
+    if scheme not in _SCHEMES:
+        raise _unread(url)
+    return _SCHEMES[scheme](rest, cache, outside)
 
 
 def registry_folder(url: str) -> Path:
-    """Return the folder that an address names; UsageError for a scheme that this release does not read."""
+    """Return the folder that an address names; UsageError for a scheme that names none."""
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "file":
-        raise UsageError(
-            f"Registries at {scheme}:// are not read by this release ({url}).",
-            hint="Name a folder, which may be a mounted network drive.",
-        )
+        raise _unread(url)
     return Path(rest if separator else url).expanduser()
+
+
+def _in_folder(path: str, cache: Path | None, outside: Sequence[Path]) -> Registry:
+    """A folder with `.quilt/` in it and no registry of ours is one of Quilt's, and only read."""
+    folder = Path(path).expanduser()
+    if (folder / ".quilt").is_dir() and not (folder / "reprokit-registry.json").exists():
+        return QuiltRegistry(folder, outside=outside)
+    return LocalRegistry(folder, cache=cache or Config.cache_folder(), home=Config.home_folder())
+
+
+def _unread(url: str) -> UsageError:
+    return UsageError(
+        f"Registries at {url.partition('://')[0]}:// are not read by this release ({url}).",
+        hint="Name a folder, which may be a mounted network drive.",
+    )
+
+
+_SCHEMES: dict[str, Callable[[str, Path | None, Sequence[Path]], Registry]] = {
+    "file": _in_folder,
+}
+"""What opens a URL, by its scheme: it is given the rest, the cache and the folders outside."""

@@ -143,6 +143,10 @@ class Registry(ABC):
     def read_header(self, top_hash: str) -> dict[str, object]:
         """Return a version's header alone: for listings, and not verified."""
 
+    def listing(self, top_hash: str) -> object:
+        """Return what two versions that list the same files have equal, for a look at many; not verified everywhere."""
+        return self.read_manifest(top_hash).entries
+
     @abstractmethod
     def publish(
         self,
@@ -204,13 +208,21 @@ class Registry(ABC):
         """Return, in sentences, what is wrong with what objects are stored in, used by a version or not."""
         return []
 
+    def lost(self) -> list[str]:
+        """Return, in sentences, which packages this machine saw here that are not there any more."""
+        return []
+
     @abstractmethod
     def packages(self, namespace: str | None = None) -> Iterator[str]:
         """Yield package names, sorted."""
 
     @abstractmethod
     def claim(self, run_id: str) -> AbstractContextManager[None]:
-        """Hold the sign that a run is alive, for as long as the context is open and this process lives."""
+        """Hold the sign that a run is alive, for as long as the context is open and this process lives.
+
+        Raises:
+            RefusedError: Somebody holds it; who that is, if it can be told.
+        """
 
     @abstractmethod
     def is_claimed(self, run_id: str) -> bool:

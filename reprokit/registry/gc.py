@@ -1,4 +1,4 @@
-"""What keeps a registry in a folder small and sound: gc, purge, and which versions hold an object."""
+"""What keeps a registry in a folder small: gc, which removes what no version uses."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
-from reprokit.core.canonical_json import canonical
+from reprokit.core.atomic_files import fsync_folder, os_errors
 from reprokit.core.digest import CHUNKED, Digest, hash_file
-from reprokit.core.logical_keys import durable_write, fsync_folder, os_errors
 from reprokit.core.progress import SILENT, Progress
-from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError
-from reprokit.registry.base import Registry
+from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.package_log import writer
-from reprokit.registry.repair import DAMAGED
-from reprokit.schema.manifest import Manifest
 from reprokit.store.objects import is_digest_of
 from reprokit.store.staging import stage
 
-__all__ = ["GRACE", "Swept", "Use", "collect_garbage", "find_object", "purge", "uses"]
+__all__ = ["GRACE", "Swept", "collect_garbage", "rewrite_packs"]
 
 GRACE = 24 * 3600  # seconds
 _DEAD_SHARE = 0.2  # of a pack's bytes; with more of it unused, a pack is written anew
@@ -52,15 +46,6 @@ class Swept:
     kept: int = 0
     dry_run: bool = False
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Use:
-    """One entry, of one version, that holds an object."""
-
-    package: str
-    top_hash: str
-    logical_key: str
 
 
 def collect_garbage(
@@ -221,7 +206,7 @@ class _Sweep:
             self._swept.rewritten += len(rewrite)
             if not self._swept.dry_run:
                 before = sum(self._store.pack_path(name).stat().st_size for name in rewrite)
-                after, spared = _rewrite_packs(self._registry, rewrite, progress=progress)
+                after, spared = rewrite_packs(self._registry, rewrite, progress=progress)
                 self._swept.notes += spared
                 self._swept.bytes += max(before - after, 0)
 
@@ -260,7 +245,7 @@ class _Sweep:
                 self._remove(path, path.stat())
 
 
-def _rewrite_packs(
+def rewrite_packs(
     registry: LocalRegistry,
     packs: Mapping[str, Collection[bytes]],
     *,
@@ -303,7 +288,10 @@ def _rewrite_packs(
 
 def _is_whole(pack: Path) -> bool:
     """True if a pack's bytes are those that it is named by."""
-    return hash_file(pack)[0].hex == pack.stem
+    try:
+        return hash_file(pack)[0].hex == pack.stem
+    except DataMismatchError:  # no file
+        return False
 
 
 def _spared(name: str, *bad: bytes) -> str:
@@ -313,97 +301,3 @@ def _spared(name: str, *bad: bytes) -> str:
 
 def _age(path: Path) -> float:
     return time.time() - path.stat().st_mtime
-
-
-def find_object(registry: LocalRegistry, prefix: str) -> Digest:
-    """Return the digest whose hex starts with `prefix`, among all that versions name.
-
-    Raises:
-        NotFoundError: None does.
-        RefusedError: Two do.
-    """
-    found = {
-        entry.digest
-        for _, _, manifest in _versions(registry)
-        for entry in manifest.entries
-        if entry.digest.hex.startswith(prefix.lower())
-    }
-    if not found:
-        raise NotFoundError(f"No version in {registry.url} holds an object {prefix}.")
-    if len(found) > 1:
-        raise RefusedError(f"{prefix} is ambiguous: {len(found)} objects start with it.", hint="Give more digits.")
-    return found.pop()
-
-
-def uses(registry: Registry, prefix: str) -> list[Use]:
-    """Return every entry of every version whose object's hex digest starts with `prefix`."""
-    return [
-        Use(package=name, top_hash=top_hash, logical_key=entry.logical_key)
-        for name, top_hash, manifest in _versions(registry)
-        for entry in manifest.entries
-        if entry.digest.hex.startswith(prefix.lower())
-    ]
-
-
-def _versions(registry: Registry) -> Iterator[tuple[str, str, Manifest]]:
-    for name in registry.packages():
-        for top_hash in registry.top_hashes(name):
-            try:
-                yield name, top_hash, registry.read_manifest(top_hash)
-            except Error:
-                continue  # `verify` names it
-
-
-def purge(registry: LocalRegistry, digests: set[Digest], *, cache: Path, reason: str) -> list[Use]:
-    """Erase objects for good, wherever they lie, and leave a tombstone for each; return the entries that held them.
-
-    The versions stay, with what they were; reading a purged entry says when and why it was erased, and the same bytes
-    are not taken in again.
-
-    Args:
-        cache: The cache of this machine, whose copies go too. Other machines' caches are out of reach.
-    Raises:
-        DataMismatchError: The directory of a pack is damaged, so it may hold them unseen; nothing was purged.
-        RegistryError: Reading or writing failed; to purge again completes it.
-    """
-    affected = [
-        (entry.digest, Use(package=name, top_hash=top_hash, logical_key=entry.logical_key))
-        for name, top_hash, manifest in _versions(registry)
-        for entry in manifest.entries
-        if entry.digest in digests
-    ]
-    with os_errors(f"Purging in {registry.root}"), registry.objects.alone():
-        members = _all_members(registry)
-        for digest in sorted(digests):
-            stone = {
-                "type": digest.type,
-                "digest": digest.hex,
-                "reason": reason,
-                "time": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-                "writer": writer(),
-                "entries": [f"{use.package}@{use.top_hash} {use.logical_key}" for of, use in affected if of == digest],
-            }
-            durable_write(registry.objects.tombstone_path(digest), canonical(stone) + b"\n")
-        raws = {digest.raw for digest in digests if digest.type == CHUNKED}
-        holding = {name: held - raws for name, held in members.items() if held & raws}
-        if holding:
-            _rewrite_packs(registry, holding, despite_damage=True)
-        for digest in digests:
-            registry.objects.loose_path(digest).unlink(missing_ok=True)
-        shutil.rmtree(registry.root / DAMAGED, ignore_errors=True)  # what was set aside may hold them too
-    for top_hash in {use.top_hash for _, use in affected}:
-        shutil.rmtree(cache / "trees" / top_hash, ignore_errors=True)
-    for digest in digests:
-        shutil.rmtree(cache / "files" / digest.hex, ignore_errors=True)
-    return [use for _, use in affected]
-
-
-def _all_members(registry: LocalRegistry) -> dict[str, Set[bytes]]:
-    """Return what each pack says that it holds."""
-    try:
-        return {name: registry.objects.pack(name).members.keys() for name in registry.objects.pack_names()}
-    except DataMismatchError as error:
-        raise DataMismatchError(
-            f"It is not known what all packs hold, so nothing was purged. {error.message}",
-            hint="Take it out with `reprokit verify --all --repair`, and purge again.",
-        ) from None

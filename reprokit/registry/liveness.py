@@ -8,12 +8,39 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["SignsOfLife"]
+from reprokit.core.regular_files import open_lock, open_regular
+from reprokit.core.terminal_text import printable
+from reprokit.errors import DataMismatchError, RefusedError
+from reprokit.registry.package_log import writer
+
+__all__ = ["SignsOfLife", "in_use", "sign"]
 
 _ATTEMPTS = 50
+_MAX_SIGN = 1000  # bytes
+
+
+def sign(handle: BinaryIO) -> None:
+    """Write into a file that this process holds locked who that is, for those who find it locked."""
+    at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    handle.truncate(0)
+    handle.seek(0)
+    handle.write(f"{writer()}, process {os.getpid()}, since {at}".encode())
+    handle.flush()
+
+
+def in_use(run_id: str, lock: Path) -> RefusedError:
+    """Return what to tell who would execute a run that somebody executes: `lock` is the file that is held locked."""
+    who = ""
+    with contextlib.suppress(OSError, DataMismatchError), open_regular(lock) as handle:
+        who = printable(handle.read(_MAX_SIGN).decode(errors="replace"), 200)
+    return RefusedError(
+        f"Run {run_id} is executed already{f' by {who}' if who else ''}: two cannot go on with one run.",
+        hint=f"Wait for its end, which `reprokit show {run_id}` tells, or stop that process and resume the run then.",
+    )
 
 
 class SignsOfLife:
@@ -23,7 +50,11 @@ class SignsOfLife:
         self.folder = root / "running"
 
     def claim(self, run_id: str) -> AbstractContextManager[None]:
-        """Hold the sign of a run for as long as the context is open; who asks later finds it held."""
+        """Hold the sign of a run for as long as the context is open; who asks later finds it held.
+
+        Raises:
+            RefusedError: Somebody holds it.
+        """
         path = self.folder / run_id
         path.parent.mkdir(parents=True, exist_ok=True)
         return _held(path, _claimed(path))
@@ -37,14 +68,14 @@ class SignsOfLife:
         for run in self._names():
             with contextlib.suppress(FileNotFoundError, BlockingIOError):
                 path = self.folder / run
-                with path.open("rb") as handle:
+                with open_regular(path) as handle:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     yield path
 
     def is_claimed(self, run_id: str) -> bool:
         """True while somebody holds the sign."""
         try:
-            with (self.folder / run_id).open("rb") as handle:
+            with open_regular(self.folder / run_id) as handle:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -72,14 +103,15 @@ def _held(path: Path, handle: BinaryIO) -> Iterator[None]:
 def _claimed(path: Path) -> BinaryIO:
     """Open and lock a sign of life; who only looks whether it is locked is waited for, and gc may have removed it."""
     for attempt in range(_ATTEMPTS, -1, -1):
-        handle = path.open("wb")
+        handle = open_lock(path)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(handle.fileno()).st_nlink:
+                sign(handle)
                 break
         except BlockingIOError:
             if not attempt:
-                raise
+                raise in_use(path.name, path) from None
             time.sleep(0.01)
         handle.close()
     return handle

@@ -14,16 +14,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from reprokit.core.atomic_files import durable_write, os_errors
 from reprokit.core.canonical_json import canonical
 from reprokit.core.digest import Digest, hash_file
-from reprokit.core.logical_keys import durable_write, os_errors
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import check_package_name, check_tag
+from reprokit.core.regular_files import read_regular
 from reprokit.core.safe_json import load_json
-from reprokit.errors import NotFoundError, RefusedError, RegistryError
+from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, RegistryError
 from reprokit.registry.base import FORMAT, LogEntry, Registry, Sink
 from reprokit.registry.liveness import SignsOfLife
-from reprokit.registry.package_log import PackageLogs, Stamp, check_permanent
+from reprokit.registry.package_log import LATEST, PackageLogs, Stamp, check_permanent
+from reprokit.registry.seen import SeenLogs
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.index import Index
 from reprokit.store.manifests import ManifestStore
@@ -35,30 +37,35 @@ from reprokit.store.staging import Staging, stage
 __all__ = ["LocalRegistry"]
 
 _MARKER = "reprokit-registry.json"
+_MAX_MARKER = 64 * 1024
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class LocalRegistry(Registry):
     """See the module. Opening creates nothing; the first write does."""
 
-    def __init__(self, root: Path, *, cache: Path | None = None, stamp: Stamp | None = None) -> None:
+    def __init__(
+        self, root: Path, *, cache: Path | None = None, home: Path | None = None, stamp: Stamp | None = None
+    ) -> None:
         """Open a registry.
 
         Args:
             cache: Where its index is kept; None keeps it in memory.
+            home: Where it is kept what this machine saw of its logs last; None keeps nothing of that.
             stamp: Written instead of a new UUID, the time, and who writes.
         """
         self.root = root
         self.url = str(root)
         self._cache = cache
+        self._home = home
         self._stamp = stamp
         self._checked = False
         self.manifests = ManifestStore(root)
         self.history = PackageLogs(root, stamp=stamp)
         self.signs = SignsOfLife(root)
-        if not (root / _MARKER).exists() and root.exists():
+        if not self.exists() and root.exists():
             self._refuse_foreign()
-        elif root.exists():
+        if self.exists():  # by now: another process may be making it
             self._check_format()
 
     @cached_property
@@ -83,7 +90,7 @@ class LocalRegistry(Registry):
             if not self.root.is_dir():
                 raise RegistryError(f"{self.root} is not a folder, so it cannot be a registry.")
             others = [path.name for path in self.root.iterdir() if not path.name.startswith(".")]
-        if others:
+        if others and not self.exists():
             raise RegistryError(
                 f"{self.root} is not a reprokit registry: it has no {_MARKER}, but it holds {others[0]!r}.",
                 hint="Name an empty or new folder, or an existing registry, with --registry.",
@@ -92,7 +99,7 @@ class LocalRegistry(Registry):
     def _marker(self) -> dict[str, Any]:
         marker = self.root / _MARKER
         with os_errors(f"Opening the registry {self.root}"):
-            content = load_json(marker.read_bytes(), what=str(marker), max_bytes=64 * 1024)
+            content = load_json(read_regular(marker, max_bytes=_MAX_MARKER), what=str(marker), max_bytes=_MAX_MARKER)
         return content if isinstance(content, dict) else {}
 
     def _check_format(self) -> None:
@@ -106,10 +113,17 @@ class LocalRegistry(Registry):
         if not (isinstance(marker.get("uuid"), str) and _UUID.fullmatch(marker["uuid"])):
             raise RegistryError(f"{self.root / _MARKER} names no UUID.", hint="Restore it from a copy of the registry.")
         self._checked = True
+        if self._home is not None:
+            self.history.seen = SeenLogs(self._home / "seen" / f"{self.uuid}.sqlite", self.root)
 
     def _ensure(self) -> None:
         """Make the folder a registry before the first write."""
         if self._checked:
+            if not self.exists():
+                raise RegistryError(
+                    f"The registry {self.root} is gone: it has no {_MARKER} any more.",
+                    hint="Put it back where it was. Nothing was written in its place.",
+                )
             return
         with os_errors(f"Creating the registry {self.root}"), contextlib.suppress(FileExistsError):
             marker = {"format": FORMAT, "uuid": self._stamp.uuid if self._stamp else str(uuid.uuid4())}
@@ -168,14 +182,23 @@ class LocalRegistry(Registry):
         with os_errors(f"Verifying {self.root}"), progress.task("Verifying packs", len(names), unit="packs") as advance:
             for name in names:
                 path = self.objects.pack_path(name)
-                with contextlib.suppress(FileNotFoundError):  # gc wrote it anew meanwhile
+                try:
                     digest, _ = hash_file(path)
+                except FileNotFoundError:  # gc wrote it anew meanwhile
+                    pass
+                except DataMismatchError as error:  # no file
+                    found.append(error.message)
+                else:
                     if digest.hex != name:
                         found.append(
                             f"Pack {name[:12]}… is damaged: its bytes have the hash {digest.hex[:12]}… ({path})."
                         )
                 advance()
         return found
+
+    def lost(self) -> list[str]:
+        with os_errors(f"Listing {self.root}"):
+            return [] if self.history.seen is None else self.history.seen.gone(self.history.packages)
 
     # manifests
 
@@ -194,6 +217,10 @@ class LocalRegistry(Registry):
     def read_header(self, top_hash: str) -> dict[str, object]:
         with os_errors(f"Reading manifest {top_hash[:12]} from {self.root}"):
             return self.manifests.header(top_hash)
+
+    def listing(self, top_hash: str) -> object:
+        with os_errors(f"Reading manifest {top_hash[:12]} from {self.root}"):
+            return self.manifests.listing(top_hash)
 
     # the log
 
@@ -231,6 +258,11 @@ class LocalRegistry(Registry):
     def tag(self, name: str, top_hash: str, tags: tuple[str, ...], *, permanent: bool = False) -> LogEntry:
         for tag in tags:
             check_tag(tag)
+        if permanent and LATEST in tags:
+            raise RefusedError(
+                f"'{LATEST}' of {name} cannot be permanent: every build and every run into {name} moves it.",
+                hint=f"Give the version a name of its own: `reprokit tag {name}@{top_hash[:12]} NAME --permanent`.",
+            )
         self._ensure()
         with os_errors(f"Tagging {name} in {self.root}"), self.objects.shared():
             self._require(name, top_hash)
@@ -248,7 +280,7 @@ class LocalRegistry(Registry):
             head = self.head(name)
             if head is None or tag not in head.tags:
                 raise NotFoundError(f"No tag {tag!r} on {name} in {self.root}.")
-            if tag == "latest":
+            if tag == LATEST:
                 raise RefusedError(f"'latest' cannot be taken from {name}.", hint="`reprokit rollback` moves it.")
             return self.history.append(name, "tag", head.tags[tag], lambda before: _without(before, {tag}))
 

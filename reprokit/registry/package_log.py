@@ -17,14 +17,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from reprokit.core.canonical_json import canonical
-from reprokit.core.logical_keys import durable_write
+from reprokit.core.atomic_files import durable_write
+from reprokit.core.canonical_json import canonical, spelled
 from reprokit.core.refs import check_package_name
+from reprokit.core.regular_files import read_regular
 from reprokit.core.safe_json import load_json
 from reprokit.errors import DataMismatchError, RefusedError, UsageError
 from reprokit.registry.base import Action, LogEntry
+from reprokit.registry.seen import SeenLogs
 
-__all__ = ["PackageLogs", "Stamp", "check_permanent", "writer"]
+__all__ = ["LATEST", "PackageLogs", "Stamp", "check_permanent", "writer"]
+
+LATEST = "latest"
+"""The tag that every publication moves; it is never permanent."""
 
 _MAX_LOG_ENTRY = 16 * 1024 * 1024
 _DIGITS = 10
@@ -47,10 +52,15 @@ class Stamp(NamedTuple):
 
 
 class PackageLogs:
-    """`log/<ns>/<name>/<seq>` below a registry's root."""
+    """`log/<ns>/<name>/<seq>` below a registry's root.
+
+    Attributes:
+        seen: What this machine saw of them last, if that is kept.
+    """
 
     def __init__(self, root: Path, *, stamp: Stamp | None = None) -> None:
         self.folder = root / "log"
+        self.seen: SeenLogs | None = None
         self._stamp = stamp
 
     def head(self, name: str) -> LogEntry | None:
@@ -58,14 +68,25 @@ class PackageLogs:
         check_package_name(name)
         folder = self.folder / name
         seq = self._last_seq(folder)
-        return _parse(self._read_raw(folder, seq), seq, folder) if seq else None
+        if not seq:
+            return None
+        raw = self._read_raw(folder, seq)
+        entry = _parse(raw, seq, folder)
+        self._note(name, seq, raw)
+        return entry
 
     def entries(self, name: str) -> list[LogEntry]:
-        """Return the whole log of a package, oldest first, its chain of digests verified."""
+        """Return the whole log of a package, oldest first, its chain of digests verified.
+
+        Raises:
+            DataMismatchError: It is corrupt, or was rewritten; or it is shorter than what this machine saw of it.
+        """
         check_package_name(name)
         folder = self.folder / name
         entries: list[LogEntry] = []
+        digests: list[str] = []
         previous: str | None = None
+        seen = self.seen.of(name) if self.seen is not None else []
         for seq in range(1, self._last_seq(folder) + 1):
             raw = self._read_raw(folder, seq)
             entry = _parse(raw, seq, folder)
@@ -75,8 +96,12 @@ class PackageLogs:
                     f"but the entry before it is {str(previous)[:12]}….",
                     hint="Compare with another copy of the registry before you trust either.",
                 )
+            _check_tags(name, entries[-1] if entries else None, entry)
             previous = hashlib.sha256(raw).hexdigest()
+            digests.append(previous)
             entries.append(entry)
+        if self.seen is not None:
+            self.seen.check(name, digests, seen)
         return entries
 
     def top_hashes(self, name: str) -> list[str]:
@@ -125,18 +150,31 @@ class PackageLogs:
                 prev=hashlib.sha256(last).hexdigest() if last is not None else None,
                 action=action,
                 top_hash=top_hash,
-                time=self._stamp.time if self._stamp else time.time_ns(),
+                time=self._stamp.time if self._stamp else max(time.time_ns(), before.time + 1 if before else 0),
                 writer=self._stamp.writer if self._stamp else writer(),
                 tags=after,
                 permanent=tuple(sorted({*(before.permanent if before else ()), *permanent})),
                 note=note,
             )
             body = {"package": name, **{key: getattr(entry, key) for key in _FIELDS}}
+            raw = _sealed(canonical(spelled(body)))
+            if len(raw) > _MAX_LOG_ENTRY:
+                raise UsageError(
+                    f"The log of {name} takes entries of {_MAX_LOG_ENTRY:,} bytes at most, not of {len(raw):,}.",
+                    hint="Give a shorter message, or take tags away that are not needed any more.",
+                )
             try:
-                durable_write(folder / f"{entry.seq:0{_DIGITS}d}", _sealed(canonical(body)), exclusive=True)
+                durable_write(folder / f"{entry.seq:0{_DIGITS}d}", raw, exclusive=True)
             except FileExistsError:
                 continue
+            self._note(name, entry.seq, raw)
             return entry
+
+    def _note(self, name: str, seq: int, raw: bytes) -> None:
+        """Remember the newest entry of a log, if that is kept."""
+        if self.seen is not None:
+            digest = hashlib.sha256(raw).hexdigest()
+            self.seen.extend(name, seq, digest, lambda at: digest if at == seq else _digest_at(self.folder / name, at))
 
     def _last_seq(self, folder: Path) -> int:
         try:
@@ -148,12 +186,31 @@ class PackageLogs:
     def _read_raw(self, folder: Path, seq: int) -> bytes:
         path = folder / f"{seq:0{_DIGITS}d}"
         try:
-            return path.read_bytes()
+            return read_regular(path, max_bytes=_MAX_LOG_ENTRY)
         except FileNotFoundError:
             raise DataMismatchError(
                 f"The log of {folder.parent.name}/{folder.name} has a gap: entry {seq} is missing from {folder}.",
                 hint="Restore the file from another copy of the registry.",
             ) from None
+
+
+def _digest_at(folder: Path, seq: int) -> str | None:
+    try:
+        return hashlib.sha256((folder / f"{seq:0{_DIGITS}d}").read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _check_tags(name: str, before: LogEntry | None, entry: LogEntry) -> None:
+    """Raise DataMismatchError if an entry moves a tag that never moves: nobody can have written that honestly."""
+    moved = [tag for tag in before.permanent if entry.tags.get(tag) != before.tags[tag]] if before is not None else []
+    lost = [tag for tag in before.permanent if tag not in entry.permanent] if before is not None else []
+    if moved or lost:
+        tag = [*moved, *lost][0]
+        raise DataMismatchError(
+            f"The history of {name} was rewritten: log entry {entry.seq} moves the permanent tag {tag!r}.",
+            hint="Compare with another copy of the registry before you trust either.",
+        )
 
 
 def _sealed(body: bytes) -> bytes:
@@ -163,6 +220,8 @@ def _sealed(body: bytes) -> bytes:
 
 def _parse(raw: bytes, seq: int, folder: Path) -> LogEntry:
     what = f"Log entry {seq} of {folder.parent.name}/{folder.name}"
+    if len(raw) > _MAX_LOG_ENTRY:
+        raise DataMismatchError(f"{what} is longer than {_MAX_LOG_ENTRY:,} bytes ({folder}).")
     body = raw.partition(b"\n")[0]
     if raw != _sealed(body):
         raise DataMismatchError(
@@ -180,7 +239,8 @@ def _parse(raw: bytes, seq: int, folder: Path) -> LogEntry:
             f"{what} is in the wrong place: it is entry {value['seq']} of {value['package']} ({folder}).",
             hint="Restore the log from another copy of the registry.",
         )
-    return LogEntry(**{**{key: value[key] for key in _FIELDS}, "permanent": tuple(value["permanent"])})
+    permanent = tuple(tag for tag in value["permanent"] if tag != LATEST)  # an older release allowed it: it moves again
+    return LogEntry(**{**{key: value[key] for key in _FIELDS}, "permanent": permanent})
 
 
 def _is_entry(value: Any) -> bool:
@@ -189,14 +249,15 @@ def _is_entry(value: Any) -> bool:
         and isinstance(value.get("package"), str)
         and type(value.get("seq")) is int
         and (value.get("prev") is None or _is_hash(value["prev"]))
-        and value.get("action") in _ACTIONS
+        and isinstance(value.get("action"), str)
+        and value["action"] in _ACTIONS
         and _is_hash(value.get("top_hash"))
         and type(value.get("time")) is int
         and isinstance(value.get("writer"), str)
         and isinstance(value.get("tags"), dict)
         and all(_is_hash(hash_) for hash_ in value["tags"].values())
         and isinstance(value.get("permanent"), list)
-        and all(tag in value["tags"] for tag in value["permanent"])
+        and all(isinstance(tag, str) and tag in value["tags"] for tag in value["permanent"])
         and (value.get("note") is None or isinstance(value["note"], str))
         and set(value) == {"package", *_FIELDS}
     )

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from reprokit.core.atomic_files import os_errors
 from reprokit.core.digest import Digest, copy_hashed, hash_bytes
-from reprokit.core.logical_keys import os_errors
 from reprokit.core.refs import PackageRef, check_package_name, check_tag
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.registry.base import LogEntry, Registry, Sink
-from reprokit.schema.manifest import MAX_MANIFEST, Entry, Manifest
+from reprokit.schema.manifest import MAX_LINE, MAX_MANIFEST, Entry, Manifest
 from reprokit.store.objects import corrupt
 
 __all__ = ["LATEST", "MANIFESTS", "OBJECTS", "POINTERS", "QuiltRegistry", "object_place"]
@@ -36,7 +36,6 @@ LATEST = "latest"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SECONDS = re.compile(r"[0-9]{1,11}")
 _ENDING = re.compile(r"(?:\.[A-Za-z0-9_]{1,12}){1,2}")
-_MAX_HEADER = 16 * 1024 * 1024
 _MAX_POINTER = 1024
 _TORN = (0.0, 0.02, 0.1, 0.5)  # seconds: quilt3 rewrites `latest` in place, so a reader can find it empty for a moment
 
@@ -171,17 +170,11 @@ class QuiltRegistry(Registry):
             if (size := os.fstat(handle.fileno()).st_size) > MAX_MANIFEST:
                 raise DataMismatchError(f"{what} is {size:,} bytes long; at most {MAX_MANIFEST:,} are read.")
             data = handle.read(size + 1)
-        manifest = Manifest.decode(data, top_hash=top_hash, what=what)
-        if b"\\ud" in data or b"\\uD" in data:
-            try:
-                manifest.encode()
-            except UnicodeEncodeError:
-                raise DataMismatchError(f"{what} holds text that is not Unicode.") from None
-        return manifest
+        return Manifest.decode(data, top_hash=top_hash, what=what)
 
     def read_header(self, top_hash: str) -> dict[str, object]:
         with os_errors(f"Reading manifest {top_hash[:12]} from {self.root}"), self._open_manifest(top_hash) as handle:
-            first = handle.readline(_MAX_HEADER + 1)
+            first = handle.readline(MAX_LINE + 1)
         return Manifest.decode_header(first, what=self._name_of(top_hash))
 
     def holds(self, manifest: Manifest) -> bool:

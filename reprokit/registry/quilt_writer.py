@@ -25,9 +25,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from reprokit.core.logical_keys import fsync_folder, os_errors
+from reprokit.core.atomic_files import fsync_folder, new_file, os_errors
 from reprokit.core.progress import Advance
 from reprokit.core.refs import check_package_name
+from reprokit.core.regular_files import open_lock, open_regular, read_regular
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, RegistryError
 from reprokit.registry.base import Registry
 from reprokit.registry.quilt import LATEST, MANIFESTS, POINTERS, QuiltRegistry, object_place
@@ -38,6 +39,7 @@ __all__ = ["QuiltWriter"]
 
 _OURS = ".quilt/reprokit"
 _OWNER = "owner"
+_MAX_POINTER = 1024
 _SECONDS = re.compile(r"[0-9]{1,11}")
 _SYNCING = 8  # files made durable at once: the journal of a file system takes them together
 _PENDING = 64
@@ -133,18 +135,20 @@ class QuiltWriter:
         """Return what `latest` and the pointers called by seconds hold."""
         names = os.listdir(folder) if folder.is_dir() else []
         chosen = [name for name in names if name == LATEST or _SECONDS.fullmatch(name)]
-        return {name: (folder / name).read_bytes().decode("ascii", "replace").strip() for name in chosen}
+        return {
+            name: read_regular(folder / name, max_bytes=_MAX_POINTER).decode("ascii", "replace").strip()
+            for name in chosen
+        }
 
     def _text(self, manifest: Manifest) -> bytes:
         base = self.root.as_uri()
         return manifest.placed([f"{base}/{place}" for place, _ in _places(manifest)]).encode()
 
     def _write(self, path: Path, data: bytes, staging: Path) -> None:
-        descriptor, temporary = tempfile.mkstemp(dir=staging)
+        descriptor, temporary = new_file(staging)
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(data)
             handle.flush()
-            os.fchmod(descriptor, 0o644)
             os.fsync(descriptor)
         _make_folder(path.parent)
         Path(temporary).replace(path)
@@ -152,7 +156,7 @@ class QuiltWriter:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        with (self.root / _OURS / "lock").open("ab") as lock:
+        with open_lock(self.root / _OURS / "lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -253,7 +257,7 @@ class _Copying:
         """Write an object to a temporary file, verified; return its descriptor and name."""
         entry = self._manifest.entries[position]
         what = f"{entry.logical_key} of {self._what}"
-        descriptor, name = tempfile.mkstemp(dir=self._folder)
+        descriptor, name = new_file(self._folder)
         try:
             with os.fdopen(descriptor, "wb", closefd=False) as sink:
                 if entry.size < SMALL:
@@ -276,7 +280,6 @@ def _places(manifest: Manifest) -> Iterator[tuple[str, Entry]]:
 def _settle(descriptor: int, name: str, final: Path) -> None:
     """Make a temporary file durable and give it its name."""
     try:
-        os.fchmod(descriptor, 0o644)  # quilt3 copies the mode along, and could not write over a read-only file again
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -305,7 +308,7 @@ def _is_there(path: Path, size: int) -> bool:
 
 def _is_abandoned(folder: Path) -> bool:
     try:
-        with (folder / _OWNER).open("rb") as owner:
+        with open_regular(folder / _OWNER) as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from reprokit.core.digest import Digest, hash_file
-from reprokit.core.logical_keys import fsync_folder, os_errors
+from reprokit.core.atomic_files import fsync_folder, os_errors
+from reprokit.core.digest import CHUNKED, Digest, hash_file
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError
 from reprokit.registry.local import LocalRegistry
@@ -52,18 +52,26 @@ def set_aside_damaged(registry: LocalRegistry, *, progress: Progress = SILENT) -
         names = sorted(store.pack_names())
         with progress.task("Looking for damage", len(loose) + len(names), unit="files") as advance:
             for digest, path in loose:
-                if hash_file(path, digest.type)[0] != digest:
+                if _hash_of(path, digest.type) != digest.hex:
                     done.append(_move(registry.root, path, f"{digest.type}-{digest.hex}"))
                 advance()
             for name in names:
                 path = store.pack_path(name)
-                if hash_file(path)[0].hex != name:
+                if _hash_of(path) != name:
                     kept = _pack_anew(store, name)
                     store.close_pack(name)
                     done.append(_move(registry.root, path, f"{name}.zip", kept=kept))
                 advance()
         store.catalogue()
     return done
+
+
+def _hash_of(path: Path, kind: str = CHUNKED) -> str | None:
+    """Return a file's hash in hex; None of what is no file."""
+    try:
+        return hash_file(path, kind)[0].hex
+    except DataMismatchError:
+        return None
 
 
 def _pack_anew(store: ObjectStore, name: str) -> int:

@@ -14,14 +14,18 @@ from typing import Any, Literal
 import msgspec
 
 from reprokit.comparison.compare_runs import compare_runs
+from reprokit.core.canonical_json import canonical
 from reprokit.core.config import Config
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import EnvironmentMismatchError, RefusedError, UsageError
+from reprokit.recording.listener import DEAF, Listener
 from reprokit.registry import open_registry
 from reprokit.reproduction.overrides import Overrides
 from reprokit.reproduction.reproduce import reproduce
 from reprokit.runs.pairs import checkpoint_pairs
 from reprokit.runs.store import RunStore
+from reprokit.schema.factor import Factor
+from reprokit.schema.place import INITIAL, Spot
 from reprokit.schema.record import Record
 from reprokit.schema.verdict import Cause, Verdict
 
@@ -81,21 +85,20 @@ class _Bench:
 
     original: Record
     other: Record
-    places: list[str]
+    places: list[Spot]
     until: int | None
     registry: str
     progress: Progress
     repeat: Callable[[Overrides], Verdict]
     trials: list[Trial] = field(default_factory=list)
-    known: dict[tuple[str, ...], Record | None] = field(default_factory=dict)
+    known: dict[str, Record | None] = field(default_factory=dict)
 
-    def try_with(self, factors: list[str], place: str) -> Equals:
+    def try_with(self, factors: list[Factor], place: Spot) -> Equals:
         """Say whose bits the original gives at a place when it is given these; what was tried is not run again."""
-        key = tuple(sorted(factors))
+        key = _key(factors)
         ran = key not in self.known
         if ran:
-            until = f"epoch={self.until}" if self.until is not None else None
-            self.known[key] = self._repeated(Overrides.parse(tuple(factors), until=until))
+            self.known[key] = self._repeated(Overrides.of(factors, until=self.until))
         record = self.known[key]
         seen = _seen_at(record, place)
         equals: Equals = "neither"
@@ -107,7 +110,9 @@ class _Bench:
             equals = "other"
         if ran:
             run_id = record.run_id if record is not None else ""
-            self.trials.append(Trial(factors=factors, run_id=run_id, at=place, equals=equals))
+            self.trials.append(
+                Trial(factors=[one.option for one in factors], run_id=run_id, at=str(place), equals=equals)
+            )
             self.progress.note(f"  {_names(factors) or 'unchanged'}: {_SAID[equals]} at {place}")
         return equals
 
@@ -120,9 +125,18 @@ class _Bench:
             return None
         return RunStore(open_registry(self.registry)).load(verdict.run_id).record
 
-    def next_place(self, factors: list[str]) -> str | None:
+    def idle(self, factors: list[Factor]) -> list[Factor]:
+        """Return the parameters that gave the original's own bits, at all places, when they alone were changed."""
+
+        def same(record: Record | None) -> bool:
+            ended = record is not None and record.status == "finished"
+            return ended and all(_seen_at(record, at) == _seen_at(self.original, at) for at in self.places)
+
+        return [one for one in factors if one.kind == "param" and same(self.known.get(_key([one])))]
+
+    def next_place(self, factors: list[Factor]) -> Spot | None:
         """Return where a repetition that was tried first differs from the other run; None if nowhere."""
-        record = self.known[tuple(sorted(factors))]
+        record = self.known[_key(factors)]
         return next((at for at in self.places if _seen_at(record, at) != _seen_at(self.other, at)), None)
 
 
@@ -139,14 +153,16 @@ def bisect(
     right: str,
     *,
     registry: str | None = None,
+    command: list[str] | None = None,
+    hermetic: bool = False,
     progress: Progress = SILENT,
-    **listeners: Any,
+    listener: Listener = DEAF,
 ) -> Bisection:
     """Find out which of the things that differ between two runs makes their bits differ.
 
     Args:
         left, right: The original and the other run: IDs, unique parts of them, `latest`.
-        listeners: As for `reproduce`: `observer`, `echo`, `command`.
+        command, hermetic: As for `reproduce`.
     Raises:
         RefusedError: The two do not differ, or in nothing that a run can be given.
     """
@@ -158,9 +174,14 @@ def bisect(
     first = verdict.first_divergence
     ids = f"{original.record.run_id} and {other.record.run_id}"
     if first is None:
-        raise RefusedError(f"No bit of the runs {ids} differs: there is nothing to look for.")
-    place = str(first.what or "").partition(" is missing from")[0]
-    factors = list(dict.fromkeys(cause.factor for cause in verdict.explanations if cause.factor is not None))
+        names = [row.what for row in verdict.comparisons if row.what.startswith("params.")]
+        also = f" {_and(names)} changed, and changed nothing." if names else ""
+        raise RefusedError(f"No bit of the runs {ids} differs: there is nothing to look for.{also}")
+    spot = first.spot
+    factors: list[Factor] = []
+    for cause in verdict.explanations:
+        if cause.factor is not None and cause.factor not in factors:
+            factors.append(cause.factor)
     lost = [cause for cause in verdict.explanations if cause.factor is None and cause.weight != "unlikely"]
     untried = [cause.text for cause in lost if cause.kind != "unexplained"]
     if not factors:
@@ -171,20 +192,26 @@ def bisect(
         )
 
     def repeat(overrides: Overrides) -> Verdict:
-        return reproduce(original.record.run_id, registry=address, overrides=overrides, progress=progress, **listeners)
+        return reproduce(
+            original.record.run_id, registry=address, overrides=overrides, command=command, hermetic=hermetic,
+            progress=progress, listener=listener,
+        )  # fmt: skip
 
-    until = 0 if place == "initial state" else first.epoch
-    pairs = checkpoint_pairs(original.record, other.record, until)
-    places = [name for name, _, _ in pairs] if any(name == place for name, _, _ in pairs) else [place]
+    until = 0 if spot == Spot(place=INITIAL) else first.epoch
+    places = [Spot(place=pair.place) for pair in checkpoint_pairs(original.record, other.record, until)]
+    places = places if spot in places else [spot]
     bench = _Bench(original.record, other.record, places, until, address, progress, repeat)
     guilty, together, conclusion = _search(bench, factors, verdict.explanations)
+    idle = bench.idle(factors)
+    conclusion += f" {_names(idle)} {'changes' if len(idle) == 1 else 'change'} nothing." if idle else ""
     return Bisection(
-        original=original.record.run_id, other=other.record.run_id, where=place, trials=bench.trials, untried=untried,
-        guilty=guilty, together=together, conclusion=conclusion,
+        original=original.record.run_id, other=other.record.run_id, where=str(spot), trials=bench.trials,
+        untried=untried,
+        guilty=[factor.option for factor in guilty], together=together, conclusion=conclusion,
     )  # fmt: skip
 
 
-def _search(bench: _Bench, factors: list[str], causes: list[Cause]) -> tuple[list[str], bool, str]:
+def _search(bench: _Bench, factors: list[Factor], causes: list[Cause]) -> tuple[list[Factor], bool, str]:
     """Return what is guilty, whether it takes several, and a sentence."""
     place = bench.places[-1] if len(bench.places) == 1 else _first(bench)
     unchanged = bench.try_with([], place)
@@ -198,7 +225,7 @@ def _search(bench: _Bench, factors: list[str], causes: list[Cause]) -> tuple[lis
             f"The original does not repeat here even unchanged: at {place} it gives {_SAID[unchanged]}. "
             "Nothing can be blamed before it does; `reprokit doctor` looks for what is left to chance."
         )  # fmt: skip
-    guilty: list[str] = []
+    guilty: list[Factor] = []
     said: list[str] = []
     while True:
         found, sentence = _guilty_at(bench, place, guilty, [one for one in factors if one not in guilty], causes)
@@ -212,17 +239,17 @@ def _search(bench: _Bench, factors: list[str], causes: list[Cause]) -> tuple[lis
         place = after
 
 
-def _first(bench: _Bench) -> str:
+def _first(bench: _Bench) -> Spot:
     """Return the first place at which the two runs differ."""
     return next(at for at in bench.places if _seen_at(bench.original, at) != _seen_at(bench.other, at))
 
 
 def _guilty_at(
-    bench: _Bench, place: str, base: list[str], factors: list[str], causes: list[Cause]
-) -> tuple[list[str], str]:
+    bench: _Bench, place: Spot, base: list[Factor], factors: list[Factor], causes: list[Cause]
+) -> tuple[list[Factor], str]:
     """Return which of the factors, beside those known to be guilty, give the other run's bits at a place."""
     also = f", beside {_names(base)}," if base else ""
-    suspects: list[str] = []
+    suspects: list[Factor] = []
     bench.try_with(base, place)
     for factor in factors:
         equals = bench.try_with([*base, factor], place)
@@ -244,13 +271,13 @@ def _guilty_at(
     )  # fmt: skip
 
 
-def _moves(bench: _Bench, base: list[str], factor: str, place: str) -> bool:
+def _moves(bench: _Bench, base: list[Factor], factor: Factor, place: Spot) -> bool:
     """True if a factor changed the bits at a place, into whosever."""
-    one, other = (bench.known[tuple(sorted(factors))] for factors in (base, [*base, factor]))
+    one, other = (bench.known[_key(factors)] for factors in (base, [*base, factor]))
     return bool(_seen_at(one, place) != _seen_at(other, place))
 
 
-def _needed(bench: _Bench, base: list[str], factors: list[str], place: str) -> list[str]:
+def _needed(bench: _Bench, base: list[Factor], factors: list[Factor], place: Spot) -> list[Factor]:
     """Return those of the factors without which the other run's bits do not come out; each is left out once."""
     needed = list(factors)
     for factor in factors:
@@ -260,29 +287,35 @@ def _needed(bench: _Bench, base: list[str], factors: list[str], place: str) -> l
     return needed
 
 
-def _seen_at(record: Record | None, place: str) -> Any:
+def _seen_at(record: Record | None, spot: Spot) -> Any:
     """Return what a run had at the place of a first difference: the digest of a checkpoint or output, or a metric."""
     if record is None:
         return None
-    kind, _, name = place.partition(" ")
-    if kind == "output":
-        return next((output.digest for output in record.outputs if output.path == name), None)
-    if kind == "metric":
-        metric, _, where = name.partition(" of ")
-        entry = _at(record, where) if where else None
-        return (entry.metrics if entry is not None else record.metrics).get(metric)
-    entry = _at(record, place)
+    if spot.output is not None:
+        return next((output.digest for output in record.outputs if output.path == spot.output), None)
+    entry = None
+    if spot.place is not None:
+        entry = next((pair.left for pair in checkpoint_pairs(record, record) if pair.place == spot.place), None)
+    if spot.metric is not None:
+        if spot.place is None:
+            return record.metrics.get(spot.metric), (record.logged or {}).get(spot.metric)
+        return None if entry is None else entry.metrics.get(spot.metric)
     return None if entry is None else entry.state_digest
 
 
-def _at(record: Record, place: str) -> Any:
-    return next((one for name, one, _ in checkpoint_pairs(record, record) if name == place), None)
-
-
-def _told(factor: str, causes: list[Cause]) -> str:
+def _told(factor: Factor, causes: list[Cause]) -> str:
     texts = [cause.text for cause in causes if cause.factor == factor]
-    return texts[0] if len(texts) == 1 else f"{factor} ({'; '.join(texts[:3])})"
+    return texts[0] if len(texts) == 1 else f"{factor.option} ({'; '.join(texts[:3])})"
 
 
-def _names(factors: list[str]) -> str:
-    return " and ".join(factors) if len(factors) < 3 else f"{', '.join(factors[:-1])} and {factors[-1]}"
+def _names(factors: list[Factor]) -> str:
+    return _and([factor.option for factor in factors])
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _key(factors: list[Factor]) -> str:
+    """Return what tells two choices of factors apart, whatever their order; a value may be a list or a mapping."""
+    return canonical(sorted(canonical(msgspec.to_builtins(factor)).decode() for factor in factors)).decode()

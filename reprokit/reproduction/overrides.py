@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from reprokit.core.progress import Progress
+from reprokit.comparison.record_check import check_record
 from reprokit.core.refs import is_package_ref, parse_run
 from reprokit.core.safe_yaml import load_yaml
+from reprokit.core.secret_scan import in_value
 from reprokit.environment.capture import capture_environment
 from reprokit.environment.vault import kept_entries, open_vault
 from reprokit.errors import UsageError
-from reprokit.locking.git_tree import Repository, code_entries
+from reprokit.locking.code_entries import code_entries
+from reprokit.locking.git_tree import Repository
 from reprokit.locking.inputs import output_name, pin_input
 from reprokit.locking.prepared import Prepared
 from reprokit.locking.recipe_lock import ready_for
+from reprokit.locking.secret_check import SecretCheck, refuse_secrets
 from reprokit.registry import Registry
+from reprokit.registry.context import Context
 from reprokit.runs.store import RunStore, StoredRun
+from reprokit.schema.factor import SETTINGS, Factor, FactorKind
 from reprokit.schema.lock import DataPin, RunLock
 from reprokit.schema.manifest import Entry
 from reprokit.schema.recipe import DataInput, Tolerance, from_plain, to_plain
 from reprokit.schema.record import CodeFacts
 
-__all__ = ["Overrides", "prepare_with"]
+__all__ = ["Overrides", "parse_factor", "prepare_with"]
 
-_EXECUTION = {"threads", "seed", "determinism", "inputs", "layout"}
-_WITH_HELP = (
+
+_PREFIXES: dict[str, FactorKind] = {"data": "data", "param": "param", "variable": "variable"}
+_HELP = (
     "Known: code=DIR or RUN, data.NAME=REF, param.NAME=VALUE, threads=N, seed=N, determinism=…, inputs=…, layout=…, "
     "variable.NAME=VALUE (nothing to unset it), env=current or RUN."
 )
+
+
+def parse_factor(option: str) -> Factor:
+    """Parse what stands after `--with`; values of parameters and settings are YAML.
+
+    Raises:
+        UsageError: It is of no known form.
+    """
+    key, equals, text = option.partition("=")
+    prefix, _, name = key.partition(".")
+    kind = _PREFIXES.get(prefix)
+    if kind == "variable" and name and equals:
+        return Factor(kind=kind, name=name, value=text or None)
+    if not equals or not text:
+        raise UsageError(f"--with {option}: write NAME=VALUE.", hint=_HELP)
+    if key in ("code", "env"):
+        return Factor(kind="code" if key == "code" else "environment", value=text)
+    if kind == "data" and name:
+        return Factor(kind=kind, name=name, value=text)
+    if kind == "param" and name:
+        return Factor(kind=kind, name=name, value=load_yaml(text.encode(), what=f"--with {option}"))
+    if key in SETTINGS:
+        return Factor(kind="execution", name=key, value=load_yaml(text.encode(), what=f"--with {option}"))
+    raise UsageError(f"--with {option}: {key!r} cannot be overridden.", hint=_HELP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +92,8 @@ class Overrides:
         Raises:
             UsageError: None of these.
         """
-        result = cls(relaxed=tuple(items))
-        for item in items:
-            result = result._and(item)
+        result = cls.of([parse_factor(item) for item in items])
+        result = replace(result, relaxed=tuple(items))
         if until is not None:
             name, _, number = until.partition("=")
             if name != "epoch" or not number.isdigit():
@@ -77,35 +107,38 @@ class Overrides:
             )
         return result
 
-    def _and(self, item: str) -> Overrides:
-        key, equals, text = item.partition("=")
-        kind, _, name = key.partition(".")
-        if kind == "variable" and name and equals:
-            return replace(self, variables=(*self.variables, (name, text or None)))
-        if not equals or not text:
-            raise UsageError(f"--with {item}: write NAME=VALUE.", hint=_WITH_HELP)
-        if key == "code":
-            return replace(self, code=text)
-        if key == "env":
-            return replace(self, environment=text)
-        if kind == "data" and name:
-            return replace(self, data=(*self.data, (name, text)))
-        if kind == "param" and name:
-            return replace(self, params=(*self.params, (name, load_yaml(text.encode(), what=f"--with {item}"))))
-        if key in _EXECUTION:
-            return replace(self, execution=(*self.execution, (key, load_yaml(text.encode(), what=f"--with {item}"))))
-        raise UsageError(f"--with {item}: {key!r} cannot be overridden.", hint=_WITH_HELP)
+    @classmethod
+    def of(cls, factors: Iterable[Factor], *, until: int | None = None) -> Overrides:
+        """Return what gives a repetition these.
+
+        Args:
+            until: The last epoch that is executed, from 0.
+        """
+        chosen = list(factors)
+
+        def named(kind: FactorKind) -> tuple[tuple[str, Any], ...]:
+            return tuple((factor.name, factor.value) for factor in chosen if factor.kind == kind)
+
+        return cls(
+            code=next((value for _, value in reversed(named("code"))), None),
+            environment=next((value for _, value in reversed(named("environment"))), None),
+            data=named("data"),
+            params=named("param"),
+            execution=named("execution"),
+            variables=named("variable"),
+            until=until,
+            relaxed=(*(factor.option for factor in chosen), *([] if until is None else [f"until epoch={until}"])),
+        )
 
 
-def prepare_with(
-    original: StoredRun, lock: RunLock, chosen: Overrides, *, registry: Registry, cache: Path, progress: Progress
-) -> Prepared:
+def prepare_with(original: StoredRun, lock: RunLock, chosen: Overrides, *, context: Context) -> Prepared:
     """Apply overrides to a lock, and have its environment made; without any, the lock stays what it was, hash and all.
 
     Raises:
         UsageError: The run has no such parameter or input, or there is no such run or folder.
         EnvironmentMismatchError: The environment is not the one here, and cannot be made; both are named.
     """
+    registry = context.registry
     runs = RunStore(registry)
     entries = [*original.manifest.below("code")]
     code = msgspec.structs.replace(original.record.code or CodeFacts(tree=lock.code.tree), imported=[], opened=None)
@@ -127,25 +160,27 @@ def prepare_with(
         execution["variables"] = {name: value for name, value in given.items() if value is not None}
         plain["execution"] = execution
     recipe = from_plain(plain, what="The lock with --with")
+    given_now = {"params": dict(chosen.params), "execution": {"variables": dict(chosen.variables)}}
+    refuse_secrets(in_value(given_now, ""), allowed=recipe.not_secret)
     if chosen.execution or chosen.variables:
         lock = msgspec.structs.replace(lock, execution=recipe.execution)
     lock = msgspec.structs.replace(lock, recipe=recipe, data=_repin(lock.data, chosen.data, registry, runs))
     if "recipe.yaml" in original.manifest:
         entries.append(original.manifest["recipe.yaml"])
     if chosen.environment == "current":
-        lock = msgspec.structs.replace(lock, environment=capture_environment(cache))
+        lock = msgspec.structs.replace(lock, environment=capture_environment(context.cache))
         return Prepared(lock=lock, entries=entries, code=code, name=original.record.name)
     source = original
     if chosen.environment is not None:
         source = runs.load(chosen.environment)
         theirs = runs.lock(source)
+        check_record(source, theirs, registry)
         environment = {"environment": to_plain(theirs.recipe)["environment"]} if theirs.recipe.image else {}
         recipe = from_plain({**to_plain(lock.recipe), **environment}, what="The lock with --with")
         lock = msgspec.structs.replace(lock, environment=theirs.environment, recipe=recipe)
-    ready = ready_for(
-        lock.environment, cache=cache, what=f"run {source.record.run_id}",
-        vault=open_vault(source.manifest, registry), image=lock.recipe.image, progress=progress,
-    )  # fmt: skip
+    vault = open_vault(source.manifest, registry)
+    what = f"run {source.record.run_id}"
+    ready = ready_for(lock.environment, context=context, what=what, vault=vault, image=lock.recipe.image)
     entries += kept_entries(source.manifest)
     return Prepared(
         lock=lock, entries=entries, code=code, name=original.record.name, python=ready.python, container=ready.container
@@ -162,6 +197,7 @@ def _other_code(lock: RunLock, text: str, registry: Registry) -> tuple[RunLock, 
             raise UsageError(f"--with code={text}: there is no such folder, and it names no run.") from None
         other = runs.load(text)
         theirs = runs.lock(other)
+        check_record(other, theirs, registry)
         code = msgspec.structs.replace(other.record.code or CodeFacts(tree=theirs.code.tree), imported=[], opened=None)
         return msgspec.structs.replace(lock, code=theirs.code), [*other.manifest.below("code")], code
     repository = Repository(Path(text))
@@ -169,7 +205,7 @@ def _other_code(lock: RunLock, text: str, registry: Registry) -> tuple[RunLock, 
         repository.capture(allow_dirty=True, notebook=lock.recipe.code.notebook) as capture,
         registry.staging() as sink,
     ):
-        entries, _ = code_entries(repository, capture, sink)
+        entries, _ = code_entries(repository, capture, sink, check=SecretCheck(lock.recipe))
         identity = msgspec.structs.replace(capture.identity, python_path=lock.code.python_path)
         return msgspec.structs.replace(lock, code=identity), entries, capture.facts
 

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reprokit.core.config import Config
-from reprokit.core.refs import PackageRef, is_package_ref, is_run_id, parse_run
-from reprokit.packages.package import RESERVED
+from reprokit.core.refs import RESERVED, PackageRef, is_package_ref, is_run_id, parse_run
 from reprokit.registry import Registry, open_registry
-from reprokit.runs.store import RunStore, inputs_of
+from reprokit.runs.store import RunStore
 from reprokit.schema.record import DataFacts, Record
 
 __all__ = ["Lineage", "RunNode", "Use", "lineage"]
@@ -157,8 +156,8 @@ class _Walk:
         """Return, for every version that is an input, the runs that have it; as headers say, oldest run first."""
         users: dict[tuple[str, str], list[str]] = {}
         for summary in self._runs.summaries():
-            for pair in dict.fromkeys(inputs_of(summary)):
-                users.setdefault(pair, []).append(str(summary["run"]))
+            for pair in dict.fromkeys(summary.inputs):
+                users.setdefault(pair, []).append(summary.run)
         return users
 
     def _follow(self, products: Iterable[tuple[str, str]], users: dict[tuple[str, str], list[str]]) -> list[str]:

@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from reprokit.schema.place import INITIAL, Place
 from reprokit.schema.record import CheckpointEntry, Record
 
-__all__ = ["checkpoint_pairs"]
+__all__ = ["Pair", "checkpoint_pairs"]
 
 
-def checkpoint_pairs(
-    left: Record, right: Record, until: int | None = None
-) -> list[tuple[str, CheckpointEntry | None, CheckpointEntry | None]]:
-    """Pair checkpoints by epoch, those without one by step, then by position."""
-    pairs: list[tuple[str, CheckpointEntry | None, CheckpointEntry | None]] = []
-    if left.initial is not None and right.initial is not None:
-        pairs.append(("initial state", left.initial, right.initial))
-    ones, others = _keyed(left, until), _keyed(right, until)
-    keys = list(ones)
-    if left.status == "finished":  # an interrupted original lacks what it did not live to save
-        keys += [key for key in others if key not in ones]
-    pairs += [(key, ones.get(key), others.get(key)) for key in keys]
-    return pairs
+class Pair(NamedTuple):
+    """A place in two runs, and the checkpoint that each has there; None where it has none."""
+
+    place: Place
+    left: CheckpointEntry | None
+    right: CheckpointEntry | None
+
+    @property
+    def state(self) -> Literal["equal", "differs", "missing"]:
+        """Whether their state digests are equal."""
+        if self.left is None or self.right is None:
+            return "missing"
+        return "equal" if self.left.state_digest == self.right.state_digest else "differs"
 
 
-def _keyed(record: Record, until: int | None) -> dict[str, CheckpointEntry]:
-    found: dict[str, CheckpointEntry] = {}
-    seen: dict[str, int] = {}
-    for index, entry in enumerate(record.checkpoints):
-        if until is not None and entry.epoch is not None and entry.epoch > until:
+def checkpoint_pairs(left: Record, right: Record, until: int | None = None) -> list[Pair]:
+    """Pair checkpoints by epoch, those without one by step, then by position; several of one place by their order.
+
+    What one run alone has is missing of the other, unless an original that was stopped did not live to save it.
+
+    Args:
+        until: The last epoch that counts.
+    """
+    pairs = []
+    began = left.initial is not None or (right.initial is not None and left.status == "finished")
+    if began:
+        pairs.append(Pair(INITIAL, left.initial, right.initial))
+    ones, others = _placed(left, until), _placed(right, until)
+    places = list(ones)
+    if left.status == "finished":
+        places += [place for place in others if place not in ones]
+    return pairs + [Pair(place, ones.get(place), others.get(place)) for place in places]
+
+
+def _placed(record: Record, until: int | None) -> dict[Place, CheckpointEntry]:
+    found: dict[Place, CheckpointEntry] = {}
+    seen: dict[Place, int] = {}
+    for entry in record.checkpoints:
+        if entry.place.is_by_chance or (until is not None and entry.epoch is not None and entry.epoch > until):
             continue
-        key = f"checkpoint {index}"
-        if entry.reason is not None:  # saved when the run was stopped or failed: where, was chance
-            continue
-        if entry.epoch is not None:
-            key = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
-        elif entry.step is not None:
-            key = f"step {entry.step}"
-        seen[key] = count = seen.get(key, 0) + 1
-        found[key if count == 1 else f"{key}, save {count}"] = entry  # several saves in one epoch
+        place = entry.place.comparable
+        seen[place] = count = seen.get(place, 0) + 1
+        found[msgspec.structs.replace(place, save=count)] = entry
     return found

@@ -2,8 +2,8 @@
 
 The expression is parsed, and what is not on the list below is refused: names of fields, `metrics.NAME`, `params.NAME`,
 constants, comparisons, `in` with constants, `and`, `or`, `not`. What a run lacks is compared with nothing: such a
-comparison is neither true nor false, and so is its negation. By itself a name is true if it is there and not 0, "" or
-false; `is None` is true of what is not there.
+comparison is neither true nor false, and so is its negation. A parameter that never reached the script is lacking. By
+itself a name is true if it is there and not 0, "" or false; `is None` is true of what is not there.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from reprokit.core.safe_json import printable
-from reprokit.errors import UsageError
-from reprokit.runs.overview import overview
-from reprokit.runs.store import RunStore
+import msgspec
 
-__all__ = ["FIELDS", "Where", "choose"]
+from reprokit.core.canonical_json import spelled
+from reprokit.core.terminal_text import printable
+from reprokit.errors import DataMismatchError, NotFoundError, UsageError
+from reprokit.runs.store import RunStore
+from reprokit.runs.support import Support
+from reprokit.runs.verdict_store import VerdictStore
+from reprokit.schema.facts import RunSummary
+from reprokit.schema.verdict import rung_of
+
+__all__ = ["FIELDS", "UNSUPPORTED", "RunRow", "Where", "choose", "overview"]
 
 FIELDS = {
     "run": "text", "name": "text", "status": "text", "started": "text", "ended": "text", "lock_hash": "text",
@@ -29,6 +35,7 @@ FIELDS = {
 }  # fmt: skip
 """What there is to ask of every run, beside `metrics.NAME` and `params.NAME`, and of which kind it is."""
 
+UNSUPPORTED = "UNSUPPORTED"
 _MAX_TEXT, _MAX_DEPTH = 2000, 40
 _KINDS = {str: "text", int: "number", float: "number", bool: "truth", type(None): "none"}
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -77,7 +84,7 @@ class Where:
         return self.test(fields) is True
 
 
-def choose(text: str, runs: RunStore) -> list[dict[str, Any]]:
+def choose(text: str, runs: RunStore) -> list[RunRow]:
     """Return the summaries of the runs that an expression is true of, oldest first.
 
     Records are read only where it names parameters.
@@ -90,13 +97,13 @@ def choose(text: str, runs: RunStore) -> list[dict[str, Any]]:
     chosen, known = [], {section: set[str]() for section in sections}
     summaries = overview(runs)
     for summary in summaries:
-        # headers are anybody's: what is of another kind is not there
-        fields: dict[str, Any] = {name: value for name in FIELDS if _kind(value := summary.get(name)) == FIELDS[name]}
-        metrics = summary.get("metrics")
-        fields["metrics"] = metrics if isinstance(metrics, dict) else {}
-        fields["params"] = runs.load(summary["run"]).record.params if "params" in sections else {}
+        known_fields = ((name, getattr(summary, name)) for name in FIELDS)
+        fields: dict[str, Any] = {name: value for name, value in known_fields if value is not None}
+        fields["metrics"] = summary.metrics
+        record = runs.load(summary.run).record if "params" in sections else None
+        fields["params"] = {} if record is None else record.used_params
         for section in sections:
-            known[section].update(fields[section])
+            known[section].update(record.params if section == "params" and record else fields[section])
         if where.matches(fields):
             chosen.append(summary)
     for section, name in sorted(where.names):
@@ -254,3 +261,52 @@ def _equal(left: Any, right: Any) -> bool:
 
 def _kind(value: Any) -> str:
     return _KINDS.get(type(value), "other")
+
+
+_REPRODUCED = {"BITWISE", "EQUAL-RELAXED", "TENSOR-TOLERANCE", "METRIC-TOLERANCE"}
+
+
+class RunRow(RunSummary, frozen=True, kw_only=True):
+    """A run in a listing.
+
+    Attributes:
+        verdict: Of a repetition; UNSUPPORTED where the two records do not bear out what it says.
+        reproductions: How many verdicts, borne out, there are on runs that repeated it with nothing relaxed.
+        reproduced: One of them kept to a tolerance at least. What a bisection tried, or `--with` changed, is an
+            experiment and no reproduction.
+    """
+
+    reproductions: int = 0
+    reproduced: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        value: dict[str, Any] = spelled(msgspec.to_builtins(self))
+        return value
+
+
+def overview(runs: RunStore) -> list[RunRow]:
+    """Return all runs, oldest first, and of each what came of repeating it; records are read of those with verdicts."""
+    support, store = Support(runs), VerdictStore(runs.registry)
+    told = {
+        original: [one.verdict for one in support.reproductions(original, unchanged=True) if one.unsupported is None]
+        for original in store.originals()
+    }
+    rows = []
+    for summary in runs.summaries():
+        about = told.get(summary.run, [])
+        reproduced = any(rung_of(word) in _REPRODUCED for word in about)
+        facts = msgspec.structs.asdict(summary)
+        if summary.verdict is not None and not _is_borne_out(summary, runs, support):
+            facts["verdict"] = UNSUPPORTED
+        rows.append(RunRow(**facts, reproductions=len(about), reproduced=reproduced))
+    return rows
+
+
+def _is_borne_out(summary: RunSummary, runs: RunStore, support: Support) -> bool:
+    """True if a repetition's record says what its header says, and both records bear that out."""
+    try:
+        record = runs.load(summary.run).record
+    except (DataMismatchError, NotFoundError):
+        return False
+    return record.summary().verdict == summary.verdict and support.own(record) is None

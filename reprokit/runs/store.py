@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import Any
 
 import msgspec
 
-from reprokit.core.canonical_json import metric_values
-from reprokit.core.refs import RunRef, is_run_id
+from reprokit.core.refs import RESERVED, VERDICTS, RunRef, is_run_id
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
-from reprokit.packages.package import RESERVED
 from reprokit.registry import Registry
+from reprokit.schema.facts import CheckpointFacts, RunSummary, facts_in
 from reprokit.schema.lock import RunLock
 from reprokit.schema.manifest import Manifest
-from reprokit.schema.record import CheckpointEntry, Record
+from reprokit.schema.record import CheckpointEntry, Record, Status
 
-__all__ = ["CODE_PREFIX", "LOCK_KEY", "RECORD_KEY", "RunStore", "StoredRun", "inputs_of"]
+__all__ = ["CODE_PREFIX", "LOCK_KEY", "RECORD_KEY", "RunStore", "StoredRun"]
 
 RECORD_KEY = "record.json"
 LOCK_KEY = "lock.json"
@@ -35,21 +34,6 @@ class StoredRun:
     manifest: Manifest
 
 
-def inputs_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return package and top hash of each input that a summary names; it is from a header, and not verified."""
-    found = summary.get("inputs")
-    pairs = [item for item in found if isinstance(item, list) and len(item) == 2] if isinstance(found, list) else []
-    return [
-        (package, top_hash) for package, top_hash in pairs if isinstance(package, str) and isinstance(top_hash, str)
-    ]
-
-
-def _numbers(metrics: Any) -> dict[str, float]:
-    """Return the metrics of a summary, which is not verified: only what is one."""
-    found = metric_values(metrics)
-    return {k: v for k, v in found.items() if isinstance(v, (int, float))} if isinstance(found, dict) else {}
-
-
 class RunStore:
     """The packages `runs/<run id>` of a registry."""
 
@@ -57,8 +41,13 @@ class RunStore:
         self.registry = registry
 
     def ids(self) -> list[str]:
-        """Return all run IDs, oldest first: an ID starts with the time."""
-        return [name.partition("/")[2] for name in self.registry.packages(RESERVED)]
+        """Return all run IDs, oldest first: an ID tells the second in which a run began, its log the rest."""
+        found = sorted(name.partition("/")[2] for name in self.registry.packages(RESERVED))
+        ordered: list[str] = []
+        for _, same_second in groupby(found, key=lambda run_id: run_id[:15]):
+            runs = list(same_second)
+            ordered += runs if len(runs) == 1 else sorted(runs, key=self._began)
+        return ordered
 
     def find(self, text: str) -> str:
         """Return the ID that `text` names: an ID, a unique prefix or suffix, `latest`, or `@{-n}` counted from the end.
@@ -70,7 +59,7 @@ class RunStore:
         ids = self.ids()
         if text == "latest" or (recent := _RECENT.fullmatch(text)):
             back = 1 if text == "latest" else int(recent[1]) if recent else 1
-            newest = filter(self.has, self._newest_first(ids))
+            newest = filter(self.has, reversed(ids))
             found_run = next(islice(newest, back - 1, None), None) if back else None
             if found_run is None:
                 count = sum(map(self.has, ids))
@@ -91,23 +80,23 @@ class RunStore:
             )
         return found[0]
 
-    def _newest_first(self, ids: list[str]) -> Iterator[str]:
-        """Yield runs by when they began; an ID tells the second, the log the rest."""
-        for _, same_second in groupby(reversed(ids), key=lambda run_id: run_id[:15]):
-            runs = list(same_second)
-            yield from runs if len(runs) == 1 else sorted(runs, key=self._began, reverse=True)
-
     def _began(self, run_id: str) -> int:
         log = self.registry.log(f"{RESERVED}/{run_id}")
         return log[0].time if log else 0
 
     def has(self, run_id: str) -> bool:
+        return self.latest(run_id) is not None
+
+    def latest(self, run_id: str) -> str | None:
+        """Return the version that is a run's record now; None of a run that was deleted, or that never was here."""
         head = self.registry.head(f"{RESERVED}/{run_id}")
-        return head is not None and head.action != "delete"
+        if head is None or "latest" in head.tags:
+            return None if head is None else head.tags["latest"]
+        return None if head.action == "delete" else head.top_hash
 
     def users(self, package: str, top_hash: str) -> list[str]:
         """Return the runs that a version matters to: whose input it was, and the one that made it."""
-        found = [run["run"] for run in self.summaries() if (package, top_hash) in inputs_of(run)]
+        found = [one.run for one in self.summaries() if (package, top_hash) in one.inputs]
         maker = self.maker(package, top_hash)
         return [*found, maker] if maker is not None and self.has(maker) else found
 
@@ -115,9 +104,17 @@ class RunStore:
         """Return the runs that need the record of a run: those that repeat it, or have its outputs as an input."""
         name = f"{RESERVED}/{run_id}"
         return [
-            run["run"]
-            for run in self.summaries()
-            if run.get("reproduces") == run_id or any(package == name for package, _ in inputs_of(run))
+            one.run
+            for one in self.summaries()
+            if one.reproduces == run_id or any(package == name for package, _ in one.inputs)
+        ]
+
+    def running_with(self, top_hashes: set[str]) -> list[str]:
+        """Return the runs that go on now and have one of these versions as an input."""
+        return [
+            one.run
+            for one in self.summaries()
+            if one.status == "running" and any(top_hash in top_hashes for _, top_hash in one.inputs)
         ]
 
     def maker(self, package: str, top_hash: str) -> str | None:
@@ -126,12 +123,10 @@ class RunStore:
         if space == RESERVED:
             return name if is_run_id(name) else None
         try:
-            meta = self.registry.read_header(top_hash).get("user_meta")
+            facts = facts_in(self.registry.read_header(top_hash).get("user_meta"), CheckpointFacts)
         except (NotFoundError, DataMismatchError):
             return None
-        facts = meta.get("reprokit") if isinstance(meta, dict) else None
-        made_by = facts.get("run") if isinstance(facts, dict) else None
-        return made_by if isinstance(made_by, str) and is_run_id(made_by) else None
+        return facts.run if facts is not None and is_run_id(facts.run) else None
 
     def load(self, text: str) -> StoredRun:
         """Return a run, verified. One that says it runs, but that nobody runs, reads as interrupted.
@@ -140,18 +135,18 @@ class RunStore:
             NotFoundError, UsageError: As `find`.
             DataMismatchError: Its manifest or record is corrupt.
         """
-        run_id = self.find(text)
-        head = self.registry.head(f"{RESERVED}/{run_id}")
-        if head is None or head.action == "delete":
+        run_id = text if is_run_id(text) and self.has(text) else self.find(text)
+        top_hash = self.latest(run_id)
+        if top_hash is None:
             raise NotFoundError(f"Run {run_id} was deleted from {self.registry.url}.")
-        manifest = self.registry.read_manifest(head.top_hash)
+        manifest = self.registry.read_manifest(top_hash)
         entry = manifest[RECORD_KEY]
         what = f"{RECORD_KEY} of run {run_id}"
         record = Record.decode(self.registry.read_object(entry, what=what), what=what)
         if record.run_id != run_id:
             raise DataMismatchError(f"{what} is the record of another run, {record.run_id}.")
         if record.status == "running":
-            initial, checkpoints = self._scan(record)
+            initial, checkpoints = self._scan(run_id, record.checkpoint_package)
             record = msgspec.structs.replace(record, initial=initial, checkpoints=checkpoints)
             if not self.registry.is_claimed(run_id):
                 record = msgspec.structs.replace(record, status="interrupted")
@@ -196,45 +191,56 @@ class RunStore:
         best = lock.recipe.checkpoints.best if lock is not None else {}
         return run.record.select(selector, best=best)
 
-    def summaries(self) -> Iterator[dict[str, Any]]:
-        """Yield what listings show of each run, oldest first, from manifest headers alone (not verified)."""
+    def summaries(self) -> Iterator[RunSummary]:
+        """Yield what listings show of each run, oldest first, from manifest headers (not verified).
+
+        Where a header says nothing that could be its run's, the record is read; a run without one is left to `verify`.
+        """
         for run_id in self.ids():
-            head = self.registry.head(f"{RESERVED}/{run_id}")
-            if head is None or head.action == "delete":
+            top_hash = self.latest(run_id)
+            if top_hash is None:
                 continue
-            meta = self.registry.read_header(head.top_hash).get("user_meta")
-            summary = meta.get("reprokit") if isinstance(meta, dict) else None
-            if not isinstance(summary, dict) or summary.get("run") != run_id:
-                continue
-            if summary.get("status") == "running" and not self.registry.is_claimed(run_id):
-                summary["status"] = "interrupted"
-            summary["metrics"] = _numbers(summary.get("metrics"))
+            summary = facts_in(self.registry.read_header(top_hash).get("user_meta"), RunSummary)
+            if summary is None or summary.run != run_id:
+                try:
+                    summary = self.load(run_id).record.summary()
+                except (DataMismatchError, NotFoundError):
+                    continue
+            if summary.status == "running":
+                status: Status = "running" if self.registry.is_claimed(run_id) else "interrupted"
+                summary = msgspec.structs.replace(summary, status=status)
+                with contextlib.suppress(DataMismatchError):  # which `verify` finds, and `show` says
+                    _, saved = self._scan(run_id, summary.checkpoint_package)
+                    summary = msgspec.structs.replace(summary, checkpoints=len(saved))
             yield summary
 
-    def _scan(self, record: Record) -> tuple[CheckpointEntry | None, list[CheckpointEntry]]:
-        """Return the checkpoints of a run that did not live to list them: each names its run."""
+    def _scan(self, run_id: str, package: str | None) -> tuple[CheckpointEntry | None, list[CheckpointEntry]]:
+        """Return the checkpoints of a run that did not live to list them: each names its run.
+
+        Args:
+            package: Where they are; None where the script says it, as without a recipe: then all packages are looked
+                into to which something came since the run began.
+        """
         initial: CheckpointEntry | None = None
-        found: list[CheckpointEntry] = []
-        name = record.checkpoint_package
-        if name is None:
-            return None, []
-        for top_hash in self.registry.top_hashes(name) if self.registry.head(name) else []:
-            meta = self.registry.read_header(top_hash).get("user_meta")
-            facts = meta.get("reprokit") if isinstance(meta, dict) else None
-            if not isinstance(facts, dict) or facts.get("run") != record.run_id:
-                continue
-            entry = msgspec.convert(
-                {
-                    "package": name,
-                    "top_hash": top_hash,
-                    **{key: facts.get(key) for key in ("state_digest", "epoch", "step", "batch")},
-                    "metrics": metric_values(facts.get("metrics")),
-                    "reason": facts.get("kind") if facts.get("kind") not in ("checkpoint", "initial") else None,
-                },
-                CheckpointEntry,
-            )
-            if facts.get("kind") == "initial":
-                initial = entry
-            elif all(other.top_hash != top_hash for other in found):
-                found.append(entry)
-        return initial, found
+        found: dict[str, CheckpointEntry] = {}
+        for name in [package] if package is not None else self._changed_since(self._began(run_id)):
+            for top_hash in self.registry.top_hashes(name) if self.registry.head(name) else []:
+                try:
+                    header = self.registry.read_header(top_hash)
+                except NotFoundError:  # dropped while we looked
+                    continue
+                facts = facts_in(header.get("user_meta"), CheckpointFacts, what=f"{name}@{top_hash[:8]}")
+                if facts is None or facts.run != run_id:
+                    continue
+                entry = CheckpointEntry.of(facts, package=name, top_hash=top_hash)
+                if facts.kind == "initial":
+                    initial = entry
+                else:
+                    found.setdefault(top_hash, entry)
+        return initial, list(found.values())
+
+    def _changed_since(self, moment: int) -> Iterator[str]:
+        for name in self.registry.packages():
+            head = None if name.partition("/")[0] in (RESERVED, VERDICTS) else self.registry.head(name)
+            if head is not None and head.time >= moment:
+                yield name

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from reprokit.core.progress import SILENT, Progress
-from reprokit.core.refs import PackageRef, check_tag
+from reprokit.core.refs import RESERVED, PackageRef, check_tag, is_package_ref, parse_run
 from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.packages.copy import copy_objects
-from reprokit.packages.package import RESERVED, Package
+from reprokit.packages.package import Package
 from reprokit.registry import Registry
 from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.runs.history import RecordVersion, replaced
 from reprokit.runs.store import RECORD_KEY, RunStore
 from reprokit.runs.verdict_store import VerdictStore
 from reprokit.schema.record import Record
@@ -63,17 +64,19 @@ def push(
     it never goes back to a version that the target has already. A tag in the reference goes along.
 
     Args:
-        what: A version; `runs/<run id>` for the record of a run.
+        what: A version; or a run, by its ID or a part of it, or one of its checkpoints (`RUN@best`).
         tags: Point at it in the target, beside the tag that `what` names.
-        everything: Of a run, the inputs and checkpoints that its record names, and the verdicts on it, go first.
+        everything: Of a run, the inputs and checkpoints that its record names, and the verdicts on it with the records
+            of the other runs that they name, go first.
     Raises:
         NotFoundError: No such version, or an object of it is missing.
         DataMismatchError: Something in the source is corrupt. The target has nothing of that version.
-        RefusedError: The run is still running; the target is only read, or knows no tags.
+        RefusedError: The run is still running; the target is only read, or knows no tags; or it has another record of
+            the run, which has ended.
         UsageError: Source and target are the same; `everything` of what is no run.
     """
     ref = PackageRef(what.name, hash=what.top_hash) if isinstance(what, Package) else what
-    ref = PackageRef.parse(ref) if isinstance(ref, str) else ref
+    ref = _named(ref, source) if isinstance(ref, str) else ref
     if ref.tag is not None and ref.tag != _LATEST and not isinstance(target, QuiltWriter):
         tags = (*tags, ref.tag)
     for tag in tags:
@@ -101,6 +104,17 @@ def pull(
 ) -> list[Transfer]:
     """Copy a version from another registry into the one that is worked in; all else as for `push`."""
     return push(what, source=source, target=target, tags=tags, everything=everything, progress=progress)
+
+
+def _named(ref: str, source: Registry) -> PackageRef:
+    """Return the version that a reference, a run or a checkpoint names."""
+    if is_package_ref(ref):
+        return PackageRef.parse(ref)
+    parsed = parse_run(ref)
+    if parsed.selector is not None:
+        chosen = RunStore(source).checkpoint(parsed)
+        return PackageRef(chosen.package, hash=chosen.top_hash)
+    return PackageRef(f"{RESERVED}/{RunStore(source).find(parsed.run)}")
 
 
 def _same(source: Registry, target: Registry | QuiltWriter) -> bool:
@@ -140,8 +154,30 @@ def _named_by(ref: PackageRef, source: Registry, everything: bool, progress: Pro
             progress.note(f"{pin.name}@{checkpoint.top_hash[:8]} is not in {source.url} any more: left out.")
         else:
             checkpoints.append(pin)
-    verdicts = VerdictStore(source).naming(run_id, record.reproduces)
-    return list(dict.fromkeys([*inputs, *checkpoints, *verdicts]))
+    store = VerdictStore(source)
+    verdicts = store.naming(run_id, record.reproduces)
+    others = [
+        PackageRef(f"{RESERVED}/{other}", hash=top_hash)  # the other record that a verdict rests on
+        for verdict in verdicts
+        for other in store.about(verdict)
+        if other != run_id and (top_hash := runs.latest(other)) is not None
+    ]
+    return list(dict.fromkeys([*inputs, *checkpoints, *others, *verdicts]))
+
+
+def _check_replaces(ref: PackageRef, source: Registry, target: Registry) -> None:
+    """Raise RefusedError if a run's record that has ended would be replaced by one that does not go on from it."""
+    space, _, run_id = ref.name.partition("/")
+    mine, theirs = ref.hash, RunStore(target).latest(run_id) if space == RESERVED else None
+    if mine is None or theirs in (None, mine) or mine in target.top_hashes(ref.name):
+        return
+    how = replaced(RecordVersion.read(str(theirs), target), RecordVersion.read(mine, source))
+    if how is not None:
+        raise RefusedError(
+            f"{target.url} has another record of run {run_id}: {mine[:12]} of {source.url} would replace "
+            f"{str(theirs)[:12]}, and has {how}.",
+            hint="Look at both: `reprokit show RUN`, with --registry for each. Nothing was copied of that record.",
+        )
 
 
 def _copy(
@@ -149,6 +185,7 @@ def _copy(
 ) -> Transfer:
     package = Package.open(ref, registry=source)
     reading = target.reader if isinstance(target, QuiltWriter) else target
+    _check_replaces(ref, source, reading)
 
     def moves_latest() -> bool:
         return _LATEST in tags or _is_newer(package, source, reading)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from reprokit.core.refs import PackageRef, is_run_id
+import msgspec
+
+from reprokit.core.refs import VERDICTS, PackageRef, is_run_id
 from reprokit.errors import DataMismatchError, NotFoundError
-from reprokit.packages.package import VERDICTS, Package
+from reprokit.packages.package import Package
 from reprokit.registry import Registry
+from reprokit.runs.bounded import bounded_verdict
+from reprokit.schema.facts import VerdictSummary, facts_in, meta_of
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.verdict import VerdictRecord
 
@@ -25,12 +28,13 @@ class VerdictStore:
 
     def add(self, verdict: VerdictRecord) -> str:
         """Publish a verdict as the next version of its original's package; return its top hash."""
+        verdict = msgspec.structs.replace(verdict, verdict=bounded_verdict(verdict.verdict))
         with self.registry.staging() as sink:
             digest, size = sink.put_bytes(verdict.encode())
         manifest = Manifest.make(
             [Entry(VERDICT_KEY, size, digest)],
-            message=f"{verdict.verdict.verdict}: {verdict.reproduction.run_id}",
-            user_meta={"reprokit": verdict.summary()},
+            message=f"{verdict.verdict.word}: {verdict.reproduction.run_id}",
+            user_meta=meta_of(verdict.summary()),
         )
         self.registry.publish(f"{VERDICTS}/{verdict.original.run_id}", manifest)
         return manifest.top_hash
@@ -41,24 +45,37 @@ class VerdictStore:
         Raises:
             DataMismatchError: One is corrupt, or speaks of another run.
         """
-        packages = (
-            Package(f"{VERDICTS}/{run_id}", self.registry.read_manifest(top_hash), self.registry)
-            for top_hash in self._versions(run_id)
-        )
-        return [self.read(package) for package in packages]
+        return [self.read(self.package(run_id, top_hash)) for top_hash in self.versions(run_id)]
 
-    def summaries(self, run_id: str) -> list[dict[str, Any]]:
-        """Return what listings show of them, oldest first, from headers alone (not verified)."""
-        summaries = (self._summary(top_hash) for top_hash in self._versions(run_id))
-        return [summary for summary in summaries if summary.get("original") == run_id]
+    def versions(self, run_id: str) -> list[str]:
+        """Return the versions of the verdicts on a run, oldest first."""
+        try:
+            return self.registry.top_hashes(f"{VERDICTS}/{run_id}")
+        except NotFoundError:
+            return []
+
+    def package(self, run_id: str, top_hash: str) -> Package:
+        """Return the version of a verdict on a run.
+
+        Raises:
+            NotFoundError, DataMismatchError: Its manifest is gone, or corrupt.
+        """
+        return Package(f"{VERDICTS}/{run_id}", self.registry.read_manifest(top_hash), self.registry)
 
     def naming(self, run_id: str, original: str | None) -> list[PackageRef]:
         """Return the versions with verdicts that name a run: on its own reproductions, and on it as one."""
-        found = [PackageRef(f"{VERDICTS}/{run_id}", hash=top_hash) for top_hash in self._versions(run_id)]
-        for top_hash in self._versions(original) if original is not None else []:
-            if self._summary(top_hash).get("reproduction") == run_id:
+        found = [PackageRef(f"{VERDICTS}/{run_id}", hash=top_hash) for top_hash in self.versions(run_id)]
+        for top_hash in self.versions(original) if original is not None else []:
+            summary = self._summary(top_hash)
+            if summary is not None and summary.reproduction == run_id:
                 found.append(PackageRef(f"{VERDICTS}/{original}", hash=top_hash))
         return found
+
+    def about(self, ref: PackageRef) -> list[str]:
+        """Return the runs that the verdict of a version is about, as its header says (not verified)."""
+        summary = self._summary(ref.hash) if ref.hash is not None else None
+        runs = [] if summary is None else [summary.original, summary.reproduction]
+        return [run_id for run_id in runs if is_run_id(run_id)]
 
     def originals(self) -> Iterator[str]:
         """Yield the IDs of the runs that there are verdicts on."""
@@ -67,16 +84,8 @@ class VerdictStore:
             if is_run_id(run_id):
                 yield run_id
 
-    def _summary(self, top_hash: str) -> dict[str, Any]:
-        meta = self.registry.read_header(top_hash).get("user_meta")
-        summary = meta.get("reprokit") if isinstance(meta, dict) else None
-        return summary if isinstance(summary, dict) else {}
-
-    def _versions(self, run_id: str) -> list[str]:
-        try:
-            return self.registry.top_hashes(f"{VERDICTS}/{run_id}")
-        except NotFoundError:
-            return []
+    def _summary(self, top_hash: str) -> VerdictSummary | None:
+        return facts_in(self.registry.read_header(top_hash).get("user_meta"), VerdictSummary)
 
     def read(self, package: Package) -> VerdictRecord:
         """Return the verdict that a version holds, verified.

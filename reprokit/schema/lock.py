@@ -6,15 +6,19 @@ parameters and the execution, and is kept in the run's record; its hash names th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from reprokit.core.canonical_json import canonical, sha256_of
+from reprokit.core.canonical_json import canonical, ordered, sha256_of
+from reprokit.core.logical_keys import check_logical_key, check_relative
+from reprokit.core.refs import check_package_name, parse_run
 from reprokit.core.safe_json import load_json
-from reprokit.errors import DataMismatchError
+from reprokit.errors import RecipeError, UsageError
 from reprokit.schema import recipe as recipes
+from reprokit.schema.artefact import check_nesting, check_size, decode
 from reprokit.schema.recipe import Execution, Recipe
 
 __all__ = [
@@ -22,16 +26,15 @@ __all__ = [
     "CodeIdentity",
     "CondaPackage",
     "DataPin",
+    "EditablePackage",
     "EnvironmentLock",
     "LockedEnvironment",
+    "LooseFile",
     "PackageChange",
     "PipPackage",
     "RecipeLock",
     "RunLock",
 ]
-
-
-_T = TypeVar("_T")
 
 
 class _Artefact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +48,9 @@ _Word = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.+-]+\Z", max_length=
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
+_Tree = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{40}|[0-9a-f]{64})\Z")]
 _File = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.+!~-]*\Z", max_length=400)]
+_Place = Annotated[str, msgspec.Meta(pattern=r"\A[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]*\Z", max_length=4000)]
 _ImageDigest = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
 _Url = Annotated[str, msgspec.Meta(pattern=r"\A((git|hg|svn|bzr)\+)?(https?|ssh|file)://[!-~]+\Z", max_length=4000)]
 
@@ -81,6 +86,30 @@ class PipPackage(_Artefact, frozen=True, kw_only=True):
     record: _Sha256 | None = None
 
 
+class LooseFile(_Artefact, frozen=True, kw_only=True):
+    """What an interpreter would execute and no package answers for.
+
+    Attributes:
+        path: As `site-packages/helper.py`; of a folder, all of it that can be imported.
+        sha256: Of the file; of a folder, of its files' names and digests; of a command, without the line that names
+            the interpreter.
+    """
+
+    path: _Place
+    sha256: _Sha256
+
+
+class EditablePackage(_Artefact, frozen=True, kw_only=True):
+    """A package that is imported from a working tree.
+
+    Attributes:
+        sha256: Over what can be imported there; None where that tree is the run's own code, which its commit names.
+    """
+
+    name: _Name
+    sha256: _Sha256 | None = None
+
+
 class Archive(_Artefact, frozen=True, kw_only=True):
     """Where a package came from: a fact, never part of an identity.
 
@@ -104,11 +133,15 @@ class PackageChange(_Artefact, frozen=True, kw_only=True):
     """One package that differs between two environments; None where it is absent."""
 
     name: str
-    kind: Literal["python", "conda", "pip", "container"]
+    kind: Literal["python", "conda", "pip", "container", "file", "editable"]
     locked: str | None
     found: str | None
 
     def __str__(self) -> str:
+        if self.kind in ("file", "editable"):
+            what = "of no package" if self.kind == "file" else "editable"
+            how = "is gone" if self.found is None else "is new" if self.locked is None else "has other content"
+            return f"{self.name} ({what}) {how}"
         if self.locked == self.found:
             return f"{self.name} {self.locked}: same version, other files"
         return f"{self.name} {self.locked or '(absent)'} → {self.found or '(absent)'}"
@@ -119,6 +152,9 @@ class EnvironmentLock(_Artefact, frozen=True, kw_only=True):
 
     Attributes:
         container: The digest of the image that it is; then nothing in it is told apart.
+        loose: What is executed and belongs to no package, or is not what its package brought: modules, `.pth` files,
+            bytecode, commands.
+        editable: Packages that are imported from working trees.
     """
 
     format: Literal[1] = 1
@@ -128,12 +164,17 @@ class EnvironmentLock(_Artefact, frozen=True, kw_only=True):
     conda: list[CondaPackage] = []
     pip: list[PipPackage] = []
     container: _ImageDigest | None = None
+    loose: list[LooseFile] = []
+    editable: list[EditablePackage] = []
 
     @property
     def hash(self) -> str:
+        """64 hex digits; packages that are the run's own code do not count."""
         plain = msgspec.to_builtins(self)
-        if self.container is None:
-            del plain["container"]
+        plain["editable"] = [one for one in plain["editable"] if one["sha256"] is not None]
+        for key in ("container", "loose", "editable"):
+            if not plain[key]:
+                del plain[key]
         return sha256_of(plain)
 
     @property
@@ -155,10 +196,15 @@ class EnvironmentLock(_Artefact, frozen=True, kw_only=True):
             )
         changes += _changes("conda", {p.name: p for p in self.conda}, {p.name: p for p in found.conda})
         changes += _changes("pip", {p.name: p for p in self.pip}, {p.name: p for p in found.pip})
-        return changes
+        changes += _changes("file", {f.path: f for f in self.loose}, {f.path: f for f in found.loose})
+        code = {one.name for one in [*self.editable, *found.editable] if one.sha256 is None}
+        ours, theirs = ({p.name: p for p in side.editable if p.name not in code} for side in (self, found))
+        return changes + _changes("editable", ours, theirs)
 
 
-def _changes(kind: Literal["conda", "pip"], locked: dict[str, Any], found: dict[str, Any]) -> list[PackageChange]:
+def _changes(
+    kind: Literal["conda", "pip", "file", "editable"], locked: dict[str, Any], found: dict[str, Any]
+) -> list[PackageChange]:
     return [
         PackageChange(name=name, kind=kind, locked=_shown(locked.get(name)), found=_shown(found.get(name)))
         for name in sorted(locked.keys() | found.keys())
@@ -166,9 +212,11 @@ def _changes(kind: Literal["conda", "pip"], locked: dict[str, Any], found: dict[
     ]
 
 
-def _shown(package: CondaPackage | PipPackage | None) -> str | None:
+def _shown(package: CondaPackage | PipPackage | LooseFile | EditablePackage | None) -> str | None:
     if package is None:
         return None
+    if isinstance(package, LooseFile | EditablePackage):
+        return package.sha256
     return f"{package.version}={package.build}" if isinstance(package, CondaPackage) else package.version
 
 
@@ -184,11 +232,11 @@ class DataPin(_Artefact, frozen=True, kw_only=True):
 
     name: str
     package: str
-    top_hash: str
+    top_hash: _Sha256
     path: str
     run: str | None = None
     within: str | None = None
-    content: str | None = None
+    content: _Sha256 | None = None
 
     @property
     def identity(self) -> str:
@@ -205,7 +253,7 @@ class CodeIdentity(_Artefact, frozen=True, kw_only=True):
     `python_path` are folders of it that modules are imported from: those of editable installs and of PYTHONPATH.
     """
 
-    tree: str
+    tree: _Tree
     object_format: Literal["sha1", "sha256"] = "sha1"
     python_path: list[str] = []
 
@@ -248,7 +296,16 @@ class RecipeLock(_Artefact, frozen=True, kw_only=True):
 
     @classmethod
     def decode(cls, data: bytes, *, what: str) -> RecipeLock:
-        return _decode(data, cls, what=what)
+        """Parse an untrusted lock.
+
+        Raises:
+            DataMismatchError: It does not have the form.
+            RecipeError: What it pins is nothing that a recipe could declare.
+        """
+        lock = decode(data, cls, what=what)
+        with _named(what):
+            _check_pins(lock.data)
+        return lock
 
 
 class LockedEnvironment(_Artefact, frozen=True, kw_only=True):
@@ -268,7 +325,7 @@ class LockedEnvironment(_Artefact, frozen=True, kw_only=True):
         if isinstance(value, dict) and "declares" in value:
             lock = RecipeLock.decode(data, what=what)
             return cls(environment=lock.environment, archives=lock.archives)
-        return _decode(data, cls, what=what)
+        return decode(data, cls, what=what)
 
 
 class RunLock(_Artefact, frozen=True, kw_only=True):
@@ -297,27 +354,48 @@ class RunLock(_Artefact, frozen=True, kw_only=True):
         )
 
     def encode(self) -> bytes:
-        return canonical(msgspec.to_builtins(self)) + b"\n"
+        """Return its bytes, with parameters and metrics in the recipe's order, which the hash does not count."""
+        value = msgspec.to_builtins(self)
+        check_nesting(value, what="The lock")
+        return check_size(ordered(value) + b"\n", what="The lock")
 
     @classmethod
     def decode(cls, data: bytes, *, what: str) -> RunLock:
-        """Parse an untrusted lock; its recipe passes every check that a new recipe passes."""
-        lock = _decode(data, cls, what=what)
+        """Parse an untrusted lock: all of it passes every check that a new recipe passes.
+
+        Raises:
+            DataMismatchError: It does not have the form.
+            RecipeError: Its recipe, or what was made of it, is nothing that a recipe could declare.
+        """
+        lock = decode(data, cls, what=what)
         recipes.from_plain(recipes.to_plain(lock.recipe), what=f"The recipe in {what}")
+        with _named(what):
+            recipes.check_execution(lock.execution)
+            recipes.check_params(lock.params)
+            _check_pins(lock.data)
+            for folder in lock.code.python_path:
+                check_relative(folder, what="code.python_path")
         return lock
 
 
-def _decode(data: bytes, type_: type[_T], *, what: str) -> _T:
-    value = load_json(data, what=what)
-    if isinstance(value, dict) and value.get("format") != 1:
-        raise DataMismatchError(
-            f"{what} has format {value.get('format')!r}; this reprokit reads format 1.", hint="Update reprokit."
-        )
+def _check_pins(pins: list[DataPin]) -> None:
+    recipes.check_places((pin.name, pin.path) for pin in pins)
+    for pin in pins:
+        check_package_name(pin.package)
+        if pin.run is not None:
+            parse_run(pin.run)
+        if pin.within is not None:
+            check_logical_key(pin.within)
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say of a fault whose it is."""
     try:
-        return msgspec.convert(value, type_, strict=True)
-    except msgspec.ValidationError as error:
-        raise DataMismatchError(f"{what} is malformed: {error}.") from None
+        yield
+    except UsageError as error:
+        raise RecipeError(f"{what}: {error.message}", hint=error.hint) from None
 
 
 def _indented(value: Any) -> bytes:
-    return msgspec.json.format(canonical(value), indent=1) + b"\n"
+    return check_size(msgspec.json.format(canonical(value), indent=1) + b"\n", what="The lock")

@@ -17,17 +17,17 @@ from functools import cached_property
 from itertools import repeat
 from typing import Any, NamedTuple, overload
 
-from reprokit.core.canonical_json import canonical
+from reprokit.core.canonical_json import canonical, spelled
 from reprokit.core.digest import CHUNKED, Digest
 from reprokit.core.logical_keys import check_logical_keys
 from reprokit.core.safe_json import load_json
 from reprokit.errors import DataMismatchError, Error, NotFoundError, UsageError
 
-__all__ = ["MAX_ENTRIES", "MAX_MANIFEST", "Entry", "Manifest", "ManifestDiff"]
+__all__ = ["MAX_ENTRIES", "MAX_LINE", "MAX_MANIFEST", "Entry", "Manifest", "ManifestDiff"]
 
 MAX_MANIFEST = 2 * 1024 * 1024 * 1024  # bytes
 MAX_ENTRIES = 5_000_000
-_MAX_LINE = 16 * 1024 * 1024
+MAX_LINE = 16 * 1024 * 1024  # bytes of the header, and of an entry with its metadata
 _MAX_SIZE = 10**18
 _BATCH = 8192
 _DUMP = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -99,9 +99,9 @@ class Manifest:
         Raises:
             UsageError: A key is not legal, or two clash.
         """
-        header: dict[str, Any] = {"version": "v0", "message": message}
+        header: dict[str, Any] = {"version": "v0", "message": spelled(message)}
         if user_meta is not None:
-            header = {"version": "v0", "user_meta": dict(user_meta), "message": message}
+            header = {"version": "v0", "user_meta": dict(user_meta), "message": spelled(message)}
         ordered = tuple(sorted(entries, key=_order))
         if len(ordered) > MAX_ENTRIES:
             raise UsageError(f"A version holds at most {MAX_ENTRIES:,} entries, not {len(ordered):,}.")
@@ -220,7 +220,7 @@ class Manifest:
     @staticmethod
     def decode_header(first_line: bytes, *, what: str) -> dict[str, Any]:
         """Return the header of an untrusted manifest whose first line this is; its hash is not checked here."""
-        header = load_json(first_line, what=f"The header of {what}", max_bytes=_MAX_LINE)
+        header = load_json(first_line, what=f"The header of {what}", max_bytes=MAX_LINE)
         if not isinstance(header, dict) or header.get("version") != "v0":
             raise DataMismatchError(f"{what} is not a manifest of version 'v0'.")
         header.pop("top_hash", None)  # written by very old quilt3, never hashed
@@ -246,7 +246,7 @@ class Manifest:
         if ordered is None:
             entries: list[Entry] = []
             for number, line in enumerate(body.splitlines(), 2):
-                raw = load_json(line, what=f"Line {number} of {what}", max_bytes=_MAX_LINE)
+                raw = load_json(line, what=f"Line {number} of {what}", max_bytes=MAX_LINE)
                 if not isinstance(raw, dict) or not isinstance(raw.get("logical_key"), str):
                     raise DataMismatchError(f"Line {number} of {what} is not an entry.")
                 if not raw.get("physical_keys"):
@@ -287,7 +287,7 @@ class _Rows(Sequence[Entry]):
         metas: dict[str, Mapping[str, Any]] = {"{}": _NO_META}  # equal metadata, such as labels, is parsed once
         for raw in {row[4] for row in rows} - {"{}"}:
             try:
-                metas[raw] = load_json(raw.encode(), what="metadata", max_bytes=_MAX_LINE)
+                metas[raw] = load_json(raw.encode(), what="metadata", max_bytes=MAX_LINE)
             except DataMismatchError:
                 return None  # the other reader says what is wrong, and where
         rows.sort(key=_row_order)

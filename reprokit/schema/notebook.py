@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import keyword
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,6 +136,11 @@ class Notebook:
                 cells.append(_injected(assigned, self.plain["nbformat_minor"]))
                 numbers.append(None)
         return {**self.plain, "cells": cells}, numbers
+
+    def assigned(self, params: Iterable[str]) -> set[str]:
+        """Return the parameters that `with_params` assigns in a cell."""
+        tagged = any(cell.kind == "code" and _PARAMETERS in cell.tags for cell in self.cells)
+        return {key for key in params if _is_name(key)} if tagged else set()
 
 
 def changed_cells(before: Notebook, after: Notebook) -> list[str]:

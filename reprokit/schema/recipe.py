@@ -6,6 +6,7 @@ import math
 import re
 import types
 import typing
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, Literal, Union
 
@@ -15,8 +16,11 @@ from reprokit.core.canonical_json import canonical
 from reprokit.core.logical_keys import check_relative
 from reprokit.core.refs import PackageRef, check_package_name, parse_run
 from reprokit.errors import RecipeError, UsageError
+from reprokit.schema.flags import Flags, check_flags
+from reprokit.schema.variables import why_refused
 
 __all__ = [
+    "ENVIRONMENT_FILES",
     "Checkpoints",
     "Code",
     "DataInput",
@@ -28,6 +32,9 @@ __all__ = [
     "Tolerance",
     "WeightTolerance",
     "check_environment",
+    "check_execution",
+    "check_params",
+    "check_places",
     "from_plain",
     "json_schema",
     "to_plain",
@@ -50,6 +57,14 @@ class Code(_Strict, frozen=True, kw_only=True):
     workdir: str = "."
 
 
+ENVIRONMENT_FILES = {
+    "conda": "an environment.yml",
+    "pip": "a requirements file or a pyproject.toml",
+    "lock": "a pylock.toml",
+}
+"""Fields of `Environment` that name a file to solve, and what it is; `solve` has the solver of each."""
+
+
 class Environment(_Strict, frozen=True, kw_only=True):
     """What the run is executed in, instead of the word `current`: at most one of conda, pip, lock and container.
 
@@ -67,9 +82,10 @@ class Environment(_Strict, frozen=True, kw_only=True):
     vault: Literal["unserved", "all", "none"] = "unserved"
 
     @property
-    def is_declared(self) -> bool:
-        """True if it names what to solve, and not only what to keep."""
-        return bool(self.conda or self.pip or self.lock)
+    def declared(self) -> tuple[str, str] | None:
+        """What to solve, of which kind and in which file; None if it only says what to keep."""
+        found = ((kind, getattr(self, kind)) for kind in ENVIRONMENT_FILES)
+        return next(((kind, file) for kind, file in found if file), None)
 
 
 class DataInput(_Strict, frozen=True, kw_only=True):
@@ -89,16 +105,32 @@ class Execution(_Strict, frozen=True, kw_only=True):
     """How the script is executed.
 
     `threads` unset is pinned by the lock to the cores that this process may use. `params: flags` also passes each
-    parameter as `--name value`, `variables` as REPROKIT_PARAM_NAME. `variables` are set for the script, and hashed.
+    parameter on the command line, `variables` as REPROKIT_PARAM_NAME. `flags` says how it stands there: `space`
+    (`--lr 0.5`), `equals` (`--lr=0.5`), `hydra` (`lr=0.5`), `python` (`--on=True`), `switch` (`--on` or nothing), `no`
+    (`--on` or `--no-on`), `words` (`--n 1 2`), `repeat` (`--n 1 --n 2`), `commas` (`--n=1,2`), `bare` (the value
+    alone); one word for all parameters, or one by the name of each. `variables` are set for the script, and hashed.
+    `benign` are files that may be read without being declared, for they decide nothing: whole paths, in which `*`
+    stands for anything, slashes too (`/opt/fonts/*`, `*/.cache/hub/*.lock`).
+    `secrets` are names of variables that the script gets from the environment of whoever runs it; their values are
+    recorded nowhere.
     """
 
     seed: int = 0
     threads: int | None = None
     determinism: Literal["strict", "seeded", "off"] = "strict"
     inputs: Literal["deny", "warn", "off"] = "warn"
+    benign: list[str] = []
     layout: Literal["bind", "symlink", "copy"] = "bind"
     params: Literal["api", "flags", "variables"] = "api"
+    flags: Flags = "space"
     variables: dict[str, str] = {}
+    secrets: list[str] = []
+
+    def executed(self, *, hermetic: bool) -> Execution:
+        """Return what holds in a run: a hermetic one reads nothing undeclared, unless its recipe has `inputs: off`."""
+        if not hermetic or self.inputs != "warn":
+            return self
+        return msgspec.structs.replace(self, inputs="deny")
 
 
 class Checkpoints(_Strict, frozen=True, kw_only=True):
@@ -154,7 +186,11 @@ class Tolerance(_Strict, frozen=True, kw_only=True):
 
 
 class Recipe(_Strict, frozen=True, kw_only=True):
-    """A declared training run."""
+    """A declared training run.
+
+    `not_secret` names places that look as if they held a secret and hold none, as the refusal names them:
+    `params.token`, `code/config.ini`.
+    """
 
     name: str
     code: Code
@@ -165,6 +201,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     checkpoints: Checkpoints = Checkpoints()
     outputs: list[str | Output] = []
     tolerance: Tolerance = Tolerance()
+    not_secret: list[str] = []
 
     @property
     def checkpoint_package(self) -> str:
@@ -190,7 +227,6 @@ _EVERY = re.compile(r"([1-9]\d{0,8}) (epoch|step|minute)s?", re.ASCII)
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]{0,254}@sha256:[0-9a-f]{64}", re.ASCII)
 _WORD = re.compile(r"[\w-]{1,100}", re.ASCII)
 _PARAM = re.compile(r"[A-Za-z_][\w.-]{0,99}", re.ASCII)
-_VARIABLE = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
 
 
 def from_plain(value: dict[str, Any], *, what: str = "recipe") -> Recipe:
@@ -230,10 +266,7 @@ def _check(recipe: Recipe) -> None:
     _check_code(recipe.code)
     if isinstance(recipe.environment, Environment):
         check_environment(recipe.environment)
-    places: dict[str, str] = {}
     for name, item in recipe.data.items():
-        if not _WORD.fullmatch(name):
-            raise RecipeError(f"data: {name!r} must be ASCII letters, digits, '_' and '-'.")
         if (item.package is None) == (item.run is None):
             raise RecipeError(f"data.{name}: give exactly one of package and run.")
         if item.package is not None:
@@ -242,25 +275,11 @@ def _check(recipe: Recipe) -> None:
             parse_run(item.run)
         if item.output is not None:
             _check_output_input(name, item)
-        place = check_relative(item.path, what=f"data.{name}.path")
-        for other, taken in places.items():
-            if (
-                place == taken
-                or place.startswith(taken + "/")
-                or taken.startswith(place + "/")
-                or "." in (place, taken)
-            ):
-                raise RecipeError(f"data.{name}.path: {place!r} overlaps with data.{other}.path: {taken!r}.")
-        places[name] = place
-    for key in recipe.params:
-        if not _PARAM.fullmatch(key):
-            raise RecipeError(f"params: {key!r} must be letters, digits, '_', '-' and '.', starting with a letter.")
-    _check_param_keys(recipe.params, "params")
-    try:
-        canonical(recipe.params)
-    except (ValueError, TypeError):
-        raise RecipeError("params: a value is NaN, infinite or not JSON; write it as a string.") from None
-    _check_execution(recipe.execution)
+    check_places((name, item.path) for name, item in recipe.data.items())
+    check_params(recipe.params)
+    check_execution(recipe.execution)
+    used = recipe.execution.params == "flags"
+    check_flags(recipe.params, recipe.execution.flags, used=used, command=recipe.code.command or [])
     if recipe.code.notebook is not None and recipe.image is not None:
         raise RecipeError(
             "code.notebook is not executed in a container by this release.",
@@ -285,6 +304,34 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"checkpoints.keep: {recipe.checkpoints.keep} is not at least 1.")
     for output in recipe.declared_outputs:
         check_relative(output.path, what="outputs")
+
+
+def check_places(inputs: Iterable[tuple[str, str]]) -> None:
+    """Raise for an input whose name or path is none, or that would lie in another; they come as name and path."""
+    places: dict[str, str] = {}
+    for name, path in inputs:
+        if not _WORD.fullmatch(name):
+            raise RecipeError(f"data: {name!r} must be ASCII letters, digits, '_' and '-'.")
+        if name in places:
+            raise RecipeError(f"data: there are two inputs {name!r}.")
+        place = check_relative(path, what=f"data.{name}.path")
+        for other, taken in places.items():
+            one, two = place.casefold(), taken.casefold()
+            if one == two or one.startswith(two + "/") or two.startswith(one + "/") or "." in (one, two):
+                raise RecipeError(f"data.{name}.path: {place!r} overlaps with data.{other}.path: {taken!r}.")
+        places[name] = place
+
+
+def check_params(params: dict[str, Any]) -> None:
+    """Raise for a parameter that no script could be given, or whose value is not JSON."""
+    for key in params:
+        if not _PARAM.fullmatch(key):
+            raise RecipeError(f"params: {key!r} must be letters, digits, '_', '-' and '.', starting with a letter.")
+    _check_param_keys(params, "params")
+    try:
+        canonical(params)
+    except (ValueError, TypeError):
+        raise RecipeError("params: a value is NaN, infinite or not JSON; write it as a string.") from None
 
 
 def _check_output_input(name: str, item: DataInput) -> None:
@@ -330,9 +377,11 @@ def _check_code(code: Code) -> None:
 
 def check_environment(environment: Environment) -> None:
     """Raise RecipeError for a section that contradicts itself, or names a file outside the repository."""
-    given = [key for key in ("conda", "pip", "lock", "container") if getattr(environment, key) is not None]
+    kinds = [*ENVIRONMENT_FILES, "container"]
+    given = [key for key in kinds if getattr(environment, key) is not None]
     if len(given) > 1:
-        raise RecipeError("environment: write 'current', or at most one of conda, pip, lock and container.")
+        words = f"{', '.join(kinds[:-1])} and {kinds[-1]}"
+        raise RecipeError(f"environment: write 'current', or at most one of {words}.")
     if environment.container is not None:
         if not _IMAGE.fullmatch(environment.container):
             raise RecipeError(
@@ -346,14 +395,32 @@ def check_environment(environment: Environment) -> None:
         raise RecipeError("environment.extras: only a pyproject.toml or a pylock.toml has extras.")
 
 
-def _check_execution(execution: Execution) -> None:
+def check_execution(execution: Execution) -> None:
+    """Raise for numbers out of range, and variables that a recipe may not set."""
     if not 0 <= execution.seed < 2**32:
         raise RecipeError(f"execution.seed: {execution.seed} is not in 0 … 4294967295.")
     if execution.threads is not None and not 1 <= execution.threads <= 4096:
         raise RecipeError(f"execution.threads: {execution.threads} is not in 1 … 4096.")
-    for name in execution.variables:
-        if not _VARIABLE.fullmatch(name) or name.startswith("REPROKIT_"):
-            raise RecipeError(f"execution.variables: {name!r} is not a variable that a recipe may set.")
+    for pattern in execution.benign:
+        if (
+            not pattern.startswith(("/", "*/"))
+            or ".." in pattern.split("/")
+            or not pattern.strip("/*?.")
+            or ":" in pattern
+        ):
+            raise RecipeError(
+                f"execution.benign: {pattern!r} names no files by their whole path.",
+                hint="Begin with '/' or '*/', say a part of a name, and write '?' for a colon: '*/.cache/hub/*.lock'.",
+            )
+    for name, value in execution.variables.items():
+        reason = why_refused(name, value)
+        if reason is not None:
+            raise RecipeError(f"execution.variables: {name!r} {reason}.")
+    for name in execution.secrets:
+        if (reason := why_refused(name, "")) is not None:
+            raise RecipeError(f"execution.secrets: {name!r} {reason}, and it cannot be given as a secret.")
+        if name in execution.variables:
+            raise RecipeError(f"execution.secrets: {name} has its value in execution.variables, where it is recorded.")
 
 
 def _check_keys(value: Any, type_: Any, path: str, what: str) -> None:

@@ -7,8 +7,10 @@ from typing import Any, Literal
 import msgspec
 
 from reprokit.core.canonical_json import canonical
-from reprokit.core.safe_json import load_json
-from reprokit.errors import DataMismatchError
+from reprokit.schema.artefact import check_size, decode
+from reprokit.schema.factor import Factor
+from reprokit.schema.facts import VerdictSummary
+from reprokit.schema.place import Place, SaveKind, Spot
 
 __all__ = [
     "Cause",
@@ -20,17 +22,25 @@ __all__ = [
     "Verdict",
     "VerdictRecord",
     "exit_code",
+    "rung_of",
 ]
 
-Rung = Literal["BITWISE", "TENSOR-TOLERANCE", "METRIC-TOLERANCE", "DIVERGED", "INCONCLUSIVE"]
+Rung = Literal["BITWISE", "EQUAL-RELAXED", "TENSOR-TOLERANCE", "METRIC-TOLERANCE", "DIVERGED", "INCONCLUSIVE"]
+
+_WITH_PROVISOS = ", with provisos"
 
 
 class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     """The first point at which two runs differ.
 
     Attributes:
+        saved: By whose sign the checkpoint was saved in which they differ; None if they differ in no checkpoint.
         epoch: From 0; None for the initial state, and for what belongs to no epoch.
-        tensor: Name of the first tensor that differs, or `state.json:PATH`; None if only an output differs.
+        batch, save: As of a `Place`.
+        output, metric: The declared output or the metric that differs, where it is one.
+        missing: The side that does not have the checkpoint.
+        tensor: Name of the first tensor that differs, or `FILE:PATH` of what else does, in `state.json`, `config.json`
+            or a file that is kept whole; None if only an output differs.
         shard: The file that it is stored in, of the first of the two that has it.
         shape: Of that tensor.
         elements, differing: How many elements it has, and how many differ in their bits.
@@ -42,8 +52,14 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
         state: Paths of `state.json` that differ there, besides tensors: at most eight.
     """
 
+    saved: SaveKind | None = None
     epoch: int | None = None
     step: int | None = None
+    batch: int | None = None
+    save: int = 1
+    output: str | None = None
+    metric: str | None = None
+    missing: Literal["original", "repetition"] | None = None
     tensor: str | None = None
     shard: str | None = None
     shape: list[int] | None = None
@@ -55,7 +71,43 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     index: list[int] | None = None
     how: str | None = None
     state: list[str] = []
-    what: str | None = None
+
+    @classmethod
+    def at(cls, place: Place, *, step: int | None = None, **more: Any) -> Divergence:
+        """Return one in the checkpoint of a place.
+
+        Args:
+            step: Steps done there, where the place does not say.
+            more: What else is known of it.
+        """
+        step = place.step if step is None else step
+        return cls(saved=place.kind, epoch=place.epoch, step=step, batch=place.batch, save=place.save, **more)
+
+    def placed(self, place: Place, *, step: int | None = None) -> Divergence:
+        """Return the same, in the checkpoint of a place."""
+        told = Divergence.at(place, step=step)
+        return msgspec.structs.replace(
+            self, saved=told.saved, epoch=told.epoch, step=told.step, batch=told.batch, save=told.save
+        )
+
+    @property
+    def spot(self) -> Spot:
+        """What of the runs differs."""
+        place = None
+        if self.saved is not None:
+            step = self.step if self.epoch is None and self.saved != "initial" else None
+            place = Place(kind=self.saved, epoch=self.epoch, step=step, batch=self.batch, save=self.save)
+        return Spot(place=place, output=self.output, metric=self.metric)
+
+    @property
+    def what(self) -> str:
+        """The same in words: `epoch 2`, `epoch 2 is missing from the repetition`, `output metrics.json`."""
+        return str(self.spot) + (f" is missing from the {self.missing}" if self.missing else "")
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it, with `what` it is in words."""
+        value: dict[str, Any] = msgspec.to_builtins(self)
+        return {**value, "what": self.what}
 
     def tensor_text(self) -> str:
         """Return in words how the tensor differs; nothing if it is about none."""
@@ -76,7 +128,9 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(parts)
 
 
-CauseKind = Literal["code", "data", "params", "execution", "environment", "machine", "inputs", "record", "unexplained"]
+CauseKind = Literal[
+    "code", "data", "params", "execution", "environment", "machine", "inputs", "resumed", "record", "unexplained"
+]
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,11 +138,11 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         what: Which one: `params.rate`, `data.images`, `code`, `environment.numpy`, `execution.threads`.
-        text: A line that says it, as in `Verdict.causes`.
+        text: A line that says it.
         weight: How well it would explain what was seen first.
         why: What was seen that makes it so.
         lines: What it consists of: a code's differences line by line, the entries of data that changed.
-        factor: Option of `reproduce --with` that gives the original this one thing of the other run; None if none can.
+        factor: What `reproduce --with` can give to the original so that it has this one thing of the other run.
     """
 
     kind: CauseKind
@@ -97,7 +151,14 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     weight: Literal["likely", "possible", "unlikely"] = "possible"
     why: str = ""
     lines: list[str] = []
-    factor: str | None = None
+    factor: Factor | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it, its factor with the `option` of `--with` that says it."""
+        value: dict[str, Any] = msgspec.to_builtins(self)
+        if self.factor is not None:
+            value["factor"]["option"] = self.factor.option
+        return value
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,21 +173,38 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The result of `reproduce`. `relaxed` lists every override; one is enough to forbid BITWISE.
 
     Attributes:
-        causes: What differs between the two runs and could explain it, most telling first.
-        explanations: The same, in the same order, with what each consists of.
+        until: The last epoch that was compared, from 0; None if all were.
+        explanations: What differs between the two runs and could explain the first divergence, most telling first;
+            empty where there is none.
+        provisos: What else a reader has to know of the two runs, a sentence each, before the verdict means what its
+            word says (`reprokit.runs.provisos`).
+        resumed: How either run was stopped and resumed, a sentence each.
     """
 
     run_id: str
     reproduces: str
     verdict: Rung
     relaxed: list[str] = []
+    until: int | None = None
     first_divergence: Divergence | None = None
-    causes: list[str] = []
     explanations: list[Cause] = []
     comparisons: list[Comparison] = []
+    provisos: list[str] = []
+    resumed: list[str] = []
+
+    @property
+    def word(self) -> str:
+        """Its rung as it is printed: one that affirms something is never bare beside a proviso."""
+        affirms = exit_code(self.verdict) == 0
+        return self.verdict + (_WITH_PROVISOS if affirms and self.provisos else "")
 
     def plain(self) -> dict[str, Any]:
+        """Return it as `--json` prints it: `verdict` is its word, `rung` the same without a mention of provisos."""
         value: dict[str, Any] = msgspec.to_builtins(self)
+        value |= {"verdict": self.word, "rung": self.verdict}
+        value["first_divergence"] = None if self.first_divergence is None else self.first_divergence.plain()
+        value["causes"] = [cause.text for cause in self.explanations]
+        value["explanations"] = [cause.plain() for cause in self.explanations]
         return value
 
 
@@ -164,23 +242,23 @@ class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     reprokit: str = ""
 
     def encode(self) -> bytes:
-        return canonical(msgspec.to_builtins(self)) + b"\n"
+        return check_size(canonical(msgspec.to_builtins(self)) + b"\n", what="The verdict")
 
     def plain(self) -> dict[str, Any]:
         value: dict[str, Any] = msgspec.to_builtins(self)
-        return value
+        return {**value, "verdict": self.verdict.plain()}
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> VerdictSummary:
         """What listings need, small enough for the header of its version."""
-        return {
-            "kind": "verdict",
-            "verdict": self.verdict.verdict,
-            "original": self.original.run_id,
-            "reproduction": self.reproduction.run_id,
-            "relaxed": self.verdict.relaxed,
-            "by": self.by,
-            "at": self.at,
-        }
+        return VerdictSummary(
+            verdict=self.verdict.word,
+            original=self.original.run_id,
+            reproduction=self.reproduction.run_id,
+            relaxed=self.verdict.relaxed,
+            provisos=self.verdict.provisos,
+            by=self.by,
+            at=self.at,
+        )
 
     @classmethod
     def decode(cls, data: bytes, *, what: str) -> VerdictRecord:
@@ -189,17 +267,14 @@ class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Raises:
             DataMismatchError: It does not have the form of a verdict.
         """
-        value = load_json(data, what=what)
-        if isinstance(value, dict) and value.get("format") != 1:
-            raise DataMismatchError(
-                f"{what} has format {value.get('format')!r}; this reprokit reads format 1.", hint="Update reprokit."
-            )
-        try:
-            return msgspec.convert(value, cls, strict=True)
-        except msgspec.ValidationError as error:
-            raise DataMismatchError(f"{what} is malformed: {error}.") from None
+        return decode(data, cls, what=what)
 
 
 def exit_code(rung: Rung) -> int:
     """0 reproduced, 7 diverged, 8 inconclusive."""
     return {"DIVERGED": 7, "INCONCLUSIVE": 8}.get(rung, 0)
+
+
+def rung_of(word: str) -> str:
+    """Return the rung that the word of a verdict names."""
+    return word.removesuffix(_WITH_PROVISOS)

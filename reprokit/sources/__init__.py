@@ -57,9 +57,8 @@ class PackageSource:
 
 
 def _reopen(ref: str, registry: str, folder: str) -> PackageSource:
-    return PackageSource(
-        importlib.import_module("reprokit.packages.package").Package.open(ref, registry=registry), folder
-    )
+    opener = importlib.import_module("reprokit.packages.package").Package
+    return PackageSource(opener.open(ref, registry=registry), folder)
 
 
 def open_source(package: Any, folder: str = "", *, registry: Any = None) -> Source:
@@ -72,8 +71,7 @@ def open_source(package: Any, folder: str = "", *, registry: Any = None) -> Sour
         if in_run():
             root = declared_folder(package)
             return FolderSource(f"{root}/{folder.strip('/')}" if folder.strip("/") else root)
-        opener = importlib.import_module(
-            "reprokit.packages.package"
-        ).Package  # a run's environment need not have what it needs
+        # a run's environment need not have what it needs
+        opener = importlib.import_module("reprokit.packages.package").Package
         package = opener.open(package, registry=registry)
     return PackageSource(package, folder)

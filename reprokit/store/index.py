@@ -11,7 +11,7 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,15 +48,10 @@ class Index:
 
         def look(database: sqlite3.Connection) -> dict[bytes, PackPlace]:
             found: dict[bytes, PackPlace] = {}
-            for start in range(0, len(wanted), _BATCH):
-                batch = wanted[start : start + _BATCH]
-                marks = ",".join("?" * len(batch))
-                rows = database.execute(
-                    "select digest, name, offset, size from places join packs on packs.id = places.pack "  # noqa: S608
-                    f"where digest in ({marks})",
-                    batch,
-                )
-                found |= {digest: (name, Member(offset, size)) for digest, name, offset, size in rows if name in packs}
+            query = "select digest, name, offset, size from places join packs on packs.id = places.pack where digest in"
+            for digest, name, offset, size in _among(database, query, wanted):
+                if name in packs:
+                    found[digest] = (name, Member(offset, size))
             return found
 
         return self._do(look)
@@ -126,13 +121,7 @@ class Index:
         wanted = list(objects)
 
         def look(database: sqlite3.Connection) -> dict[str, str]:
-            found: dict[str, str] = {}
-            for start in range(0, len(wanted), _BATCH):
-                batch = wanted[start : start + _BATCH]
-                marks = ",".join("?" * len(batch))
-                query = f"select object, stamp from verified where object in ({marks})"  # noqa: S608
-                found.update(database.execute(query, batch))
-            return found
+            return dict(_among(database, "select object, stamp from verified where object in", wanted))
 
         return self._do(look)
 
@@ -176,6 +165,13 @@ class Index:
         _prepare(database)
         self._database = database
         return database
+
+
+def _among(database: sqlite3.Connection, query: str, wanted: Sequence[Any]) -> Iterator[Any]:
+    """Yield the rows of a query that ends in `in`, for values of any number: SQLite takes some hundred at once."""
+    for start in range(0, len(wanted), _BATCH):
+        batch = wanted[start : start + _BATCH]
+        yield from database.execute(f"{query} ({','.join('?' * len(batch))})", batch)
 
 
 def _prepare(database: sqlite3.Connection) -> None:

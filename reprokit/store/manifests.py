@@ -18,11 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from reprokit.core.atomic_files import durable_write
 from reprokit.core.canonical_json import canonical
-from reprokit.core.logical_keys import durable_write
-from reprokit.core.safe_json import printable
-from reprokit.errors import DataMismatchError, NotFoundError
-from reprokit.schema.manifest import MAX_ENTRIES, MAX_MANIFEST, Manifest
+from reprokit.core.regular_files import open_regular, read_regular
+from reprokit.core.terminal_text import printable
+from reprokit.errors import DataMismatchError, NotFoundError, UsageError
+from reprokit.schema.manifest import MAX_ENTRIES, MAX_LINE, MAX_MANIFEST, Manifest
 
 __all__ = ["ManifestStore"]
 
@@ -32,7 +33,6 @@ _SUFFIX = ".jsonl.gz"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _BASE = re.compile(rb'\{"base":"([0-9a-f]{64})"\}')
 _COPY = re.compile(rb"\[(\d{1,9}),(\d{1,9})\]")
-_MAX_HEADER = 16 * 1024 * 1024
 _AT_ONCE = 64 * 1024 * 1024  # bytes of text; of more, the limits are checked before any is kept
 _BLOCK = 1024 * 1024
 _WORTH_IT = 64  # lines; below, a difference saves nothing
@@ -79,6 +79,12 @@ class ManifestStore:
         text = manifest.encode()
         header, _, body = text.partition(b"\n")
         lines = body.split(b"\n")[:-1]
+        if max(map(len, [header, *lines])) > MAX_LINE or len(text) > MAX_MANIFEST:
+            raise UsageError(
+                f"A version whose manifest has {len(text):,} bytes, {max(map(len, [header, *lines])):,} of them in one "
+                f"line, is not published: at most {MAX_MANIFEST:,} and {MAX_LINE:,} are read.",
+                hint="Metadata and metrics of that size belong into a file of the version.",
+            )
         difference = self._difference(lines, near, manifest.top_hash) if near and len(lines) >= _WORTH_IT else None
         if difference is not None:
             text = b"\n".join([header, *difference, b""])
@@ -132,6 +138,14 @@ class ManifestStore:
             text = b"\n".join([header, *self._expand(body.split(b"\n")[:-1], what), b""])
         return Manifest.decode(text, top_hash=top_hash, what=what)
 
+    def listing(self, top_hash: str) -> bytes:
+        """Return the lines of a version's entries as they are stored, to see if two list the same; not verified."""
+        body = self._text(top_hash).partition(b"\n")[2]
+        if body.startswith(b'{"base"'):
+            what = f"Manifest {top_hash[:12]} of {self.root}"
+            body = b"\n".join([*self._expand(body.split(b"\n")[:-1], what), b""])
+        return body
+
     def header(self, top_hash: str) -> dict[str, Any]:
         """Return a version's header alone: for listings, and not verified."""
         what = f"Manifest {top_hash[:12]} of {self.root}"
@@ -174,7 +188,7 @@ class ManifestStore:
 
     def _bytes(self, top_hash: str) -> bytes:
         try:
-            return self.path(top_hash).read_bytes()
+            return read_regular(self.path(top_hash), max_bytes=MAX_MANIFEST)
         except FileNotFoundError:
             raise self._missing(top_hash) from None
 
@@ -217,8 +231,8 @@ class ManifestStore:
         opener = zlib.decompressobj(_GZIP)
         lines = 0
         try:
-            with self.path(top_hash).open("rb") as handle:
-                while lines < 2 and not opener.eof and len(text) <= _MAX_HEADER:
+            with open_regular(self.path(top_hash)) as handle:
+                while lines < 2 and not opener.eof and len(text) <= MAX_LINE:
                     block = opener.unconsumed_tail or handle.read(4096)
                     if not block:
                         break

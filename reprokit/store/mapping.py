@@ -1,7 +1,8 @@
 """Large objects as memory: mapped, hashed side by side, and not hashed again while their files' stats stay.
 
-A mapped object costs no copy. What is cut from its file afterwards ends the process that reads there; objects are
-read-only files that are replaced or removed, never rewritten, so only a stranger's hand does that.
+A mapped object costs no copy. What is cut from its file afterwards ends the process that reads there, and what is
+rewritten in it shows; objects are read-only files that are replaced or removed, never rewritten, so only a stranger's
+hand does that. Whoever hands bytes of a view on asks `unchanged` after copying them.
 """
 
 from __future__ import annotations
@@ -13,15 +14,48 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from reprokit.core.atomic_files import os_errors
 from reprokit.core.digest import CHUNKED, Digest, hash_all, hash_bytes
-from reprokit.core.logical_keys import os_errors
 from reprokit.schema.manifest import Entry
 from reprokit.store.objects import ObjectStore, corrupt
 
-__all__ = ["map_loose"]
+__all__ = ["MappedFile", "map_loose", "unchanged"]
 
 _TICK = 2_000_000_000  # ns; a file that changed this short before it was read may change again and look the same
 _WILLNEED = getattr(mmap, "MADV_WILLNEED", None)
+
+
+class MappedFile(mmap.mmap):
+    """A file that is mapped to be read, and what its stat was then. The views of it know it as their `obj`."""
+
+    fd: int = -1
+    seen: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, handle: BinaryIO) -> MappedFile:
+        mapped = cls(handle.fileno(), 0, prot=mmap.PROT_READ)
+        mapped.fd = os.dup(handle.fileno())
+        mapped.seen = mapped.stamp()
+        return mapped
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def stamp(self) -> tuple[int, ...]:
+        """Return what the stat of the file is now."""
+        found = os.fstat(self.fd)
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+    def unchanged(self) -> bool:
+        """True if the file is, by its stat, what it was when it was mapped."""
+        return self.stamp() == self.seen
+
+
+def unchanged(view: bytes | memoryview) -> bool:
+    """True if what lies behind a view is still what was verified: always of bytes, by its stat of a mapped file."""
+    mapped = view.obj if isinstance(view, memoryview) else None
+    return not isinstance(mapped, MappedFile) or mapped.unchanged()
 
 
 def map_loose(store: ObjectStore, entries: Sequence[Entry], *, what: str, own: bool = False) -> list[memoryview]:

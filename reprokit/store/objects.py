@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reprokit.core.digest import CHUNKED, Digest, copy_hashed, hash_bytes
+from reprokit.core.regular_files import open_lock, open_regular, read_regular
 from reprokit.core.safe_json import load_json
+from reprokit.core.scratch import ALL, LONG, abandoned
 from reprokit.errors import DataMismatchError, NotFoundError, PurgedError
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.index import Index, PackPlace
 from reprokit.store.packs import PACK_NAME, SMALL, Member, Pack
 
-__all__ = ["OWNER", "TEMPORARY", "ObjectStore", "corrupt", "hint_of", "is_digest_of", "parse_hint"]
+__all__ = ["TEMPORARY", "ObjectStore", "corrupt", "hint_of", "is_digest_of", "parse_hint"]
 
 _OPEN_PACKS = 256
 _ATTEMPTS = 5
+_MAX_TOMBSTONE = 1024 * 1024
 _FRESH = 3600  # seconds; what was touched longer ago is touched again when it is reused
 TEMPORARY = "tmp"
-OWNER = "owner"
 LOCK = "lock"
 
 
@@ -200,10 +202,11 @@ class ObjectStore:
     def read(self, entry: Entry, *, what: str) -> bytes:
         """Return an entry's bytes, verified; for objects that fit in memory."""
         for place in self._places(entry):
-            data = self._from_pack(place)
-            if data is not None and is_digest_of(data, entry.digest):
-                return data
-            self.close_pack(place[0])  # it may have been restored since it was opened
+            for _ in range(2):
+                data = self._from_pack(place)
+                if data is not None and is_digest_of(data, entry.digest):
+                    return data
+                self.close_pack(place[0])  # it may have been restored since it was opened
         with self.loose_file(entry, what) as handle:
             data = handle.read(entry.size + 1)
         found = hash_bytes(data, entry.digest.type)
@@ -273,7 +276,7 @@ class ObjectStore:
     def loose_file(self, entry: Entry, what: str) -> BinaryIO:
         """Open a loose object of the entry's size, or say why there is nothing to open."""
         try:
-            handle = self.loose_path(entry.digest).open("rb")
+            handle = open_regular(self.loose_path(entry.digest))
         except FileNotFoundError:
             pass
         else:
@@ -309,7 +312,7 @@ class ObjectStore:
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        with (self.root / LOCK).open("ab") as handle:
+        with open_lock(self.root / LOCK) as handle:
             fcntl.flock(handle, how)
             yield
 
@@ -328,7 +331,7 @@ class ObjectStore:
         """Return when and why an object was erased, as a sentence; None if it was not."""
         path = self.tombstone_path(digest)
         try:
-            stone = load_json(path.read_bytes(), what=str(path))
+            stone = load_json(read_regular(path, max_bytes=_MAX_TOMBSTONE), what=str(path), max_bytes=_MAX_TOMBSTONE)
         except FileNotFoundError:
             return None
         if not isinstance(stone, dict):
@@ -340,20 +343,13 @@ class ObjectStore:
         with self._lock:
             self._open.pop(name, None)
 
-    def abandoned(self) -> Iterator[Path]:
-        """Yield the temporary folders whose owner has died; nobody becomes the owner while the caller has one."""
-        for name in _listdir(self.root / TEMPORARY):
-            folder = self.root / TEMPORARY / name
-            try:
-                owner = (folder / OWNER).open("ab")  # made if it is not there: its owner may be about to
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            with owner:
-                try:
-                    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                yield folder
+    def abandoned(self, *, thorough: bool = False) -> Iterator[Path]:
+        """Yield the temporary folders whose owner has died; nobody becomes the owner while the caller has one.
+
+        Args:
+            thorough: Also those that another machine made lately, if nobody is seen to hold them.
+        """
+        return abandoned(self.root / TEMPORARY, elsewhere=ALL if thorough else LONG)
 
     def freshen(self, path: Path) -> bool:
         """Make an object or pack that is used again look new, so that gc leaves it; False if it is not there.

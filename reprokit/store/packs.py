@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reprokit.core.digest import Hasher
+from reprokit.core.regular_files import open_regular
 from reprokit.errors import DataMismatchError
 
 __all__ = ["MAX_MEMBERS", "PACK_NAME", "SMALL", "Member", "Pack", "PackWriter"]
@@ -31,6 +32,7 @@ MAX_MEMBERS = 65_000
 PACK_NAME = re.compile(r"[0-9a-f]{64}")
 _MAX_BYTES = 1024 * 1024 * 1024
 _FLUSH = 4 * 1024 * 1024
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 _DATE = 0x21  # 1980-01-01, so that equal members give equal bytes
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -58,7 +60,7 @@ class PackWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.members: dict[bytes, Member] = {}
-        self._handle = path.open("xb", buffering=0)
+        self._handle = os.fdopen(os.open(path, _CREATE, 0o444), "wb", buffering=0)
         self._pending: list[bytes | memoryview] = []
         self._pending_bytes = 0
         self._written = 0
@@ -103,7 +105,6 @@ class PackWriter:
         count = len(self.members)
         self._pending += (directory, _END.pack(b"PK\x05\x06", 0, 0, count, count, len(directory), start, 0))
         self._flush()
-        os.fchmod(self._handle.fileno(), 0o444)
         os.fsync(self._handle.fileno())
         self.close()
         return self._hasher.digest().hex
@@ -125,7 +126,7 @@ class Pack:
         """
         self.path = path
         self.lock = threading.Lock()
-        with path.open("rb") as handle:
+        with open_regular(path) as handle:
             self.fd = os.dup(handle.fileno())
         self._seen = _stamp(os.fstat(self.fd))
         self.size = self._seen[0]

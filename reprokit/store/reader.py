@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 from binascii import a2b_base64
 from collections.abc import Sequence
 from hashlib import sha256
 from os import pread
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
+from reprokit.core.atomic_files import os_errors
 from reprokit.core.digest import hash_view
-from reprokit.core.logical_keys import os_errors
 from reprokit.errors import DataMismatchError
 from reprokit.schema.manifest import Entry, Manifest
-from reprokit.store.mapping import map_loose
+from reprokit.store.mapping import MappedFile, map_loose
 from reprokit.store.objects import ObjectStore, corrupt
 from reprokit.store.packs import PACK_NAME, SMALL, Pack
 
 __all__ = ["PackReader", "Reader"]
+
+_ATTEMPTS = 3
 
 
 class _ReadOne(Protocol):
@@ -43,7 +43,7 @@ class Reader:
         return self._read_one(entry, what=f"{entry.logical_key} of {self._what}")
 
     def view(self, position: int) -> bytes | memoryview:
-        """Return the verified bytes, without a copy where they lie in a mapped file."""
+        """Return the verified bytes, without a copy where they lie in a mapped file: see `unchanged` of `mapping`."""
         return self.read(position)
 
     def views(self, positions: Sequence[int], *, own: bool = False) -> list[memoryview]:
@@ -65,7 +65,7 @@ class PackReader(Reader):
         super().__init__(store.read, manifest, what=what)
         self._store = store
         self._packs: dict[str, Pack] = {}
-        self._loose: dict[int, _Mapped] = {}
+        self._loose: dict[int, MappedFile] = {}
         self._places, self._values, self._sizes = manifest.columns()
         self._verified: list[tuple[Pack, int, int] | None] = [None] * len(self._sizes)
 
@@ -111,12 +111,18 @@ class PackReader(Reader):
             entry = self._manifest.entries[position]
             what = f"{entry.logical_key} of {self._what}"
             with os_errors(f"Reading {what}"), self._store.loose_file(entry, what) as handle:
-                known = _Mapped(handle)
-                found = hash_view(known.view, entry.digest.type)
-            if found != entry.digest or len(known.view) != entry.size or not known.unchanged():
-                raise corrupt(what, entry.digest, found)
+                known = MappedFile.of(handle)
+            for _ in range(_ATTEMPTS):
+                found = hash_view(memoryview(known), entry.digest.type)
+                if found != entry.digest or len(known) != entry.size:
+                    raise corrupt(what, entry.digest, found)
+                if known.unchanged():
+                    break
+                known.seen = known.stamp()  # as when somebody who uses it again makes it look new for gc
+            else:
+                raise corrupt(what, entry.digest, "what changes all the time")
             self._loose[position] = known
-        return known.view
+        return memoryview(known)
 
     def views(self, positions: Sequence[int], *, own: bool = False) -> list[memoryview]:
         large = [position for position in positions if self._sizes[position] >= SMALL]
@@ -127,22 +133,3 @@ class PackReader(Reader):
                 data = self.read(position)
                 found[position] = memoryview(bytearray(data) if own else data)
         return [found[position] for position in positions]
-
-
-class _Mapped:
-    """A file that is mapped, and what its stat was then."""
-
-    def __init__(self, handle: BinaryIO) -> None:
-        self._fd = os.dup(handle.fileno())
-        self._seen = self._stamp()
-        self.view = memoryview(mmap.mmap(self._fd, 0, prot=mmap.PROT_READ) if self._seen[0] else b"")
-
-    def __del__(self) -> None:
-        os.close(self._fd)
-
-    def _stamp(self) -> tuple[int, int, int, int]:
-        seen = os.fstat(self._fd)
-        return seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino
-
-    def unchanged(self) -> bool:
-        return self._stamp() == self._seen

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
-import tempfile
 import threading
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Sequence
@@ -13,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from reprokit.core.atomic_files import fsync_folder, make_folder, new_file
 from reprokit.core.digest import CHUNKED, Digest, copy_hashed, hash_bytes, hash_view, write_all
-from reprokit.core.logical_keys import fsync_folder, make_folder
+from reprokit.core.scratch import scratch
 from reprokit.errors import RefusedError
 from reprokit.store.index import PackPlace
-from reprokit.store.objects import OWNER, TEMPORARY, ObjectStore, corrupt, hint_of, is_digest_of
+from reprokit.store.objects import TEMPORARY, ObjectStore, corrupt, hint_of, is_digest_of
 from reprokit.store.packs import SMALL, PackWriter
 
 __all__ = ["Staging", "stage"]
@@ -25,33 +23,18 @@ __all__ = ["Staging", "stage"]
 
 @contextmanager
 def stage(store: ObjectStore) -> Iterator[Staging]:
-    """Collect new objects; on leaving without an error all are durable, then all get their names."""
-    folder, owner = _own_folder(store.root / TEMPORARY)
-    try:
+    """Collect new objects; on leaving without an error all are durable, then all get their names.
+
+    Raises:
+        RefusedError: One of them was purged, be it while they were collected: none gets a name.
+    """
+    with scratch(store.root / TEMPORARY) as folder:
         staging = Staging(store, folder)
         try:
             yield staging
             staging.settle()
         finally:
             staging.discard()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        owner.close()
-
-
-def _own_folder(base: Path) -> tuple[Path, BinaryIO]:
-    """Make a temporary folder; while the file that comes with it is open, gc leaves it alone."""
-    base.mkdir(parents=True, exist_ok=True)
-    while True:
-        folder = Path(tempfile.mkdtemp(dir=base))
-        try:
-            owner = (folder / OWNER).open("wb")
-        except FileNotFoundError:  # a gc without grace was faster
-            continue
-        fcntl.flock(owner, fcntl.LOCK_EX)
-        if os.fstat(owner.fileno()).st_nlink:
-            return folder, owner
-        owner.close()
 
 
 class Staging:
@@ -63,6 +46,7 @@ class Staging:
         self._loose: dict[Digest, Path] = {}
         self._writers: list[PackWriter] = []
         self._reused: set[str] = set()
+        self._is_new = False  # else these are objects of the store, and whoever writes them anew has it alone
         self._purged = store.purged()
         self._lock = threading.Lock()
         self.written: list[str] = []
@@ -96,6 +80,7 @@ class Staging:
                     places[value] = hint_of(*place)
                     continue
                 places[value] = ""  # until the pack has its name
+                self._is_new = True
                 if writer is None or writer.is_full:
                     writer = self._writer()
                 writer.add(a2b_base64(value), piece)
@@ -111,11 +96,10 @@ class Staging:
             self.put_all([b"".join(parts)])
         elif digest not in self._loose and not self._reuse_loose(digest, size):
             self._refuse_purged(digest)
-            descriptor, name = tempfile.mkstemp(dir=self._folder)
+            descriptor, name = new_file(self._folder, mode=0o444)
             with os.fdopen(descriptor, "wb", buffering=0) as sink:
                 for part in parts:
                     write_all(sink, part)
-                os.fchmod(descriptor, 0o444)
                 os.fsync(descriptor)
             self._keep_loose(digest, size, Path(name))
 
@@ -168,12 +152,11 @@ class Staging:
     def _put_loose(
         self, source: BinaryIO, size: int, type_: str = CHUNKED, *, expected: Digest | None = None, threads: int = 2
     ) -> tuple[Digest, int]:
-        descriptor, name = tempfile.mkstemp(dir=self._folder)
+        descriptor, name = new_file(self._folder, mode=0o444)
         with os.fdopen(descriptor, "wb", buffering=0) as sink:
             digest, length = copy_hashed(source, sink, size, type_, threads=threads)
             if expected not in (None, digest):
                 return digest, length
-            os.fchmod(descriptor, 0o444)
             self._refuse_purged(digest)
             new = digest not in self._loose and not self._reuse_loose(digest, length)
             if new:
@@ -195,6 +178,7 @@ class Staging:
                 temporary.unlink()
             else:
                 self._loose[digest] = temporary
+                self._is_new = True
                 self.new_bytes += size
 
     def put_again(self, raw: bytes, data: bytes) -> None:
@@ -211,9 +195,23 @@ class Staging:
 
     def settle(self) -> None:
         """Make every new object durable, then name it: a name never stands for bytes that a crash could lose."""
+        packs = [(writer, writer.finish()) for writer in self._writers]
+        if not self._is_new:
+            self._name(packs)
+            return
+        with self._store.shared():  # a purge that came meanwhile has left its tombstones; another one waits
+            self._refuse_purged_since()
+            self._name(packs)
+
+    def _refuse_purged_since(self) -> None:
+        before, self._purged = self._purged, self._store.purged()
+        if self._purged != before:
+            for digest in [*self._loose, *(Digest.chunked(raw) for writer in self._writers for raw in writer.members)]:
+                self._refuse_purged(digest)
+
+    def _name(self, packs: list[tuple[PackWriter, str]]) -> None:
         folders: set[Path] = set()
-        for writer in self._writers:
-            name = writer.finish()
+        for writer, name in packs:
             final = self._store.pack_path(name)
             folders |= make_folder(final.parent)
             writer.path.replace(final)

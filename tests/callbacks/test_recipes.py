@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from reprokit.checkpoint.reader import load_checkpoint
-from tests.conftest import LONG, ROOT, Project
+from reprokit.checkpoint.load import load_checkpoint
+from reprokit.comparison.verify import verify
+from reprokit.registry.local import LocalRegistry
+from tests.conftest import LONG, ROOT, Project, context_of
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +27,8 @@ def _needs(module: str) -> pytest.MarkDecorator:
         pytest.param("torch", marks=_needs("torch")),
         pytest.param("keras", marks=_needs("keras")),
         pytest.param("sklearn", marks=[_needs("skops"), LONG]),
+        pytest.param("xgboost", marks=[_needs("xgboost"), LONG]),
+        pytest.param("lightgbm", marks=[_needs("lightgbm"), LONG]),
     ],
 )
 def test_digits_run_and_reproduce_bitwise_in_another_home(tmp_path: Path, framework: str) -> None:
@@ -32,8 +36,12 @@ def test_digits_run_and_reproduce_bitwise_in_another_home(tmp_path: Path, framew
     shutil.copytree(ROOT / "recipes", project.root / "recipes")
     project.commit()
     record = project.json("run", f"recipes/digits-{framework}.yaml")
-    assert [entry["epoch"] for entry in record["checkpoints"]] == [0, 1, 2]
-    assert record["metrics"]["accuracy"] > 0.8
+    boosted = framework in ("xgboost", "lightgbm")
+    assert [entry["epoch"] for entry in record["checkpoints"]] == ([9, 19, 29] if boosted else [0, 1, 2])
+    if boosted:
+        assert record["metrics"]["validation_0-mlogloss" if framework == "xgboost" else "test-multi_logloss"] < 0.4
+    else:
+        assert record["metrics"]["accuracy"] > 0.8
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     verdict = project.json("reproduce", record["run_id"], home="other", cwd=elsewhere)
@@ -42,3 +50,4 @@ def test_digits_run_and_reproduce_bitwise_in_another_home(tmp_path: Path, framew
     assert checkpoint.names()
     for name in checkpoint.names():
         assert checkpoint.tensor(name).nbytes == checkpoint.stored(name).nbytes
+    assert verify(everything=True, context=context_of(tmp_path, LocalRegistry(project.registry))).problems == []

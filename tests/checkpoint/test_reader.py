@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reprokit.checkpoint.reader import Checkpoint, load_checkpoint
+from reprokit.checkpoint.load import load_checkpoint
+from reprokit.checkpoint.reader import Checkpoint
 from reprokit.client.tensors import DTYPES
 from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.packages.package import Package
@@ -19,7 +21,7 @@ from reprokit.registry.local import LocalRegistry
 from reprokit.registry.quilt_writer import QuiltWriter
 from reprokit.runs.transfer import push
 from reprokit.store import mapping
-from tests.checkpoint.making import make
+from tests.checkpoint.making import Files, change_meta, files_of, make, store
 from tests.conftest import ROOT, Project, lies_at, overwrite
 
 MIB = 1024 * 1024
@@ -183,7 +185,7 @@ def test_with_few_descriptors_the_largest_are_mapped_and_the_rest_read(registry:
 import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-from reprokit.checkpoint.reader import load_checkpoint
+from reprokit.checkpoint.load import load_checkpoint
 from reprokit.registry.local import LocalRegistry
 found = load_checkpoint(sys.argv[1], registry=LocalRegistry(Path(sys.argv[2])))
 print(len(found.tensors()), sum(float(value.sum()) for value in found.tensors().values()))
@@ -237,3 +239,39 @@ def test_a_dropped_checkpoint_is_named_and_the_others_are_listed(kept: Project) 
     assert [" dropped " in line for line in lines] == [True, True, False]
     assert " KB  loss=" in lines[2]
     assert load_checkpoint("latest@last", registry=str(kept.registry)).names()
+
+
+def _other(files: Files, key: str, data: bytes) -> Files:
+    return {**files, key: (data, files[key][1])}
+
+
+def test_a_version_that_contradicts_itself_is_refused_where_it_is_read(registry: LocalRegistry) -> None:
+    files = files_of(_large(), aliases={"tied": "small.w"}, state={"a": 1})
+    sound = store(registry, files)
+    assert (sound.aliases(), sound.raw_state) == ({"tied": "small.w"}, {"a": 1})
+    for data in (b"[]", b"3", b"null"):
+        with pytest.raises(DataMismatchError, match=r"^state\.json of .* is not a mapping"):
+            _ = store(registry, _other(files, "state.json", data)).raw_state
+    index = "model.safetensors.index.json"
+    value = json.loads(files[index][0])
+    names = value["weight_map"]
+    for change in (
+        {key: file for key, file in names.items() if key != "small.w"},
+        {**names, "more": names["small.w"]},
+        {**names, "small.w": names["big.w"]},
+    ):
+        other = json.dumps({**value, "weight_map": change}).encode()
+        with pytest.raises(DataMismatchError, match=r"does not list the tensors|is malformed|names|says"):
+            store(registry, _other(files, index, other)).aliases()
+    big, small = names["big.w"], names["small.w"]
+    head = len(files[small][0]) - 20
+    for key, change in (
+        (big, {"digest": "0" * 64}), (big, {"name": "other"}), (small, {"offset": head - 8}), (small, {"dtype": "I32"}),
+        (small, {"shape": [5, 1]}),
+    ):  # fmt: skip
+        lying = store(registry, change_meta(files, key, lambda rows, change=change: rows[0].update(change)))
+        with pytest.raises(DataMismatchError):
+            lying.tensors()
+    for data in (files[small][0][:-1], files[small][0] + b"x", b"\xff" * 40):
+        with pytest.raises(DataMismatchError):
+            store(registry, _other(files, small, data)).tensors()

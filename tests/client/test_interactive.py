@@ -1,4 +1,4 @@
-"""`with reprokit.run(…)` and `%load_ext reprokit`, in a real kernel and in a plain script."""
+"""`with reprokit.start_run(…)` and `%load_ext reprokit`, in a real kernel and in a plain script."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_block_in_a_notebook_is_a_run_that_says_why_it_cannot_be_reproduced(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block = (
-        "with reprokit.run(name='try', params={'rate': 0.5}) as run:\n"
+        "with reprokit.start_run(name='try', params={'rate': 0.5}) as run:\n"
         "    print(reprokit.params(rate=1, other=2))\n"
         "    reprokit.log(accuracy=0.5)\n"
         "    reprokit.save_checkpoint({'w': np.ones(3)}, epoch=0, loss=0.25);"
@@ -89,13 +89,13 @@ def test_a_block_in_a_notebook_is_a_run_that_says_why_it_cannot_be_reproduced(
 SCRIPT = """\
 import numpy as np, os, reprokit, sys
 how = sys.argv[1]
-with reprokit.run(name="block"):
+with reprokit.start_run(name="block"):
     reprokit.save_checkpoint({"w": np.ones(3)}, epoch=0)
     if how == "raise":
         raise ValueError("on purpose")
     if how == "die":
         os._exit(9)
-    with reprokit.run(name="inner"):
+    with reprokit.start_run(name="inner"):
         pass
 """
 
@@ -124,7 +124,7 @@ def test_a_block_that_does_not_end_well_says_so(project: Project, how: str, stat
 
 def test_inside_a_run_a_block_is_part_of_it(project: Project) -> None:
     project.write("train.py", "import numpy as np, os, reprokit\n"
-                  "with reprokit.run(name='block', params={'rate': 9}) as run:\n"
+                  "with reprokit.start_run(name='block', params={'rate': 9}) as run:\n"
                   "    assert run.run_id == os.environ['REPROKIT_RUN_ID']\n"
                   "    assert reprokit.params()['rate'] == 1\n"
                   "    reprokit.save_checkpoint({'w': np.ones(3)}, epoch=0)\n")  # fmt: skip
@@ -134,8 +134,8 @@ def test_inside_a_run_a_block_is_part_of_it(project: Project) -> None:
     assert len(project.json("ls")["runs"]) == 1
 
 
-def test_what_goes_with_a_recipe_is_refused_without_one() -> None:
-    with pytest.raises(UsageError, match="go with a recipe"):
-        reprokit.run(None, seed=1)  # type: ignore[call-overload]
+def test_what_is_chosen_is_known_and_json(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"no choice 'sed'; there are params, seed, env, "):
+        reprokit.run(tmp_path / "recipe.yaml", sed=1)  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="params: a value is not JSON, NaN or infinite"):
-        reprokit.run(params={"x": float("nan")})
+        reprokit.start_run(params={"x": float("nan")})

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reprokit.client.restored import Restored
+from reprokit.client.restored import Restored, check_names
 from reprokit.client.tensors import MalformedError, as_array
 from tests.checkpoint.making import files_of
 from tests.conftest import ROOT
@@ -71,7 +71,7 @@ def test_more_files_than_descriptors_are_read(tmp_path: Path) -> None:
     code = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
-from reprokit.client.restored import Restored
+from reprokit.client.restored import Restored, check_names
 from reprokit.client.tensors import as_array
 print(sorted(int(as_array(stored)[-1]) for stored in Restored(sys.argv[1]).section("model").values()))
 """
@@ -80,3 +80,13 @@ print(sorted(int(as_array(stored)[-1]) for stored in Restored(sys.argv[1]).secti
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == str(list(range(80))), done.stderr[-2000:]
+
+
+def test_of_many_names_that_do_not_fit_some_are_named_and_the_others_counted() -> None:
+    check_names(["a", "b"], {"b": 1, "a": 2}, "model has other tensors")
+    with pytest.raises(RuntimeError) as caught:
+        check_names(["same", *"gfedcba"], ["same", "z"], "model has other tensors", hint=". Look there")
+    assert str(caught.value) == (
+        "reprokit: the model has other tensors than the checkpoint (not in the checkpoint: a, b, c, d, e and 2 more; "
+        "only in the checkpoint: z). Look there"
+    )

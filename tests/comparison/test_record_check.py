@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from reprokit.checkpoint.reader import Checkpoint
-from reprokit.comparison.record_check import stored_digest
+from reprokit.comparison.record_check import contradictions, stored_digest
 from reprokit.core.canonical_json import canonical
 from reprokit.core.refs import PackageRef
 from reprokit.packages.package import Package
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore, StoredRun
+from reprokit.schema.facts import meta_of
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.record import Record
 from tests.conftest import Project
@@ -42,7 +44,7 @@ class _Forger:
 
     def record(self, record: Record, **changed: bytes) -> None:
         files = {name.replace("_", "."): data for name, data in changed.items()} | {"record.json": record.encode()}
-        self.publish(f"runs/{record.run_id}", self.load().manifest, files, {"reprokit": record.summary()})
+        self.publish(f"runs/{record.run_id}", self.load().manifest, files, meta_of(record.summary()))
 
     def checkpoint(self, epoch: int) -> tuple[Checkpoint, int]:
         record = self.load().record
@@ -57,23 +59,29 @@ def forger(project: Project) -> _Forger:
     return _Forger(project)
 
 
+def refused(project: Project, run_id: str) -> str:
+    """Return what `reproduce` says, which executes nothing: there is no other run."""
+    said = project.reprokit("reproduce", run_id, expect=4)
+    assert f"The record of run {run_id} is not borne out, so nothing of it was executed: " in said.stderr
+    assert f"`reprokit verify {run_id}` says all that is wrong." in said.stderr
+    assert RunStore(LocalRegistry(project.registry)).ids()[0] == run_id
+    return said.stderr
+
+
 def test_a_metric_that_was_edited_in_the_record_is_found(project: Project, forger: _Forger) -> None:
     record = forger.load().record
     forger.record(msgspec.structs.replace(record, metrics={"loss": 0.001}))
-    verdict = project.json("reproduce", record.run_id, expect=7)
-    assert verdict["verdict"] == "DIVERGED"
-    assert verdict["explanations"][0]["kind"] == "record"
-    assert verdict["causes"][0].startswith("record: metric loss: the record says 0.001, the run logged 0.")
+    assert "other metrics than the finished record before it; and 1 more." in refused(project, record.run_id)
+    assert len(forger.runs.ids()) == 1
+    found = contradictions(forger.load(), None, forger.registry)[-1]
+    assert found[0] == "metric loss" and found[1].startswith("the record says 0.001, the run logged 0.")
 
 
-def test_one_that_was_edited_everywhere_still_is_not_what_comes_out(project: Project, forger: _Forger) -> None:
+def test_one_that_was_edited_everywhere_is_not_what_comes_out(project: Project, forger: _Forger) -> None:
     record = forger.load().record
     logged = b"".join(canonical({"step": None, "time": 1.0, "values": {"loss": 0.001}}) + b"\n" for _ in range(3))
     forger.record(msgspec.structs.replace(record, metrics={"loss": 0.001}), metrics_jsonl=logged)
-    verdict = project.json("reproduce", record.run_id)
-    assert verdict["verdict"] == "TENSOR-TOLERANCE"
-    assert verdict["first_divergence"]["what"] == "metric loss"
-    assert verdict["causes"][0].startswith("unexplained")
+    assert "other metrics, metrics.jsonl than the finished record before it" in refused(project, record.run_id)
 
 
 def test_an_epochs_metric_that_was_edited_is_found(project: Project, forger: _Forger) -> None:
@@ -81,14 +89,29 @@ def test_an_epochs_metric_that_was_edited_is_found(project: Project, forger: _Fo
     edited = [*record.checkpoints]
     edited[1] = msgspec.structs.replace(edited[1], metrics={"loss": 0.001})
     forger.record(msgspec.structs.replace(record, checkpoints=edited))
-    verdict = project.json("reproduce", record.run_id, expect=7)
-    assert verdict["causes"][0].startswith("record: epoch 1: loss is 0.001 in the record, and ")
+    assert "nothing of it was executed: epoch 1: loss is 0.001 in the record, and " in refused(project, record.run_id)
     said = project.reprokit("verify", record.run_id, expect=4).stdout
     assert "record.json: epoch 1: loss is 0.001 in the record, and " in said
-    project.reprokit("verify", verdict["run_id"])
 
 
-def test_weights_that_are_not_those_of_their_digest_are_found(project: Project, forger: _Forger) -> None:
+def test_no_run_takes_code_or_environment_of_a_record_that_is_not_borne_out(project: Project, forger: _Forger) -> None:
+    forged = forger.load().record
+    other = project.json("run", "recipe.yaml")["run_id"]
+    forger.record(msgspec.structs.replace(forged, metrics={"loss": 0.001}))
+    for what in ("code", "env"):
+        said = project.reprokit("reproduce", other, "--with", f"{what}={forged.run_id}", expect=4).stderr
+        assert f"The record of run {forged.run_id} is not borne out, so nothing of it was executed: " in said
+    said = project.reprokit("env", "check", forged.run_id, "--env", "exact", expect=4).stderr
+    assert f"The record of run {forged.run_id} is not borne out" in said
+    said = project.reprokit("env", "build", forged.run_id, expect=4).stderr
+    assert f"The record of run {forged.run_id} is not borne out" in said
+    forger.record(msgspec.structs.replace(forged, metrics={"loss": 0.001}, status="interrupted"))
+    said = project.reprokit("resume", forged.run_id, expect=4).stderr
+    assert f"The record of run {forged.run_id} is not borne out, so nothing of it was executed: " in said
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_weights_that_are_not_those_of_their_digest_are_found(project: Project, forger: _Forger, dropped: bool) -> None:
     """The version claims the honest state digest, and the tensors' own digests, and holds other bytes."""
     checkpoint, at = forger.checkpoint(1)
     manifest, record = checkpoint.package.manifest, forger.load().record
@@ -100,12 +123,21 @@ def test_weights_that_are_not_those_of_their_digest_are_found(project: Project, 
     name = checkpoint.package.name
     forged = forger.publish(name, manifest, {stored.key: bytes(data)}, dict(manifest.user_meta))
     edited = [*record.checkpoints]
-    edited[at] = msgspec.structs.replace(edited[at], top_hash=forged.top_hash)
+    edited[at] = msgspec.structs.replace(edited[at], top_hash=forged.top_hash, dropped=dropped)
+    again = project.json("reproduce", record.run_id)["run_id"]
     forger.record(msgspec.structs.replace(record, checkpoints=edited))
-    verdict = project.json("reproduce", record.run_id, expect=7)
+    assert "is not borne out, so nothing" in project.reprokit("reproduce", record.run_id, expect=4).stderr
+    verdict = project.json("diff", record.run_id, again)
     assert verdict["verdict"] == "DIVERGED"
     assert verdict["first_divergence"]["epoch"] == 1
-    assert verdict["causes"][0].startswith("record: epoch 1: what the original stored has the state digest ")
+    found = "record: epoch 1: what the original stored has the state digest "
+    assert any(cause.startswith(found) for cause in verdict["causes"][:2])
+    if dropped:
+        return
+    said = project.reprokit("verify", record.run_id, expect=4).stdout
+    assert "layer.weight in model/layer.trainable.safetensors of t/model@" in said
+    stolen = f"t/model@{forged.top_hash}"
+    assert "is not what the version says" in project.reprokit("checkpoint", "get", stolen, "out", expect=4).stderr
 
 
 def test_a_record_that_names_another_runs_checkpoint_is_found(project: Project, forger: _Forger) -> None:
@@ -114,20 +146,22 @@ def test_a_record_that_names_another_runs_checkpoint_is_found(project: Project, 
     edited = [*record.checkpoints]
     edited[0] = msgspec.structs.replace(edited[0], top_hash=other["checkpoints"][0]["top_hash"])
     forger.record(msgspec.structs.replace(record, checkpoints=edited))
-    verdict = project.json("reproduce", record.run_id, expect=7)
-    assert verdict["causes"][0].startswith(
-        f"record: epoch 0: run is {record.run_id} in the record, and {other['run_id']}"
-    )
+    said = project.reprokit("reproduce", record.run_id, expect=4).stderr
+    assert f"executed: epoch 0: run is {record.run_id} in the record, and {other['run_id']}" in said
 
 
 def test_an_output_that_was_exchanged_is_found(project: Project, forger: _Forger) -> None:
     stored = forger.load()
+    (facts,) = stored.record.outputs
+    kept = forger.registry.read_object(stored.manifest["outputs/metrics.json"], what="metrics.json")
+    other = kept[:-2] + (b"1" if kept[-2:-1] == b"2" else b"2") + kept[-1:]
+    assert (len(other), json.loads(other).keys()) == (facts.size, {"loss"})
     forger.publish(
-        f"runs/{stored.record.run_id}", stored.manifest, {"outputs/metrics.json": b'{"loss": 0}'},
+        f"runs/{stored.record.run_id}", stored.manifest, {"outputs/metrics.json": other},
         dict(stored.manifest.user_meta),
     )  # fmt: skip
-    verdict = project.json("reproduce", stored.record.run_id, expect=7)
-    assert verdict["causes"][0].startswith("record: metrics.json: what is kept of it is not what the record says")
+    said = refused(project, stored.record.run_id)
+    assert "executed: metrics.json: what is kept of it is not what the record says" in said
 
 
 def test_metrics_that_are_no_numbers_are_kept_and_equal_themselves(project: Project) -> None:
@@ -139,11 +173,11 @@ def test_metrics_that_are_no_numbers_are_kept_and_equal_themselves(project: Proj
     assert project.json("reproduce", "latest")["verdict"] == "BITWISE"
 
 
-def test_a_metric_that_is_the_time_forbids_bitwise_until_it_is_declared(project: Project) -> None:
+def test_a_metric_that_is_the_time_diverges_until_it_is_declared(project: Project) -> None:
     project.hook("reprokit.log(seconds=time.time())")
     project.reprokit("run", "recipe.yaml", "-q")
-    verdict = project.json("reproduce", "latest")
-    assert verdict["verdict"] == "TENSOR-TOLERANCE"
+    verdict = project.json("reproduce", "latest", expect=7)
+    assert verdict["verdict"] == "DIVERGED"
     assert verdict["first_divergence"]["what"] == "metric seconds"
     assert "such as the time" in verdict["explanations"][0]["why"]
     recipe = (project.root / "recipe.yaml").read_text()

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from reprokit.checkpoint.reader import Checkpoint
-from reprokit.cli.text.run_diff import checkpoint_diff_text
-from reprokit.comparison.run_diff import diff_checkpoints
+from reprokit.cli.text.run_diff import checkpoint_diff_text, run_diff_text
+from reprokit.comparison.run_diff import diff_checkpoints, diff_runs
+from reprokit.errors import DataMismatchError
 from reprokit.packages.package import Package
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore
 from reprokit.schema.manifest import Manifest
 from reprokit.schema.record import CheckpointEntry
 from tests.checkpoint.making import make
+from tests.comparison.making import Save, made
 from tests.conftest import RECIPE, Project, lies_at, put_run
 
 _CHANGE = "weights = weights + (epoch == 1) * 1e-9"  # at the end of epoch 1, after its checkpoint
@@ -159,6 +161,7 @@ def test_versions_of_checkpoints_are_compared_as_such_and_their_files_on_demand(
         (("FIRST", "SECOND@epoch=1"), "SECOND@epoch=1 is a checkpoint or package: only like is compared with like."),
         (("FIRST", "t/in"), "FIRST is a run, t/in is a checkpoint or package: only like is compared with like."),
         (("FIRST@last", "t/in"), "t/in is no checkpoint, but what it is compared with is one."),
+        (("FIRST", "FIRST"), "FIRST and FIRST are one run, FIRST: it equals itself, which shows nothing."),
         (("FIRST", "SECOND", "train.py"), "Files are compared between versions, not between runs"),
         (("FIRST@last", "SECOND@last", "state.json", "--tensors"), "--tensors compares checkpoints, not the files"),
         (("t/in", "t/in", "--tensors"), "--tensors compares checkpoints, not the files of versions."),
@@ -190,6 +193,19 @@ def test_params_metrics_data_and_execution_that_differ_are_said_with_both_values
     said = project.reprokit("diff", first["run_id"], second["run_id"]).stdout
     assert "rate  0.1 → 0.1000001" in said
     assert f"loss  {first['metrics']['loss']!r} → {second['metrics']['loss']!r}" in said
+
+
+def test_of_runs_whose_tensors_are_equal_the_files_beside_them_are_named(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path / "registry")
+    for tensors, counted in (({}, False), ({"w": np.ones(3)}, True)):
+        one, other = (
+            made(registry, run_id, [Save(tensors=tensors, more={"files": {"model.joblib": content}})])
+            for run_id, content in (("20260102-030405-aaaaaa", b"one"), ("20260102-030406-bbbbbb", b"two"))
+        )
+        said = run_diff_text(diff_runs(one, other, registry=registry))
+        assert "file         model.joblib  differs in epoch 0" in said
+        assert ("0 of 1 differ in epoch 0" in said) is counted
+        assert "of 0 differ" not in said
 
 
 def test_runs_that_have_nothing_to_compare_are_said_to(tmp_path: Path) -> None:
@@ -224,12 +240,24 @@ def test_a_record_that_names_no_version_is_an_error_by_name_or_tells_what_it_can
     assert said.startswith("error: ") and "ersion" in said
 
 
-def test_headers_of_checkpoints_are_anybodys(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "lie", [{"metrics": [1]}, {"run": ["\x1b"]}, {"epoch": "\x1b"}, {"step": True}, {"colour": 1}, {"inputs": [{}]}]
+)
+def test_a_header_of_a_checkpoint_with_another_form_is_refused(tmp_path: Path, lie: dict[str, Any]) -> None:
+    registry = LocalRegistry(tmp_path)
+    honest = make(registry, {"a": np.ones(3)}).package.manifest
+    facts = {**honest.user_meta["reprokit"], **lie}
+    lying = Manifest.make(honest.entries, user_meta={"reprokit": facts})
+    with pytest.raises(DataMismatchError, match=r"^What the header of t/m@\w{8} says of it is malformed: "):
+        diff_checkpoints(*(Checkpoint(Package("t/m", manifest, registry)) for manifest in (honest, lying)))
+
+
+def test_names_in_a_checkpoint_are_anybodys(tmp_path: Path) -> None:
     registry = LocalRegistry(tmp_path)
     honest = make(registry, {"a\x1b[2J": np.ones(3)}, framework="torch").package.manifest
-    facts = {"kind": "checkpoint", "metrics": [1], "run": ["\x1b"], "epoch": "\x1b", "step": True, "batch": 10**30}
+    facts = {**honest.user_meta["reprokit"], "run": "\x1b[2J", "batch": 10**18}
     lying = Manifest.make((make(registry, {"b": np.ones(3)}).package.manifest).entries, user_meta={"reprokit": facts})
     found = diff_checkpoints(*(Checkpoint(Package("t/m", manifest, registry)) for manifest in (honest, lying)))
     said = checkpoint_diff_text(found)
-    assert "\x1b" not in said and f"batch {10**30}" in said
+    assert "\x1b" not in said and f"batch {10**18}" in said
     assert [(row.how, row.renamed) for row in found.tensors.rows] == [("renamed", "b")]

@@ -125,7 +125,11 @@ def test_distances_of_floats_are_those_of_exact_arithmetic(dtype: str, data: st.
 @given(data=st.data())
 def test_tolerance_is_that_of_the_formula_in_float64(dtype: str, data: st.DataObject) -> None:
     left, right = data.draw(pairs_of_bits(dtype))
-    atol, rtol = data.draw(st.sampled_from([0.0, 1e-3, 1.0])), data.draw(st.sampled_from([0.0, 1e-6, 0.5]))
+    values = [(exactly(dtype, a)[1], exactly(dtype, b)[1]) for a, b in zip(left, right, strict=True)]
+    apart = {rounded(abs(x - y)) for x, y in values if not isinstance(x, str) and not isinstance(y, str)}
+    limits = [one for size in sorted(apart - {math.inf}) for one in (math.nextafter(size, 0), size)]
+    atol = data.draw(st.sampled_from([0.0, 1e-3, 1.0, *limits]))  # that of a pair, or just too little for it
+    rtol = data.draw(st.sampled_from([0.0, 1e-6, 0.5]))
 
     def near(a: int, b: int) -> bool:
         x, y = exactly(dtype, a)[1], exactly(dtype, b)[1]
@@ -141,6 +145,17 @@ def test_tolerance_is_that_of_the_formula_in_float64(dtype: str, data: st.DataOb
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK", data.draw(st.sampled_from([1, 2, 3, 64])))
         assert within_tolerance(stored(dtype, left), stored(dtype, right), atol, rtol) == wanted
+
+
+def test_the_tolerance_itself_is_within_and_is_relative_to_the_left() -> None:
+    def near(left: float, right: float, atol: float, rtol: float) -> bool:
+        one, other = (StoredArray("F64", (1,), memoryview(np.array([x]).tobytes())) for x in (left, right))
+        return within_tolerance(one, other, atol, rtol)
+
+    assert near(1.0, 1.25, 0.25, 0.0) and near(1.25, 1.0, 0.25, 0.0)
+    assert not near(1.0, 1.25 + 2**-50, 0.25, 0.0)
+    assert near(4.0, 2.0, 0.0, 0.5) and not near(2.0, 4.0, 0.0, 0.5), "2 is half of 4, and all of 2"
+    assert near(-4.0, -2.0, 0.0, 0.5) and near(4.0, 1.5, 0.5, 0.5) and not near(4.0, 1.5 - 2**-50, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)
@@ -255,3 +270,10 @@ def test_one_element_is_found_wherever_it_is(at: int) -> None:
     assert (found.elements, found.differing, found.ulp) == (70_000, 1, 1)
     assert found.index == divmod(at, 10_000)
     assert found.max_abs == abs(float(left.flat[at]) - float(right.flat[at]))
+
+
+def test_complex_numbers_that_all_differ_are_counted_once_each() -> None:
+    one, other = np.array([1 + 1j, 2 + 2j], "<c8"), np.array([2 + 2j, 3 + 3j], "<c8")
+    sides = [StoredArray("C64", (2,), memoryview(side.tobytes())) for side in (one, other)]
+    found = distance(*sides)
+    assert found is not None and (found.elements, found.differing, found.max_abs) == (2, 2, 1.0)

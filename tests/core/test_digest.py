@@ -4,11 +4,13 @@ import base64
 import hashlib
 import io
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reprokit.core import digest as module
 from reprokit.core.digest import (
     CHUNKED,
     PLAIN,
@@ -19,6 +21,8 @@ from reprokit.core.digest import (
     hash_all,
     hash_bytes,
     hash_file,
+    hash_view,
+    spans,
 )
 from reprokit.errors import DataMismatchError
 
@@ -132,3 +136,105 @@ def test_many_objects_in_parts_hash_as_each_of_them_whole() -> None:
     big = memoryview(bytes(range(256)) * 70_000)  # 17.9 MB: three chunks
     objects = [[], [memoryview(b"a")], [memoryview(b"ab"), big[:5], big], [big[:100], big[100:]]]
     assert hash_all(objects) == [hash_bytes(b"".join(parts)) for parts in objects]
+
+
+@given(st.lists(st.integers(0, 50)), st.integers(1, 100))
+def test_spans_leave_out_nothing_and_each_but_the_last_is_worth_a_thread(sizes, least):
+    found = list(spans(sizes, least))
+    assert [position for span in found for position in span] == list(range(len(sizes)))
+    assert all(sum(sizes[position] for position in span) >= least for span in found[:-1])
+    assert all(sum(sizes[position] for position in span[:-1]) < least for span in found)
+
+
+def test_many_small_objects_go_to_threads_together_and_few_to_none(monkeypatch):
+    handed: list[int] = []
+
+    class Counting(module.ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **named: Any) -> Any:
+            handed.append(1)
+            return super().submit(*arguments, **named)
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Counting)
+    views = [memoryview(number.to_bytes(2, "big") * 32_768) for number in range(100)]
+    expected = [hash_bytes(view) for view in views]
+    assert hash_all([[view] for view in views]) == expected
+    assert len(handed) == 7  # 6.25 MiB in tasks of a MiB
+    assert hash_all([[view] for view in views[:50]]) == expected[:50]
+    assert len(handed) == 7
+
+
+# ── one definition, many ways to it ───────────────────────────────────────────────────────────────────────────────────
+
+
+def defined(data: bytes, chunk: int) -> bytes:
+    parts = [data[start : start + chunk] for start in range(0, len(data), chunk)]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
+
+
+class Trickle(io.RawIOBase):
+    """A stream that gives a few bytes at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self.left = data
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), 5, len(self.left))
+        buffer[:count], self.left = self.left[:count], self.left[count:]
+        return count
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 31, 32, 33, 47, 48, 64, 65, 200])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_way_gives_the_digest_that_is_defined(monkeypatch, size, threads):
+    monkeypatch.setattr(module, "_MIN_CHUNK", 16)
+    monkeypatch.setattr(module, "_MAX_CHUNKS", 4)
+    data = bytes(range(size))
+    chunk = next(16 << doubled for doubled in range(9) if size <= 4 * (16 << doubled))
+    assert chunk_size(size) == chunk
+    expected = Digest.chunked(defined(data, chunk))
+    view = memoryview(data)
+    assert hash_bytes(data) == hash_view(view, threads=threads) == expected
+    hasher = Hasher(size)
+    for start in range(0, size, 7):
+        hasher.update(data[start : start + 7])
+    assert hasher.digest() == expected
+    parts = [view[:3], view[3:3], view[3:20], view[20:]]
+    assert hash_all([parts, [view], [], parts], threads=threads) == [expected, expected, hash_bytes(b""), expected]
+    for source in (io.BytesIO(data), Trickle(data)):
+        sink = io.BytesIO()
+        assert copy_hashed(source, sink, size, threads=threads) == (expected, size)
+        assert sink.getvalue() == data
+    plain = Digest(PLAIN, hashlib.sha256(data).hexdigest())
+    assert hash_bytes(data, PLAIN) == hash_view(view, PLAIN) == plain
+    assert copy_hashed(Trickle(data), None, size, PLAIN, threads=threads) == (plain, size)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("said", [0, 3, 40, 99])
+def test_a_stream_of_another_length_gives_one_byte_more_or_what_there_was(monkeypatch, said, threads):
+    monkeypatch.setattr(module, "_MIN_CHUNK", 16)
+    data = bytes(range(50))
+    taken = data[: said + 1]
+    sink = io.BytesIO()
+    digest, length = copy_hashed(Trickle(data), sink, said, threads=threads)
+    assert (length, sink.getvalue()) == (len(taken), taken)
+    assert digest == Digest.chunked(defined(taken, 16))
+
+
+def test_digests_sort_and_show_their_hex():
+    one = hash_bytes(b"hello")
+    assert one.hex == one.raw.hex() == defined(b"hello", 16).hex()
+    plain = Digest(PLAIN, hashlib.sha256(b"hello").hexdigest())
+    assert plain.hex == plain.value and plain.raw == bytes.fromhex(plain.value)
+    assert one.raw != plain.raw
+
+
+@pytest.mark.parametrize("value", ["a" * 63, "A" * 64, "g" * 64, "a" * 65, "", None, 5, ["a"] * 64])
+def test_a_plain_digest_is_64_hexadecimal_digits(value):
+    assert Digest.checked(PLAIN, "a" * 64) == Digest(PLAIN, "a" * 64)
+    with pytest.raises(DataMismatchError):
+        Digest.checked(PLAIN, value)
+    with pytest.raises(DataMismatchError):
+        Digest.checked(CHUNKED, value)
+    with pytest.raises(DataMismatchError):
+        Digest.checked("md5", "a" * 64)

@@ -1,23 +1,18 @@
 """No name leaves its root, and a write is whole or absent."""
 
+import contextlib
 import errno
 import os
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reprokit.core.logical_keys import (
-    check_logical_key,
-    check_logical_keys,
-    check_relative,
-    durable_write,
-    explain_os_error,
-    os_errors,
-    safe_join,
-)
-from reprokit.errors import RegistryError, UsageError
+from reprokit.core import logical_keys
+from reprokit.core.atomic_files import durable_write, explain_os_error, os_errors
+from reprokit.core.logical_keys import check_logical_key, check_logical_keys, check_relative, inside, safe_join
+from reprokit.errors import RefusedError, RegistryError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -96,6 +91,33 @@ def test_relative_paths_are_cleaned():
     assert [check_relative(path, what="x") for path in ("./a", "a//b/", ".")] == ["a", "a/b", "."]
 
 
+@given(st.text(alphabet="./ab\\:C~\0é\u0301\ud800", max_size=12))
+def test_a_path_that_is_taken_stays_inside(path):
+    with contextlib.suppress(UsageError):
+        clean = check_relative(path, what="x")
+        assert os.path.normpath(f"/root/{clean}") in ("/root", f"/root/{clean}")
+
+
+@pytest.mark.parametrize("path", [".git", "a/.git/hooks", ".GIT/x", ".reprokit/config.yaml"])
+def test_no_path_is_git_s_or_our_own(path):
+    with pytest.raises(UsageError, match=r"lies in \.(git|GIT|reprokit), where no run has anything"):
+        check_relative(path, what="x")
+
+
+def test_a_link_may_lead_about_in_a_folder_and_not_out_of_it(tmp_path):
+    root = tmp_path / "root"
+    (root / "real").mkdir(parents=True)
+    for name, target in (("in", "real"), ("out", ".."), ("far", "/"), ("circle", "circle"), ("hop", "out/root/../x")):
+        (root / name).symlink_to(target)
+    assert inside(root, "in/new/file", what="x") == root / "in/new/file"
+    assert inside(root, ".", what="x") == root
+    for path in ("out", "out/x", "far/etc/passwd", "circle", "circle/x", "hop"):
+        with pytest.raises(RefusedError) as caught:
+            inside(root, path, what="x")
+        message = f"x: {path!r} leads out of the workspace {root}, by a symbolic link in the code."
+        assert caught.value.message == message
+
+
 def test_safe_join_refuses_to_write_through_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
@@ -134,3 +156,37 @@ def test_an_os_error_says_what_was_being_done_and_what_to_do():
     assert denied.message == "Reading x failed: Permission denied."
     assert denied.hint is not None
     assert denied.hint.startswith("You lack the permission")
+
+
+PLAIN = [["a"], ["a", "b"], ["a/b", "a/c", "b/c/d"], ["x" * 255], ["-", "_", "a.b", ".a", "a..b", "..."], ["A", "b"]]
+PIECES = st.sampled_from(["a", "A", "b", "/", ".", "..", "\n", ":", "C:", "\\", "\0", "é", "e\u0301", "x" * 200, ""])
+KEYS = st.lists(st.lists(PIECES, max_size=4).map("".join), max_size=4)
+
+
+@pytest.mark.parametrize("keys", PLAIN)
+def test_keys_that_are_plainly_fine_are_seen_to_be_all_at_once(keys):
+    """60,000 of them in milliseconds."""
+    assert logical_keys._plainly_fine(keys)
+
+
+@settings(max_examples=400, deadline=None)
+@given(KEYS)
+def test_the_fast_way_says_yes_to_nothing_that_is_looked_at_key_by_key_and_refused(keys):
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(logical_keys, "_plainly_fine", lambda _: False)
+            check_logical_keys(keys)
+    except UsageError:
+        assert not logical_keys._plainly_fine(keys)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["a", "a"], ["a", "A"], ["a/b", "A/B"], ["a", "a/b"], ["a/b", "a/b/c/d"], ["A/b/c", "a"], ["a\nb"], ["a", "\n"],
+        ["a:b"], ["C:/x"], ["b", "./a"], ["a/./b"], ["a/../b"], ["../a"], ["a/.."], ["a/."], ["."], [".."], ["a//b"],
+        ["/a"], ["a/"], [""], ["a\0"], ["a\\b"], ["é"], ["x" * 256], ["x" * 256, "a"], [],
+    ],
+)  # fmt: skip
+def test_what_is_not_plainly_fine_is_looked_at_key_by_key(keys):
+    assert not logical_keys._plainly_fine(keys)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprokit.core.safe_json import load_json, tame
+from reprokit.core.safe_json import check_depth, load_json
 from reprokit.core.safe_yaml import load_yaml
+from reprokit.core.terminal_text import tame
 from reprokit.errors import DataMismatchError, RecipeError
 
 
@@ -35,6 +36,8 @@ def refused_json(data: bytes, **caps) -> str:
             b'[{"b": {"a": 1, "a": 1}}]',
             "x.json is not JSON that reprokit reads: the key 'a' stands twice in one object.",
         ),
+        (b'{"a": ["\\ud800"]}', "x.json holds half of a surrogate pair, which is no character."),
+        (b'{"\\uDFFF": 1}', "x.json holds half of a surrogate pair, which is no character."),
         (b"[NaN]", "x.json is not JSON that reprokit reads: NaN is not JSON."),
         (b"-Infinity", "x.json is not JSON that reprokit reads: -Infinity is not JSON."),
     ],
@@ -43,9 +46,16 @@ def test_json_traps_are_refused(data, message):
     assert refused_json(data) == message
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\xfa", b"[1] 2", b"[" * 200_000, b"9" * 5000])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"\xff\xfe\xfa", b"[1] 2", b"[" * 200_000, b"9" * 5000, b'"\xed\xa0\x80"', "1".encode("utf-16")]
+)
 def test_what_is_not_json_is_refused(data):
     assert refused_json(data).startswith("x.json is not JSON that reprokit reads: ")
+
+
+def test_a_whole_surrogate_pair_is_a_character_and_half_of_one_is_read_where_asked_for():
+    assert load_json(b'"\\ud83d\\ude00"', what="x.json") == "\U0001f600"
+    assert load_json(b'"\\ud83d"', what="x.json", halves=True) == "\ud83d"
 
 
 def test_a_number_beyond_floats_is_refused_like_infinity():
@@ -185,3 +195,39 @@ def test_a_strangers_text_moves_no_cursor() -> None:
     assert tame(wild) == r"a\x1b[2Jb\r\x9bc\u202ed\u2066e\x7f"
     kept = "über |Δ| → 1\n\t– 文\n"
     assert tame(kept) == kept
+
+
+def test_a_document_is_as_long_and_as_deep_as_the_limit_and_no_more():
+    assert load_json(b"[1, 2]", what="x", max_bytes=6) == [1, 2]
+    with pytest.raises(DataMismatchError) as caught:
+        load_json(b"[1, 2]", what="x", max_bytes=5)
+    assert caught.value.message == "x is 6 bytes long; at most 5 are read."
+    for deep in (b"[[[1]]]", b'{"a": {"b": {}}}', b'[1, {"a": [1]}]'):
+        load_json(deep, what="x", max_depth=2)  # counted from 0
+        with pytest.raises(DataMismatchError) as caught:
+            load_json(deep, what="x", max_depth=1)
+        assert caught.value.message == "x nests deeper than 1 levels."
+    check_depth([[], {}, []], what="x", max_depth=2, max_nodes=4)
+    with pytest.raises(DataMismatchError, match=r"^x holds too many lists and objects\."):
+        check_depth([[], {}, []], what="x", max_depth=2, max_nodes=3)
+
+
+def test_a_key_twice_is_named_wherever_it_stands():
+    assert load_json(b'{"a": 1, "b": {"a": 1}}', what="x") == {"a": 1, "b": {"a": 1}}
+    for text, key in (
+        (b'{"a": 1, "b": 2, "a": 1}', "a"),
+        (b'{"a": 1, "b": 2, "b": 1}', "b"),
+        (b'[{"b": {"c": 1, "c": 2}}]', "c"),
+    ):
+        with pytest.raises(DataMismatchError) as caught:
+            load_json(text, what="x")
+        assert caught.value.message == f"x is not JSON that reprokit reads: the key {key!r} stands twice in one object."
+
+
+@pytest.mark.parametrize("text", [b"NaN", b"Infinity", b"-Infinity"])
+def test_constants_are_read_only_where_they_are_asked_for(text):
+    assert isinstance(load_json(text, what="x", constants=True), float)
+    with pytest.raises(DataMismatchError, match=f"{text.decode()} is not JSON"):
+        load_json(text, what="x")
+    with pytest.raises(DataMismatchError, match="1e999 is out of range"):
+        load_json(b"1e999", what="x", constants=True)

@@ -124,9 +124,12 @@ def _text(finding: dict[str, Any]) -> str:
 
 
 def test_what_was_forgotten_and_what_was_left_out_are_both_named(torch_project: Project) -> None:
-    diagnosis = torch_project.json("doctor", "recipe.yaml", "-p", "case=loader", "--omit=numpy-rng", expect=7)
+    diagnosis = torch_project.json(
+        "doctor", "recipe.yaml", "-p", "case=loader", "--omit=numpy-rng", expect=7, patience=400
+    )
     assert _lost(diagnosis) == [dict(_FORGOTTEN)["loader"]]
-    assert (diagnosis["restored"], diagnosis["compared"]) == ("epoch 0, step 5", "epoch 0, step 8")
+    assert (diagnosis["result"], diagnosis["restored"]) == ("DIVERGED", "epoch 0, step 8"), "where it is shuffled anew"
+    assert diagnosis["compared"] == "epoch 1, batch 2, step 10", "an epoch's end lies between"
     (omitted,) = diagnosis["omitted"]
     assert (omitted["part"], omitted["caught"], omitted["diverged"]) == ("NumPy RNG", True, True)
     assert [_text(finding) for finding in omitted["findings"]] == ["NumPy RNG: differs after restore"]
@@ -150,15 +153,72 @@ def test_an_object_that_the_callback_was_not_given_is_named_with_what_to_pass(
 ) -> None:
     diagnosis = torch_project.json("doctor", "recipe.yaml", "-p", f"case={case}", expect=7)
     assert _lost(diagnosis) == [line]
-    assert diagnosis["result"] == ("DIVERGED" if case in ("scheduler", "generators") else "INCOMPLETE")
+    assert diagnosis["result"] == ("INCOMPLETE" if case in ("scaler", "ema") else "DIVERGED")
 
 
 @_ALL
-def test_what_the_user_must_look_at_is_a_note_and_no_alarm(torch_project: Project) -> None:
-    text = torch_project.reprokit("doctor", "recipe.yaml", "-p", "case=total", "-p", "batches=false").stdout
-    assert "note         own variable train.py `total`: differs at the next checkpoint: " in text
+def test_a_sum_that_the_script_keeps_is_lost(torch_project: Project) -> None:
+    told = ("-p", "case=total", "-p", "batches=false")
+    text = torch_project.reprokit("doctor", "recipe.yaml", *told, expect=7).stdout
+    assert "lost         own variable train.py `total`: differs at the next checkpoint: " in text
     assert "not checked  Going on in the middle of an epoch" in text
-    assert text.splitlines()[-1].strip().startswith("result       BITWISE")
+    assert text.splitlines()[-1].strip().startswith("result       INCOMPLETE")
+
+
+_OWN = """\
+import time
+import torch
+from reprokit.callbacks.pytorch import PackageCheckpoint
+
+class Stopper:
+    def __init__(self):
+        self.bad = 0
+
+    def __call__(self):
+        self.bad += 1
+
+def draws():
+    n = 0
+    while True:
+        n += 1
+        yield torch.randn(2)
+
+def train(epochs=4):
+    stopper, losses, stream, places = Stopper(), [], draws(), iter(range(100))
+    seen = 0
+    def count():
+        nonlocal seen
+        seen += 1
+    net = torch.nn.Linear(2, 1)
+    ckpt = PackageCheckpoint(model=net)
+    ahead = next(stream)
+    for epoch in ckpt.epochs(epochs):
+        began = time.time()
+        with torch.no_grad():
+            net.weight += CARRIED
+        ahead = next(stream)
+        next(places)
+        losses.append(epoch)
+        stopper()
+        count()
+        ckpt.save(took=time.time() - began)
+
+train()
+"""
+
+
+@pytest.mark.parametrize("carries", [True, pytest.param(False, marks=_ALL)])
+def test_state_of_any_kind_that_a_script_keeps_is_named(torch_project: Project, carries: bool) -> None:
+    torch_project.write("train.py", _OWN.replace("CARRIED", "ahead" if carries else "1"))
+    diagnosis = torch_project.json("doctor", "recipe.yaml", expect=7, patience=400)
+    assert diagnosis["result"] == ("DIVERGED" if carries else "INCOMPLETE")
+    named = {finding["where"].partition("`")[2].rstrip("`") for finding in diagnosis["findings"] if finding["certain"]}
+    kept = {"losses", "stopper.bad", "stream.n", "places", "seen"}
+    assert named >= kept | ({"ahead"} if carries else set()), named
+    assert not {"took", "began", "epoch"} & named
+    assert "began" not in str(_lost(diagnosis)) and "metric" not in {
+        finding["part"] for finding in diagnosis["findings"]
+    }
 
 
 @_ALL

@@ -43,7 +43,8 @@ while words[0].startswith("-"):
     options.append((name, None if name in flags else words.pop(0)))
 image, *arguments = words
 told = dict(options)
-variables = dict(value.split("=", 1) for name, value in options if name == "--env")
+given = [value.partition("=") for name, value in options if name == "--env"]
+variables = {{name: value if sign else os.environ[name] for name, sign, value in given}}  # as the engines do
 folder = told.get("--workdir", "/")
 {act}
 """
@@ -59,7 +60,8 @@ for name, value in options:
         place = dict(part.partition("=")[::2] for part in value.split(","))
         command += ["--volume", place["source"] + ":" + place["target"] + (":ro" if "readonly" in place else "")]
     elif name == "--env":
-        command += ["--env", value]
+        name = value.partition("=")[0]
+        command += ["--env", name + "=" + variables[name]]
 command += [CONTAINER, "--", {"python": "/usr/local/bin/python3"}[told["--entrypoint"]], *arguments]
 os.execvp(command[0], command)
 """
@@ -184,6 +186,13 @@ def test_without_an_engine_it_says_what_to_install(
         EnvironmentMismatchError, match=r"docker does not answer: Cannot connect to the Docker daemon\."
     ):
         open_container(IMAGE)
+
+
+def test_a_secret_is_passed_to_an_engine_by_its_name_alone(tmp_path: Path) -> None:
+    told = Container(Path("/usr/bin/podman"), IMAGE).command(
+        ["python"], name="x", folder=tmp_path, writable=[], readable=[], variables={"A": "1"}, passed=["HF_TOKEN"]
+    )
+    assert [told[at + 1] for at, word in enumerate(told) if word == "--env"] == ["A=1", "HF_TOKEN"]
 
 
 def test_a_path_that_would_mean_more_than_one_thing_to_an_engine_is_refused(tmp_path: Path) -> None:

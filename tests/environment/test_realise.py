@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import marshal
 import os
 import shutil
 import subprocess
@@ -16,11 +17,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from reprokit.core.progress import SILENT
 from reprokit.environment.capture import capture_environment
 from reprokit.environment.local.interpreter import Interpreter, find_interpreter
 from reprokit.environment.pip.wheelhouse import Vault
 from reprokit.environment.realise import realise
-from reprokit.errors import EnvironmentMismatchError
+from reprokit.errors import EnvironmentMismatchError, RefusedError
+from reprokit.schema.lock import EnvironmentLock
 from tests.conftest import ROOT, Project
 from tests.environment.making import needed_by_reprokit, only, repacked, venv, wheel
 
@@ -85,6 +88,134 @@ def test_one_that_somebody_changed_is_made_again(
     python = realise(lock, cache=tmp_path / "cache")
     shutil.rmtree(Path(Interpreter.at(python).places[0]) / "other-2.0.dist-info")
     assert capture_environment(interpreter=Interpreter.at(realise(lock, cache=tmp_path / "cache"))) == lock
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    base = tmp_path_factory.mktemp("made")
+    (base / "index").mkdir()
+    wheel(base / "index", "demo", "1.0", DEMO)
+    original = venv(base / "original", [base / "index" / "demo-1.0-py3-none-any.whl"])
+    with pytest.MonkeyPatch.context() as patch:
+        only(patch, NO_INDEX="1", FIND_LINKS=str(base / "index"))
+        yield Made(capture_environment(interpreter=Interpreter.at(original)), base / "cache")
+
+
+class Made:
+    """An environment in a cache, and what was said when it was asked for."""
+
+    def __init__(self, lock: EnvironmentLock, cache: Path) -> None:
+        self.lock, self.cache = lock, cache
+        self.said: list[str] = []
+        self.python = realise(lock, cache=cache)
+        self.folder = self.python.parent.parent
+        self.site = Path(Interpreter.at(self.python).places[0])
+        self.marker = cache.parent / "executed"
+        self.harm = f"open({str(self.marker)!r}, 'w')\n"
+
+    def again(self) -> Path:
+        self.said.clear()
+        return realise(self.lock, cache=self.cache, progress=_Notes(self.said))
+
+    def run(self) -> str:
+        done = subprocess.run([self.python, "-c", "import demo; print(demo.rate)"], capture_output=True, text=True)
+        return done.stdout.strip() or done.stderr
+
+
+class _Notes(type(SILENT)):  # type: ignore[misc]
+    def __init__(self, said: list[str]) -> None:
+        self._said = said
+
+    def note(self, text: str) -> None:
+        self._said.append(text)
+
+
+def _replace_interpreter(made: Made) -> None:
+    real = made.python.resolve()
+    made.python.unlink()
+    made.python.write_text(f'#!/bin/sh\ntouch {made.marker}\nexec {real} "$@"\n')
+    made.python.chmod(0o755)
+
+
+def test_an_interpreter_that_was_replaced_is_never_executed(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    _replace_interpreter(made)
+    assert made.again() == made.python
+    assert made.said == [f"{made.folder} is made again: bin/python was changed."]
+    assert made.run() == "0.1"
+    _replace_interpreter(made)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(made.cache / "nothing"))
+    kept = made.cache / "wheels"
+    kept.rename(made.cache / "away")
+    with pytest.raises(EnvironmentMismatchError) as caught:
+        made.again()
+    assert caught.value.message.startswith(
+        f"{made.folder} was not what was made there any more (bin/python was changed) and was removed. It cannot be "
+        "made again: "
+    )
+    assert not made.marker.exists() and not made.python.exists()
+    shutil.rmtree(kept, ignore_errors=True)
+    (made.cache / "away").rename(kept)
+    made.again()
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "sitecustomize.py", "usercustomize.py", "json.py", "demo/__init__.py"])
+def test_what_was_put_beside_an_environment_is_removed_and_not_executed(made: Made, name: str) -> None:
+    before = (made.folder / "pyvenv.cfg").stat()
+    place = made.site / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(f"import os; {made.harm}" if name.endswith(".pth") else made.harm)
+    assert made.again() == made.python
+    removed = [str(one.relative_to(made.folder)) for one in (place.parent, place) if one != made.site]
+    assert made.said == [f"{one} was removed from {made.folder}: it was not made with it." for one in removed]
+    assert made.run() == "0.1"
+    assert not made.marker.exists() and not place.exists()
+    assert (made.folder / "pyvenv.cfg").stat() == before  # it was not made again
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_bytecode_that_was_not_compiled_here_is_not_executed(made: Made, known: bool) -> None:
+    shutil.rmtree(made.site / "__pycache__", ignore_errors=True)
+    made.again()
+    assert made.run() == "0.1"
+    if known:
+        made.again()
+    (bytecode,) = (made.site / "__pycache__").glob("demo.*.pyc")
+    honest = bytecode.read_bytes()
+    bytecode.write_bytes(honest[:16] + marshal.dumps(compile(f"{made.harm}\nrate = 0.9", "demo.py", "exec")))
+    made.again()
+    assert made.run() == "0.1"
+    assert not made.marker.exists() and made.said == []
+    seen = bytecode.stat()
+    made.again()
+    assert bytecode.stat().st_ino == seen.st_ino and made.said == []  # compiled once
+
+
+@pytest.mark.parametrize("where", [".", "environments"])
+def test_a_cache_that_others_may_write_is_refused_before_anything_in_it_is_executed(made: Made, where: str) -> None:
+    folder = made.cache / where
+    before = folder.stat().st_mode
+    folder.chmod(0o777)
+    with pytest.raises(RefusedError) as caught:
+        made.again()
+    assert str(caught.value.message) == (
+        f"{folder} may be written by others (drwxrwxrwx): what lies in it is not executed."
+    )
+    assert caught.value.hint == (
+        f"`chmod go-w {folder}`; if you do not know who wrote there, `rm -r {folder}`: it is made again."
+    )
+    folder.chmod(before)
+    made.again()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
+@pytest.mark.parametrize("where", [".", "environments"])
+def test_a_cache_of_another_user_is_refused_before_anything_in_it_is_executed(made: Made, where: str) -> None:
+    folder = made.cache / where
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(RefusedError, match=rf"^{folder} belongs to nobody, not to root: what lies in it is not "):
+        made.again()
+    os.chown(folder, 0, 0)
+    made.again()
 
 
 @pytest.mark.parametrize("scheme", ["file", "http"])

@@ -14,7 +14,7 @@ from reprokit.environment.pip.wheelhouse import Vault
 from reprokit.environment.realise import realise
 from reprokit.environment.solve import Solved, solve
 from reprokit.errors import EnvironmentMismatchError, NotFoundError, RecipeError
-from reprokit.schema.recipe import Environment
+from reprokit.schema.recipe import ENVIRONMENT_FILES, Environment
 from tests.conftest import Project
 from tests.environment import channels
 from tests.environment.making import only, wheel
@@ -161,3 +161,14 @@ def test_a_file_that_is_missing_or_outside_is_refused(tmp_path: Path) -> None:
 def test_the_interpreter_of_a_requirements_file_is_this_one(index: Path, tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("demo\n")
     assert solved(tmp_path, pip="requirements.txt").environment.python == Interpreter.here().version
+
+
+@pytest.mark.parametrize("kind", ENVIRONMENT_FILES)
+def test_every_kind_of_file_that_a_recipe_may_name_has_a_solver(kind, tmp_path):
+    with pytest.raises(NotFoundError, match=r"The recipe's environment names a/b\.toml, and there is no such file"):
+        solve(Environment(**{kind: "a/b.toml"}), root=tmp_path, cache=tmp_path / "cache")
+
+
+def test_an_environment_that_names_no_file_is_not_solved(tmp_path):
+    with pytest.raises(RecipeError, match=r"^environment: names no file to solve\.$"):
+        solve(Environment(vault="all"), root=tmp_path, cache=tmp_path / "cache")

@@ -167,16 +167,20 @@ def test_tags_skip_cells_and_let_them_raise_and_sys_exit_ends_a_notebook_well(pr
     assert "cell 1 [1]: SystemExit: 3" in project.reprokit("run", "recipe.yaml", expect=6).stderr
     assert shown(project)["exit_code"] == 3
     cells(project, "exit()", "print('never')")
-    assert "never" not in project.reprokit("run", "recipe.yaml").stdout
+    assert " never\n" not in project.reprokit("run", "recipe.yaml").stdout
 
 
-def test_an_undeclared_input_is_denied_in_a_cell(project: Project) -> None:
+def test_an_undeclared_input_is_denied_in_a_cell(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OF_CELL", "1")
+    monkeypatch.setenv("OF_SHELL", "1")
     outside = project.base / "outside.txt"
     outside.write_text("x")
     project.write("recipe.yaml", "name: nb\ncode: {notebook: train.ipynb}\nexecution: {inputs: deny}\n")
-    cells(project, "print('fine')", f"open({str(outside)!r})")
+    cells(project, "import os\nos.getenv('OF_CELL')", "!echo $OF_SHELL", f"open({str(outside)!r})")
     done = project.reprokit("run", "recipe.yaml", expect=3)
     assert f"{outside} is not a declared input of this run" in done.stderr
+    hidden = [one["name"] for one in shown(project)["variables"] if one["hidden"]]
+    assert hidden == ["OF_CELL", "OF_SHELL"]
 
 
 def test_notebooks_that_differ_in_outputs_alone_are_one_experiment(project: Project) -> None:
@@ -410,4 +414,4 @@ def test_a_callback_saves_when_a_cell_raises(project: Project) -> None:
     project.write("recipe.yaml", RECIPE.replace("package: t/model", "package: t/model, on: [exception]"))
     cells(project, *(source.replace("BODY", "assert epoch < 1, 'on purpose'") for source in LOOP))
     assert "cell 2 [2]: AssertionError: on purpose" in project.reprokit("run", "recipe.yaml", expect=6).stderr
-    assert [entry["reason"] for entry in shown(project)["checkpoints"]] == [None, "exception"]
+    assert [entry["kind"] for entry in shown(project)["checkpoints"]] == ["checkpoint", "exception"]

@@ -6,9 +6,16 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reprokit.cli.text.record import run_text
+from reprokit.errors import RefusedError, UserCodeError
+from reprokit.execution.resume import _check_resumable, resume
+from reprokit.execution.run import raise_for_status
+from reprokit.schema.machine import Machine, Numeric
+from reprokit.schema.record import CheckpointEntry, Record
 from tests.conftest import Project
 
 _LOOP = """\
@@ -85,6 +92,65 @@ def test_a_resumed_run_keeps_id_log_metrics_and_outputs_of_its_first_attempt(loo
     assert output["size"] == len("0\n1\n2\n2\n3\n"), "the file goes on from where the script left it"
 
 
+_VARIABLES = """\
+lr, losses, drawn, seen = 8.0, [], np.random.default_rng(1), iter(range(100))
+class Stopper:
+    left = 3
+stopper = Stopper()
+def learn():
+    global done
+    done += 1
+done = 0
+ckpt = Checkpoint()
+ckpt.state["mine"] = 0
+"""
+_MOVES = """\
+    lr, told, ckpt.state["mine"] = lr / 2, epoch, ckpt.state["mine"] + 1
+    losses.append(float(drawn.random()) + next(seen))
+    stopper.left = epoch
+    learn()
+    DIE
+"""
+
+
+def test_what_the_script_kept_in_variables_of_its_own_is_named_when_it_is_resumed(loop: Project) -> None:
+    hook = _MOVES.replace("DIE", _die_once(loop, "os.kill(os.getpid(), signal.SIGKILL)")).strip()
+    _write(loop, hook)
+    script = (loop.root / "loop.py").read_text().replace("ckpt = Checkpoint()\n", _VARIABLES)
+    loop.write("loop.py", script)
+    loop.commit()
+    loop.reprokit("run", "loop.yaml", expect=130)
+    after = loop.json("resume", "latest")
+    (attempt,) = after["attempts"]
+    assert attempt["lost"] == ["done", "drawn", "losses", "lr", "seen", "stopper.left"]
+    assert after["warnings"] == [
+        "Resumed at epoch 2, but variables of the script began anew that had moved before: `done`, `drawn`, `losses`, "
+        "`lr`, `seen`, `stopper.left`. No checkpoint holds them; put what training depends on into ckpt.state."
+    ]
+    assert "without done, drawn, losses, lr, seen, stopper.left of its script" in loop.reprokit("show", "latest").stdout
+    whole = loop.json("run", "loop.yaml")
+    assert [one["state_digest"] for one in whole["checkpoints"]] == [
+        one["state_digest"] for one in after["checkpoints"]
+    ]
+
+
+def test_nothing_is_said_of_variables_that_come_back(loop: Project) -> None:
+    _write(
+        loop,
+        "total = total + 1; " + _die_once(loop, "os.kill(os.getpid(), signal.SIGKILL)").replace("    if", "    if"),
+    )
+    script = (loop.root / "loop.py").read_text()
+    script = script.replace("for epoch in ckpt", "total, fixed, names = 0, 3, ['a']\nfor epoch in ckpt")
+    script = script.replace(
+        "    w += epoch", "    total = ckpt.state.get('total', 0)\n    w += epoch + fixed + len(names)"
+    )
+    loop.write("loop.py", script.replace("    ckpt.save(", "    ckpt.state['total'] = total\n    ckpt.save("))
+    loop.commit()
+    loop.reprokit("run", "loop.yaml", expect=130)
+    after = loop.json("resume", "latest")
+    assert (after["attempts"][0]["lost"], after["warnings"]) == ([], [])
+
+
 def test_a_run_that_failed_goes_on_from_a_checkpoint_that_is_named(loop: Project) -> None:
     _write(loop, _die_once(loop, "raise ValueError('once')"))
     loop.reprokit("run", "loop.yaml", expect=6)
@@ -97,7 +163,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_initial_state(
     _write(loop, _die_once(loop, "os.kill(os.getpid(), signal.SIGKILL)").replace("epoch == 2", "epoch == 0"))
     loop.reprokit("run", "loop.yaml", expect=130)
     after = loop.json("resume", "latest")
-    assert after["attempts"][0]["resumed_from"] == "its initial state"
+    assert after["attempts"][0]["resumed_from"] == "initial state"
     assert len(after["checkpoints"]) == 4
 
 
@@ -109,10 +175,6 @@ def test_what_cannot_be_resumed_is_refused_by_name(loop: Project) -> None:
     assert "data: {base: {run: RUN@last, path: base}}" in done.stderr
     _write(loop, "raise ValueError")
     loop.reprokit("run", "loop.yaml", expect=6)
-    failed = loop.json("show", "latest")
-    loop.reprokit("reproduce", "latest", expect=8)
-    done = loop.reprokit("resume", "latest", expect=3)
-    assert f"repeats run {failed['run_id']}; an interrupted repetition proves nothing." in done.stderr
     script = loop.base / "loose.py"
     script.write_text("import reprokit, numpy, os\nreprokit.save_checkpoint({'w': numpy.ones(2)}).result()\n")
     subprocess.run([loop.python, str(script)], env=loop.environment(), check=True)
@@ -146,7 +208,7 @@ def test_sigterm_saves_at_the_next_boundary_and_leaves(loop: Project) -> None:
     process.communicate(timeout=30)
     record = loop.json("show", "latest")
     assert record["status"] == "interrupted"
-    assert [(entry["epoch"], entry["reason"]) for entry in record["checkpoints"]] == [(1, "signal")]
+    assert [(entry["epoch"], entry["kind"]) for entry in record["checkpoints"]] == [(1, "signal")]
     after = loop.json("resume", "latest")
     assert [entry["epoch"] for entry in after["checkpoints"]] == [1, 3]
     assert loop.json("reproduce", "latest")["verdict"] == "BITWISE", "what a signal saved is not missed"
@@ -166,8 +228,8 @@ def test_an_exception_is_saved_apart_if_asked_for(loop: Project) -> None:
     _write(loop, _die_once(loop, "raise ValueError('once')"), "{package: l/m, on: [exception]}")
     loop.reprokit("run", "loop.yaml", expect=6)
     record = loop.json("show", "latest")
-    assert [(entry["epoch"], entry["reason"]) for entry in record["checkpoints"]] == [
-        (0, None), (1, None), (2, "exception"),
+    assert [(entry["epoch"], entry["kind"]) for entry in record["checkpoints"]] == [
+        (0, "checkpoint"), (1, "checkpoint"), (2, "exception"),
     ]  # fmt: skip
     assert loop.json("checkpoint", "get", "latest@exception", str(loop.base / "crash"))
     after = loop.json("resume", "latest")
@@ -232,17 +294,98 @@ def test_a_loop_with_workers_comes_to_its_next_batch_when_it_is_told_to_stop(loo
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     (entry,) = loop.json("show", "latest")["checkpoints"]
-    assert entry["reason"] == "signal"
+    assert entry["kind"] == "signal"
     assert entry["batch"] >= 4
 
 
 def test_a_run_that_goes_on_where_numbers_may_differ_says_so() -> None:
     from reprokit.execution.execute import _other_numbers
 
-    one = {"numeric": {"machine": "x86_64", "cpu": "A", "isa": ["avx2", "fma"]}}
-    other = {"numeric": {"machine": "x86_64", "cpu": "B", "isa": ["avx2"]}}
+    one = Machine(numeric=Numeric(machine="x86_64", cpu="A", isa=["avx2", "fma"]))
+    other = Machine(numeric=Numeric(machine="x86_64", cpu="B", isa=["avx2"]))
     assert _other_numbers(one, one) == []
     assert _other_numbers(one, other) == [
         "This machine is not the one that the run began on (cpu A → B; instructions fma): "
         "its bits may differ from here on."
     ]
+
+
+def _record(*saves: CheckpointEntry, initial: CheckpointEntry | None = None, status: Any = "failed") -> Record:
+    return Record(
+        run_id="20260102-030405-abcdef", name="n", status=status, lock_hash="1" * 64, code=None, environment=None,
+        started="a", checkpoints=list(saves), initial=initial,
+    )  # fmt: skip
+
+
+def _entry(epoch: int | None, *why: str, **facts: Any) -> CheckpointEntry:
+    return CheckpointEntry(
+        package="t/m", top_hash="a" * 64, state_digest="b", epoch=epoch, step=epoch, unresumable=list(why), **facts
+    )
+
+
+def test_what_cannot_be_resumed_is_a_row_and_resume_is_neither_advised_nor_begun() -> None:
+    why = "the loader has a position of its own; use another"
+    initial = _entry(None, kind="initial")
+    stuck = _record(_entry(0, why), _entry(1, why, "more"), initial=initial)
+    shown = run_text(stuck)
+    assert f"no resume    from epoch 0 … epoch 1 (2 checkpoints): {why}\n" in shown
+    assert "no resume    from epoch 1: more\n" in shown
+    with pytest.raises(UserCodeError) as failed:
+        raise_for_status(stuck)
+    assert f"It cannot be resumed from its last checkpoint: {why}; more." in str(
+        failed.value
+    ) and "`reprokit resume" not in str(failed.value)
+    with pytest.raises(RefusedError) as refused:
+        _check_resumable(stuck, stuck.last)
+    assert refused.value.message == (
+        f"Run {stuck.run_id} cannot be resumed from epoch 1, step 1 with the same bits: {why}; more."
+    )
+    assert "start it anew with `reprokit run`" in str(refused.value.hint)
+    with pytest.raises(UserCodeError, match=r"`reprokit resume .*` goes on from its last checkpoint"):
+        raise_for_status(_record(_entry(0, why), _entry(1)))
+
+
+def test_those_that_a_run_can_be_resumed_from_are_named() -> None:
+    inside = _record(_entry(0), _entry(1, "inside", batch=3), _entry(2, kind="exception"))
+    assert inside.last == inside.checkpoints[1]
+    with pytest.raises(RefusedError) as refused:
+        _check_resumable(inside, inside.checkpoints[1])
+    assert refused.value.hint == f"It can be resumed from {inside.run_id}@epoch=0."
+    _check_resumable(inside, None)
+    nothing = _record(initial=_entry(None, "never", kind="initial"))
+    assert nothing.last == nothing.initial and _record().last is None
+
+
+def test_what_a_callback_says_of_a_checkpoint_reaches_the_record(loop: Project) -> None:
+    _write(loop, "raise ValueError")
+    text = (loop.root / "loop.py").read_text()
+    said = "        snapshot.unresumable.append('one')\n        snapshot.state['refused'] = ['two']\n"
+    loop.write("loop.py", text.replace("_capture(self, snapshot):\n", f"_capture(self, snapshot):\n{said}"))
+    loop.commit()
+    ended = loop.reprokit("run", "loop.yaml", expect=6)
+    assert "no resume    from initial state: one" in ended.stdout + ended.stderr and "resume latest" not in ended.stderr
+    assert "from initial state with the same bits: one; two." in loop.reprokit("resume", "latest", expect=3).stderr
+
+
+def test_a_repetition_that_was_killed_goes_on_as_one_and_its_verdict_says_so(loop: Project) -> None:
+    _write(loop, _die_once(loop, "os.kill(os.getpid(), signal.SIGKILL)"))
+    recipe = loop.root / "loop.yaml"
+    recipe.write_text(recipe.read_text().replace("outputs: [history.txt]\n", ""))
+    loop.commit()
+    (loop.base / "died").touch()
+    first = loop.json("run", "loop.yaml")["run_id"]
+    (loop.base / "died").unlink()
+    stopped = loop.reprokit("reproduce", first, "--until", "epoch=2", expect=8)
+    assert stopped.stdout.rstrip().endswith("nothing comparable, or the rerun did not finish")
+    repetition = loop.json("show", "latest")
+    assert (repetition["status"], repetition["terms"]["until"]) == ("interrupted", 2)
+    assert f"`reprokit resume {repetition['run_id']}` goes on with it" in stopped.stderr
+    with pytest.raises(RefusedError, match="and its end is a verdict"):
+        resume(repetition["run_id"], registry=str(loop.registry))
+    done = loop.reprokit("resume", repetition["run_id"]).stdout
+    assert "resumed      The repetition was resumed at epoch 2, from epoch 1, step 0, on 20" in done
+    assert done.splitlines()[-1].split(":")[0].split() == ["verdict", "EQUAL,", "RELAXED"]
+    record = loop.json("show", "latest")
+    assert [entry["epoch"] for entry in record["checkpoints"]] == [0, 1, 2]
+    assert (record["reproduces"], record["relaxed"]) == (first, ["until epoch=2"])
+    assert f"{repetition['run_id']}  EQUAL-RELAXED" in loop.reprokit("show", first).stdout

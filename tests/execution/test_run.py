@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reprokit.checkpoint.reader import load_checkpoint
+from reprokit.checkpoint.load import load_checkpoint
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore
 from reprokit.schema.manifest import Manifest
@@ -150,7 +151,12 @@ def test_killing_the_script_leaves_an_interrupted_record(project: Project) -> No
     assert [entry["epoch"] for entry in record["checkpoints"]] == [0, 1]
 
 
-def test_kill_9_of_the_runner_leaves_a_readable_record_and_every_checkpoint(project: Project) -> None:
+def test_kill_9_of_the_runner_leaves_a_readable_record_and_every_checkpoint(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = project.base / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     project.hook("epoch == 1 and time.sleep(60)")
     runner = subprocess.Popen(
         project.command("run", "recipe.yaml"),
@@ -170,11 +176,17 @@ def test_kill_9_of_the_runner_leaves_a_readable_record_and_every_checkpoint(proj
     runner.wait()
     time.sleep(0.2)
     read = project.json("show", "latest", home="elsewhere")
-    assert read["status"] == "interrupted"
+    assert (read["status"], project.json("ls", home="elsewhere")["runs"][0]["checkpoints"]) == ("interrupted", 2)
+    left = [path for path in temporary.iterdir() if path.name.startswith("reprokit-")]
+    assert len(left) == 1
+    assert "1 scratch folders of killed runs on this machine" in project.reprokit("gc").stdout
+    assert not left[0].exists()
     assert [entry["epoch"] for entry in read["checkpoints"]] == [0, 1]
     finalised = project.json("show", "latest")
     assert finalised["status"] == "interrupted"
     assert finalised["ended"] is not None
+    workspace = finalised["failure"].partition("What its script wrote is in ")[2].removesuffix(".")
+    assert (Path(workspace) / "train.py").is_file()
     assert "epoch 1" in project.reprokit("logs", "latest").stdout
     for entry in finalised["checkpoints"]:
         loaded = load_checkpoint(f"t/model@{entry['top_hash']}", registry=str(project.registry))
@@ -212,6 +224,81 @@ def test_undeclared_inputs_are_named_and_with_deny_refused(project: Project, tmp
     project.commit()
     done = project.reprokit("run", "recipe.yaml", expect=3)
     assert "is not a declared input of this run" in done.stderr
+    shown = project.json("show", "latest")
+    assert (shown["refused"], shown["undeclared"]) == ([str(secret)], [])
+    assert f"What is not a declared input was refused: {secret}." in shown["warnings"]
+    assert not any("were read" in text for text in shown["warnings"])
+    project.write("recipe.yaml", RECIPE.replace("threads: 1", "threads: 1, inputs: deny, benign: ['*/undeclared.txt']"))
+    project.commit()
+    record = project.json("run", "recipe.yaml")
+    assert (record["refused"], [file["path"] for file in record["undeclared"]]) == ([], [str(secret)])
+    assert not any(str(secret) in text for text in record["warnings"])
+
+
+def test_links_out_of_the_tree_other_trees_of_the_cache_and_modules_from_elsewhere_are_undeclared(
+    project: Project,
+) -> None:
+    other, module, linked = (
+        project.base / name for name in ("home-cache/trees/other/x", "outside/elsewhere.py", "outside/linked.csv")
+    )
+    for file, text in ((other, "1"), (module, "x = 1"), (linked, "1")):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (project.root / "committed.csv").symlink_to(linked)
+    project.hook(
+        f"[open(name).read() for name in ({str(other)!r}, 'committed.csv')]; sys.path.append({str(module.parent)!r}); "
+        "import elsewhere; open('own', 'w').close(); open('own').read(); __import__('subprocess').run(['true'])"
+    )
+    record = project.json("run", "recipe.yaml")
+    found = {(file["path"], file["kind"]) for file in record["undeclared"]}
+    assert found == {(str(other), "file"), (str(linked), "file"), (str(module), "module")}
+    assert [Path(program["path"]).name for program in record["programs"]] == [Path("/bin/true").resolve().name]
+    assert "programs     true" in project.reprokit("show", record["run_id"]).stdout
+
+
+_DENY = RECIPE.replace("threads: 1", "threads: 1, inputs: deny")
+
+
+def test_a_script_that_was_refused_is_refused_whatever_it_prints(project: Project, tmp_path: Path) -> None:
+    secret = tmp_path / "undeclared.txt"
+    secret.write_text("1")
+    project.write("recipe.yaml", _DENY)
+    text = (project.root / "train.py").read_text()
+    caught = f"try:\n    open({str(secret)!r})\nexcept OSError:\n    sys.exit('no data')\n"
+    project.write("train.py", text.replace("params =", f"{caught}params =", 1))
+    project.commit()
+    failed = project.reprokit("run", "recipe.yaml", expect=3)
+    assert f"was refused what it does not declare: {secret}" in failed.stderr
+    project.write("train.py", text.replace("params =", f"{caught.replace('sys.exit', 'print')}params =", 1))
+    project.commit()
+    record = project.json("run", "recipe.yaml")
+    assert (record["status"], record["undeclared"], record["refused"]) == ("finished", [], [str(secret)])
+    assert record["warnings"][-1].endswith(f"went on without what it was refused, not being declared: {secret}.")
+
+
+def test_a_script_that_only_speaks_of_undeclared_inputs_failed_by_itself(project: Project) -> None:
+    project.write("recipe.yaml", _DENY)
+    project.hook("sys.exit('data.csv is not a declared input of this run')")
+    project.reprokit("run", "recipe.yaml", expect=6)
+    assert project.json("show", "latest")["refused"] == []
+
+
+def test_a_package_that_is_not_declared_is_refused_too(project: Project) -> None:
+    project.hook("__import__('reprokit.vfs').vfs.setup('t/other', {'x': ''})")
+    project.reprokit("run", "recipe.yaml", expect=3)
+    assert project.json("show", "latest")["refused"] == ["t/other"]
+
+
+def test_a_checkpoint_without_an_epoch_is_told_by_its_step(project: Project) -> None:
+    text = (project.root / "train.py").read_text()
+    project.write("train.py", text.replace("epoch=epoch,", "step=500 * (epoch + 1),"))
+    project.commit()
+    project.json("run", "recipe.yaml")
+    assert "step 500" in project.reprokit("log", "t/model").stdout
+    shown = project.reprokit("show", "latest").stdout
+    assert "checkpoint   step 500" in shown and "checkpoint   step 1500" in shown
+    assert "None" not in shown + project.reprokit("log", "t/model").stdout
+    assert project.json("reproduce", "latest")["verdict"] == "BITWISE"
 
 
 def test_files_nobody_declared_stay_where_they_are(project: Project) -> None:
@@ -231,10 +318,75 @@ def test_in_place_runs_in_the_working_tree_and_says_so(project: Project) -> None
 
 def test_secrets_in_the_environment_never_enter_a_record(project: Project, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("MY_API_TOKEN", "hunter2-token")
+    project.hook("print('it is there:', len(os.environ['MY_API_TOKEN']))")
     project.reprokit("run", "recipe.yaml", "-q")
-    for file in project.registry.rglob("*"):
+    places = (project.registry, project.base / "home", project.base / "home-cache")
+    stored = [file.read_bytes() for place in places for file in place.rglob("*") if file.is_file()]
+    assert any(b"it is there: 13" in data for data in stored), "what a run stores can be read as it lies there"
+    assert not any(b"hunter2-token" in data for data in stored)
+
+
+def test_what_looks_like_a_secret_is_refused_with_its_places_before_anything_is_stored(project: Project) -> None:
+    project.write("config.ini", "[db]\npassword = hunter2hunter2\n")
+    project.write("recipe.yaml", RECIPE.replace("rate: 0.1", "rate: 0.1, token: abcdef"))
+    project.commit()
+    before = sorted(path for path in project.registry.rglob("*") if path.is_file())
+    said = project.reprokit("run", "recipe.yaml", expect=3).stderr
+    assert "params.token: a value for 'token'" in said
+    assert "abcdef" not in said
+    project.write("recipe.yaml", RECIPE + "not_secret: [params.token]\n")
+    project.commit()
+    said = project.reprokit("run", "recipe.yaml", expect=3).stderr
+    assert "code/config.ini, line 2: a value for 'password'" in said
+    assert "`not_secret: [code/config.ini]`" in said
+    assert "hunter2" not in said
+    assert sorted(path for path in project.registry.rglob("*") if path.is_file()) == before
+
+
+def test_a_secret_reaches_the_script_and_nothing_that_is_kept(project: Project, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    told = 'hun"ter2/secret'
+    project.write("recipe.yaml", RECIPE.replace("threads: 1", "threads: 1, secrets: [MY_API_TOKEN, OMP_PLACES]"))
+    project.hook(
+        "print('told', os.environ['MY_API_TOKEN'], file=sys.stderr); print(json.dumps(os.environ['MY_API_TOKEN'])); "
+        "assert len(os.environ['MY_API_TOKEN']) == 15"
+    )
+    monkeypatch.delenv("MY_API_TOKEN", raising=False)
+    monkeypatch.setenv("OMP_PLACES", "cores{0:1}")
+    said = project.reprokit("run", "recipe.yaml", expect=3).stderr
+    assert "The run needs secrets that are not set here: MY_API_TOKEN." in said
+    monkeypatch.setenv("MY_API_TOKEN", told)
+    record = project.json("run", "recipe.yaml", "-p", "epochs=1")
+    assert record["execution"]["secrets"] == ["MY_API_TOKEN", "OMP_PLACES"]
+    log = project.reprokit("logs", "latest").stdout
+    assert "told ***" in log
+    assert '"***"' in log
+    for file in [*project.registry.rglob("*"), *(project.base / "home").rglob("*")]:
         if file.is_file():
-            assert b"hunter2-token" not in file.read_bytes()
+            data = file.read_bytes()
+            assert b"ter2" not in data
+            assert b"cores{0:1}" not in data
+
+
+def test_what_another_process_sends_to_the_runner_is_not_recorded_and_said(project: Project) -> None:
+    stranger = (
+        "import json, socket, sys; line = socket.socket(socket.AF_UNIX); line.connect(sys.argv[1]); "
+        "body = json.dumps({'type': 'metrics', 'step': 0, 'values': {'loss': 0.0, 'forged': 1.0}}).encode(); "
+        "line.sendall(len(body).to_bytes(4, 'big') + body)"
+    )
+    project.hook(
+        f"import subprocess; subprocess.run([sys.executable, '-I', '-c', {stranger!r}, os.environ['REPROKIT_SOCKET']], "
+        "env={'PATH': os.environ['PATH']}, check=True)"
+    )
+    record = project.json("run", "recipe.yaml", "-p", "epochs=1")
+    assert record["status"] == "finished"
+    assert list(record["metrics"]) == ["loss"]
+    assert record["metrics"]["loss"] > 0
+    (said,) = [text for text in record["warnings"] if "does not belong to the run" in text]
+    assert re.fullmatch(
+        r"A process that does not belong to the run spoke to its runner 1 time\(s\) \(process \d+\): "
+        r"nothing of it was kept\.",
+        said,
+    )
 
 
 def test_a_lock_file_pins_data_and_goes_out_of_date(project: Project) -> None:

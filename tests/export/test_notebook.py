@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from reprokit.checkpoint.reader import load_checkpoint
+from reprokit.checkpoint.load import load_checkpoint
 from reprokit.export.notebook import as_notebook
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore
@@ -28,7 +28,7 @@ def test_it_loads_the_runs_data_and_best_checkpoint(project: Project, monkeypatc
     found.cells.append(nbformat.v4.new_code_cell(
         "import json\n"
         "print(json.dumps([params, {k: data['in'][k].read().decode() for k in data['in']},"
-        " tensors['layer.weight'].tolist(), checkpoint.facts['run']]))"
+        " tensors['layer.weight'].tolist(), checkpoint.facts.run]))"
     ))  # fmt: skip
     for name, value in project.environment("fresh").items():
         monkeypatch.setenv(name, value)

@@ -15,6 +15,7 @@ from reprokit.core.canonical_json import canonical
 from reprokit.core.digest import hash_bytes
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore, StoredRun
+from reprokit.schema.facts import meta_of
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.record import CheckpointEntry, Record
 
@@ -30,14 +31,16 @@ class Forger:
         self.registry = LocalRegistry(copy)
         self.run: StoredRun = RunStore(self.registry).load(run_id)
 
-    def record(self, changes: dict[str, Any], entries: dict[str, bytes] | None = None) -> None:
-        """Publish the run's record with other facts, and with other bytes in some of its entries."""
+    def record(
+        self, changes: dict[str, Any], entries: dict[str, bytes] | None = None, *, gone: tuple[str, ...] = ()
+    ) -> None:
+        """Publish the run's record with other facts, with other bytes in some of its entries, and without some."""
         record: Record = msgspec.structs.replace(self.run.record, **changes)
         replaced = {**(entries or {}), "record.json": record.encode()}
-        kept = [entry for entry in self.run.manifest.entries if entry.logical_key not in replaced]
+        kept = [entry for entry in self.run.manifest.entries if entry.logical_key not in (*replaced, *gone)]
         with self.registry.staging() as sink:
             kept += [Entry(key, len(data), sink.put_bytes(data)[0]) for key, data in replaced.items()]
-        manifest = Manifest.make(kept, message=self.run.manifest.message, user_meta={"reprokit": record.summary()})
+        manifest = Manifest.make(kept, message=self.run.manifest.message, user_meta=meta_of(record.summary()))
         self.registry.publish(f"runs/{record.run_id}", manifest)
 
     def metric(self, epoch: int, name: str, value: float, *, header: bool) -> None:
@@ -109,8 +112,9 @@ class Forger:
         self.record({"checkpoints": checkpoints})
 
     def _state_digest(self, entries: list[Entry]) -> str:
-        """As docs/format.md defines it, of a checkpoint without whole files."""
+        """As docs/format.md defines it, of a checkpoint without whole files but `config.json`."""
         leaves: list[dict[str, Any]] = []
+        files: list[dict[str, Any]] = []
         state = ""
         for entry in entries:
             if entry.logical_key.endswith(".index.json"):
@@ -119,11 +123,13 @@ class Forger:
                 leaves += [{"section": section, "name": name, "alias": of} for name, of in aliases.items()]
             elif entry.logical_key == "state.json":
                 state = hashlib.sha256(self.registry.read_object(entry, what="state")).hexdigest()
+            elif entry.logical_key == "config.json":
+                files.append({"file": entry.logical_key, "digest": entry.digest.hex})
             else:
                 section = entry.logical_key.partition("/")[0]
                 keys = ("name", "dtype", "shape", "digest")
                 rows = entry.meta.get("reprokit", {}).get("tensors", [])
                 leaves += [{"section": section, **{key: row[key] for key in keys}} for row in rows]
         leaves.sort(key=lambda leaf: (leaf["section"], leaf["name"]))
-        root = canonical({"leaves": leaves, "state": state})
+        root = canonical({"leaves": leaves + files, "state": state})
         return f"sha256-merkle-v1:{hashlib.sha256(root).hexdigest()}"

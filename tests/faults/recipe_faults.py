@@ -57,7 +57,7 @@ _option(_torch, "eps", "param.eps", ["1.0e-7", "1.0e-9"], "initial state",
         f"{_OPTIONS}eps")  # fmt: skip
 _option(_torch, "loss reduction", "param.reduction", ["sum"], "epoch 0", "conv.*")
 _option(_torch, "optimizer", "param.optimizer", ["Adam", "NAdam", "SGD"], "initial state",
-        f"{_OPTIONS}*")  # fmt: skip
+        "state.json:optimizer.0.*")  # fmt: skip
 _option(_torch, "batch size", "param.batch", lambda rng: rng.randint(8, 23), "epoch 0", "conv.*")
 _option(_torch, "augmentation", "param.augment", ["[flip, shift]", "[flip, noise]"], "epoch 0",
         "conv.*")  # fmt: skip
@@ -70,10 +70,10 @@ _option(_torch, "an epoch more", "param.epochs", [4], "epoch 3 is missing from t
 _option(_torch, "seed", "seed", lambda rng: rng.randint(6, 10**6), "initial state", "conv.bias")
 _option(_torch, "threads", "threads", [2], "epoch 0")
 _option(_torch, "determinism off", "determinism", ["off"], "initial state", "conv.bias")
-_option("keras", "activation", "param.activation", ["tanh", "gelu", "elu"], "epoch 0")
+_option("keras", "activation", "param.activation", ["tanh", "gelu", "elu"], "initial state")
 _option("keras", "batch order", "param.shuffle", ["false"], "epoch 0")
-_option("keras", "momentum", "param.momentum", [0.8, 0.9000001], "epoch 0")
-_option("keras", "loss reduction", "param.loss_reduction", ["sum"], "epoch 0")
+_option("keras", "momentum", "param.momentum", [0.8, 0.9000001], "initial state")
+_option("keras", "loss reduction", "param.loss_reduction", ["sum"], "initial state")
 _option("sklearn", "penalty", "param.alpha", lambda rng: f"{rng.uniform(1e-5, 1e-3):.5g}", "initial state", None)
 _option("sklearn", "random state", "param.random_state", lambda rng: rng.randint(2, 10**6), "initial state",
         None)  # fmt: skip

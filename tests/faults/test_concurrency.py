@@ -12,9 +12,8 @@ from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
 from reprokit.registry.gc import collect_garbage
 from reprokit.registry.local import LocalRegistry
-
-from ..conftest import ROOT
-from .audit import SCALE, garbage, history, living
+from tests.conftest import ROOT
+from tests.faults.audit import SCALE, garbage, history, living
 
 BUILDERS, BUILDS, READS = (8, 50, 10_000) if SCALE >= 10 else (3, 8, 500)
 READERS = 2

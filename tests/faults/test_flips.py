@@ -19,8 +19,7 @@ from reprokit.packages.package import verify_registry
 from reprokit.packages.tree_cache import lay_out
 from reprokit.registry.local import LocalRegistry
 from reprokit.store.packs import SMALL
-
-from .audit import SCALE, Content
+from tests.faults.audit import SCALE, Content
 
 TRIALS = 12 if SCALE < 10 else 25 * SCALE
 

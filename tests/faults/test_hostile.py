@@ -23,14 +23,14 @@ from reprokit.core.digest import hash_bytes
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RegistryError, UsageError
 from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
+from reprokit.packages.purge import purge
 from reprokit.packages.tree_cache import lay_out
-from reprokit.registry.gc import collect_garbage, purge
+from reprokit.registry.gc import collect_garbage
 from reprokit.registry.local import LocalRegistry
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.packs import SMALL
-
-from ..conftest import ROOT, lies_at, overwrite
-from .audit import garbage
+from tests.conftest import ROOT, lies_at, overwrite
+from tests.faults.audit import garbage
 
 HEADER = b'{"version": "v0", "message": null}'
 RESTORE = "Restore it from another copy of the registry; nothing of it was used."
@@ -463,7 +463,8 @@ from reprokit.packages.build import build
 from reprokit.errors import Error
 from reprokit.packages.package import Package, verify_registry
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.gc import collect_garbage, purge
+from reprokit.registry.gc import collect_garbage
+from reprokit.packages.purge import purge
 if sys.argv[2] == "nobody":
     os.setgroups([])
     os.setgid(65534)

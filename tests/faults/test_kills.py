@@ -21,14 +21,14 @@ from reprokit.core.refs import PackageRef
 from reprokit.errors import PurgedError
 from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
-from reprokit.registry.gc import collect_garbage, purge
+from reprokit.packages.purge import purge
+from reprokit.registry.gc import collect_garbage
 from reprokit.registry.local import LocalRegistry
 from reprokit.store.packs import SMALL
-
-from .audit import SCALE, Content, garbage, history
+from tests.faults.audit import SCALE, Content, garbage, history
 
 LARGE, OTHER = bytes(range(256)) * (SMALL // 256), b"other" * (SMALL // 4)
-SECRET = b"4000-1234-5678-9010"
+ERASED = b"4000-1234-5678-9010"
 
 # Functions after which the file system, or what another process may do, is not what it was.
 _EFFECTS = {
@@ -127,9 +127,9 @@ def small_packs(world: World) -> None:
 
 
 def with_secret(world: World) -> None:
-    world.write({**FIRST, "secret": SECRET})
+    world.write({**FIRST, "secret": ERASED})
     world.build()
-    world.write({**SECOND, "also": SECRET})
+    world.write({**SECOND, "also": ERASED})
     world.build()
 
 

@@ -25,7 +25,7 @@ _EVERYDAY = [
     "torch: one pixel",
     "torch: an extra draw",
     "torch: threads",
-    "torch: a stored weight moved by an ulp, diff",
+    "torch: a stored weight moved by an ulp",
     "torch: a metric edited in the record",
 ]
 _SEEDS = range(_SEED, _SEED + max(1, round(_SCALE / 5)))

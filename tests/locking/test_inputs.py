@@ -12,14 +12,15 @@ import msgspec
 import pytest
 
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError
-from reprokit.locking.inputs import lay_data, part_of, pin_input
+from reprokit.execution.inputs import lay_data
+from reprokit.locking.inputs import part_of, pin_input
 from reprokit.packages.build import build
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore
 from reprokit.schema.lock import DataPin
 from reprokit.schema.recipe import DataInput
 from reprokit.schema.record import CheckpointEntry
-from tests.conftest import Project, put_run
+from tests.conftest import Project, context_of, put_run
 
 RUN, OTHER = "20260102-030405-0000aa", "20260102-030406-0000bb"
 FILES = {"features/x.txt": b"x\n", "features/deep/y.txt": b"y\n", "stats.json": b"{}\n"}
@@ -71,7 +72,12 @@ class TestOutputs:
         put_run(registry, RUN, outputs=FILES)
         made = pin(registry, RUN[-6:], output)
         assert (made.package, made.run, made.within) == (f"runs/{RUN}", RUN, within)
-        facts, _ = lay_data([made], tmp_path / "w", registry=registry, cache=tmp_path / "c", layout="symlink")
+        facts, _ = lay_data(
+            [made],
+            tmp_path / "w",
+            context=context_of(tmp_path, registry),
+            layout="symlink",
+        )
         assert (facts[0].entries, facts[0].within, facts[0].run) == (len(names), within, RUN)
         place = (tmp_path / "w" / "in").resolve()
         found = {file.relative_to(place).as_posix(): file.read_bytes() for file in place.rglob("*") if file.is_file()}
@@ -82,7 +88,12 @@ class TestOutputs:
     def test_a_file_lies_at_the_path_itself(self, registry: LocalRegistry, tmp_path: Path, layout: Any) -> None:
         put_run(registry, RUN, outputs=FILES)
         made = pin(registry, "latest", "features/x.txt")
-        lay_data([made], tmp_path / "w", registry=registry, cache=tmp_path / "c", layout=layout)
+        lay_data(
+            [made],
+            tmp_path / "w",
+            context=context_of(tmp_path, registry),
+            layout=layout,
+        )
         assert (tmp_path / "w" / "in").read_bytes() == b"x\n"
         assert (tmp_path / "w" / "in").is_symlink() == (layout == "symlink")
         assert made.identity == registry.read_manifest(made.top_hash)["outputs/features/x.txt"].digest.hex
@@ -187,7 +198,12 @@ def test_an_input_that_gc_took_is_named(registry: LocalRegistry, tmp_path: Path)
     put_run(registry, RUN, outputs=FILES)
     made = msgspec.structs.replace(pin(registry, RUN, "features"), top_hash="0" * 64)
     with pytest.raises(NotFoundError, match=r"^Input 'in': "):
-        lay_data([made], tmp_path / "w", registry=registry, cache=tmp_path / "c", layout="symlink")
+        lay_data(
+            [made],
+            tmp_path / "w",
+            context=context_of(tmp_path, registry),
+            layout="symlink",
+        )
 
 
 def test_what_a_run_makes_is_no_input_before_its_end(project: Project) -> None:
@@ -259,7 +275,7 @@ def test_with_takes_what_another_run_made(project: Project) -> None:
     record = project.json("run", "user.yaml")
     repeated = project.json("reproduce", made["run_id"])["run_id"]
     same = project.json("reproduce", record["run_id"], "--with", f"data.loss={repeated}")
-    assert (same["verdict"], same["causes"]) == ("TENSOR-TOLERANCE", [])
+    assert (same["verdict"], same["causes"]) == ("EQUAL-RELAXED", [])
     assert project.json("show", same["run_id"])["lock_hash"] == record["lock_hash"]
     other = project.json("run", "recipe.yaml", "-p", "rate=0.2")["run_id"]
     changed = project.json("reproduce", record["run_id"], "--with", f"data.loss={other}", expect=7)
@@ -268,7 +284,8 @@ def test_with_takes_what_another_run_made(project: Project) -> None:
     assert f":outputs/metrics.json → runs/{other}@" in cause
     assert cause.endswith(":outputs/metrics.json: metrics.json changed")
     moved = project.json("reproduce", record["run_id"], "--with", f"data.base={made['run_id']}@epoch=0")
-    assert moved["causes"][0].startswith("data.base: t/model@")
+    assert (moved["verdict"], moved["causes"]) == ("EQUAL-RELAXED", [])
+    assert project.json("diff", record["run_id"], moved["run_id"])["relaxed"][0].startswith("data.base: t/model@")
 
 
 def user(project: Project, layout: str = "bind") -> None:

@@ -193,3 +193,31 @@ def test_a_package_hands_out_nothing_of_a_corrupt_object(tmp_path):
     spoil(tmp_path / "registry", b"0123456789")
     with pytest.raises(DataMismatchError, match="is corrupt"):
         Contents(PackageSource(package)).read("k", 2, 3)
+
+
+@pytest.mark.parametrize("damage", ["rewritten", "truncated"])
+def test_what_changed_on_disk_after_it_was_verified_is_not_handed_out(tmp_path, damage):
+    registry = open_registry(str(tmp_path / "registry"))
+    (tmp_path / "data").mkdir()
+    data = bytes(range(256)) * 8192
+    (tmp_path / "data" / "k").write_bytes(data)
+    build(tmp_path / "data", "a/b", registry=registry)
+    package = Package.open("a/b", registry=registry)
+    contents = Contents(PackageSource(package))
+    assert contents.read("k", 2, 3) == data[2:5]
+    (path,) = [path for path in (tmp_path / "registry" / "objects").rglob("*") if path.is_file()]
+    seen = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        if damage == "truncated":
+            file.truncate(4096)
+        else:
+            file.seek(1_000_000)
+            file.write(b"other")
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    for offset in (1_000_000, 2):
+        with pytest.raises(DataMismatchError, match=r"^k of a/b@.* is corrupt"):
+            contents.read("k", offset, 5)
+    with path.open("r+b") as file:
+        file.write(data)
+    assert contents.read("k", 1_000_000, 5) == data[1_000_000:1_000_005]

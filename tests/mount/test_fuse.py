@@ -290,6 +290,27 @@ def test_a_corrupt_object_is_an_input_output_error_and_a_line_in_the_log(mountin
     assert Path(made["log"]).exists()
 
 
+@needs_fuse
+def test_an_object_that_changes_under_a_mount_is_an_input_output_error(mounting):
+    """Also for who opens it anew, or has it open or mapped; what the kernel has read is what was verified."""
+    data = random.Random(5).randbytes(3_000_000)
+    mounting.build({"k": data})
+    at, _ = mounting.mount()
+    with open(at / "k", "rb", buffering=0) as handle:
+        assert handle.read(10) == data[:10]
+        spoil(mounting.registry, data)
+        handle.seek(2_000_000)
+        with pytest.raises(OSError) as caught:
+            handle.read(10)
+        assert caught.value.errno == errno.EIO
+    with open(at / "k", "rb", buffering=0) as anew:
+        assert anew.read(10) == data[:10]
+        anew.seek(1_000_000)
+        with pytest.raises(OSError) as caught:
+            anew.read(10)
+        assert caught.value.errno == errno.EIO
+
+
 # Life and death
 
 

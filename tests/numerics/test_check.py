@@ -19,10 +19,15 @@ import msgspec
 import pytest
 
 from reprokit.cli.text.env_check import check_text
-from reprokit.numerics.check import check_run
+from reprokit.core.canonical_json import canonical
+from reprokit.errors import DataMismatchError
+from reprokit.numerics.check import check_lock, check_run
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore
-from tests.conftest import SCRIPT, Project
+from reprokit.schema.machine import Machine, Numeric
+from reprokit.schema.record import Record
+from tests.conftest import SCRIPT, Project, context_of, put_run
+from tests.environment.local.test_loose import Here
 from tests.environment.making import install, needed_by_reprokit, repacked, venv, wheel
 from tests.environment.test_realise import DEMO
 
@@ -220,10 +225,13 @@ def test_the_prediction_agrees_with_what_a_run_shows(
     assert word != "EQUAL" or equal
     assert word != "DIFFERENT" or not equal
     told = " ".join([*check["prediction"]["reasons"], *check["prediction"]["notes"]])
+    for name in (change.partition("=")[0] for change in changes):
+        assert name in " ".join(verdict["relaxed"]), "an equal one says what was relaxed, too"
     if not equal:  # and it is named, before and after
         for name in [*variables, *(change.partition("=")[0] for change in changes)]:
             assert name in told, told
             assert name in " ".join([*verdict["causes"], *verdict["relaxed"]])
+        assert verdict["causes"], "what differs has a cause, if only that it is unexplained"
 
 
 def test_a_run_in_this_environment_is_equal_and_says_what_was_compared(project: Project) -> None:
@@ -283,30 +291,42 @@ def test_runs_that_failed_or_were_killed_or_know_no_library_promise_nothing(proj
 def test_a_record_with_facts_of_any_form_is_read(project: Project, tmp_path: Path) -> None:
     project.json("run", "recipe.yaml")
     registry = LocalRegistry(project.registry)
+    context = context_of(tmp_path, registry)
     runs = RunStore(registry)
     run = runs.load("latest")
     lock = runs.lock(run)
     deep: Any = "x"
     for _ in range(40):
         deep = {"a": [deep]}
-    for number, facts in enumerate(
+    for number, numeric in enumerate(
         [
             {},
-            {"numeric": "all", "imported": {"numpy": 1}},
-            {"numeric": {"torch": 3, "numpy": [], "fingerprint": deep, "variables": ["\x1b[2J"]}},
-            {
-                "numeric": {
-                    "fingerprint": {"version": True, "libm": {str(n): "0" for n in range(5000)}},
-                    "keras": {"backend": {}},
-                }
-            },
-            {"numeric": {"variables": {"\x1b[2JMKL_" + "Z" * 9999: deep}, "numpy": {"simd": deep}}, "cores": "\x1b[2J"},
+            {"torch": {"threads": deep}, "numpy": {}, "variables": {"\x1b[2J": ""}},
+            {"fingerprint": {"version": 2**70, "libm": {str(n): "0" for n in range(5000)}}, "keras": {"backend": {}}},
+            {"variables": {"\x1b[2JMKL_" + "Z" * 9999: "x"}, "numpy": {"simd": deep}},
         ]
     ):
-        record = msgspec.structs.replace(run.record, run_id=f"20260101-00000{number}-abcdef", machine=facts)
-        found = check_run(record, lock, registry=registry, exact=False, cache=tmp_path)
+        machine = Machine(libc="\x1b[2J", numeric=Numeric.told(numeric))
+        record = msgspec.structs.replace(run.record, run_id=f"20260101-00000{number}-abcdef", machine=machine)
+        found = check_run(record, lock, context=context, exact=False)
         assert found.prediction is not None and found.prediction.prediction in ("UNKNOWN", "MAY-DIFFER")
         assert "\x1b" not in check_text(found) and len(check_text(found)) < 4000
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"numeric": "all"}, {"imported": {"numpy": 1}}, {"numeric": {"libraries": {"torch": 3}}}, {"cores": "two"},
+        {"numeric": {"fingerprint": {"libm": {"exp": {}}}}}, {"numeric": {"variables": ["x"]}},
+        {"numeric": {"extra": 1}},
+    ],
+)  # fmt: skip
+def test_a_record_with_another_kind_of_machine_is_refused(project: Project, machine: dict[str, Any]) -> None:
+    put_run(LocalRegistry(project.registry), "20260101-000000-abcdef")
+    record = RunStore(LocalRegistry(project.registry)).load("latest").record
+    forged = canonical({**record.plain(), "machine": machine})
+    with pytest.raises(DataMismatchError, match=r"^It is malformed: .* - at `\$\.machine"):
+        Record.decode(forged, what="It")
 
 
 def test_a_lock_is_compared_package_by_package(project: Project, tmp_path: Path) -> None:
@@ -327,9 +347,8 @@ def test_an_image_is_not_asked_and_not_vouched_for(project: Project, tmp_path: P
     stored = RunStore(registry).load(run["run_id"])
     lock = RunStore(registry).lock(stored)
     image = msgspec.structs.replace(lock.environment, container=f"sha256:{'0' * 64}")
-    found = check_run(
-        stored.record, msgspec.structs.replace(lock, environment=image), registry=registry, exact=True, cache=tmp_path
-    )
+    lock = msgspec.structs.replace(lock, environment=image)
+    found = check_run(stored.record, lock, context=context_of(tmp_path, registry), exact=True)
     assert found.prediction is not None and (found.python, found.exit_code) == (None, 8)
     assert found.prediction.reasons == ["the run's environment is an image, which is not asked"]
 
@@ -381,3 +400,22 @@ def test_packages_that_differ_are_named_and_count_if_the_run_imported_them(
     code, check = said(project, "env", "check", vaulted, "--env", "exact")
     assert (code, check["prediction"]["prediction"], check["packages"]) == (0, "EQUAL", [])
     assert check["python"].startswith(str(tmp_path / "home-cache"))
+
+
+def test_files_here_that_no_package_brought_are_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Here(tmp_path)
+    locked = here.look().lock
+    monkeypatch.setattr("reprokit.numerics.check.capture", lambda _: here.look())
+    context = context_of(tmp_path, LocalRegistry(tmp_path / "registry"))
+    assert check_lock(locked, context=context, exact=False).exit_code == 0
+    file = here.write("helper.py", "")
+    found = check_lock(locked, context=context, exact=False)
+    assert found.exit_code == 7
+    assert check_text(found).splitlines()[:3] == [
+        f"  environment  DIFFERS  in 1 thing, lock {locked.hash[:8]}",
+        f"  file         {file} is not what a package brought: remove it, or install its package again",
+        f"  python       {sys.executable}",
+    ]
+    assert "package      site-packages/helper.py (of no package) is new" in check_text(found)

@@ -25,6 +25,8 @@ def _lock(**execution: Any) -> RunLock:
 
 def test_a_settled_recipe_with_a_plain_script_is_fine() -> None:
     assert lint(_lock(**_SETTLED), {"torch": _TORCH, "loaders": [_LOADER], "unseeded": []}) == []
+    told = {"num_threads": 2, "deterministic": False, "histograms": "by row"}
+    assert lint(_lock(**_SETTLED), {"lightgbm": told}) == []
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,11 @@ def test_a_settled_recipe_with_a_plain_script_is_fine() -> None:
         (_SETTLED, {"loaders": [{**_LOADER, "persistent": True, "held": False}]}, "The DataLoader t.py `l` has pers"),
         (_SETTLED, {"loaders": [{**_LOADER, "generators": ["t.py `g`"]}]}, "Each of the 2 workers of t.py `l` draws"),
         (_SETTLED, {"keras": {"backend": "tensorflow", "shuffles_arrays": True}}, "Keras on TensorFlow shuffles arr"),
+        (
+            _SETTLED,
+            {"lightgbm": {"num_threads": 0, "deterministic": False, "histograms": "as the clock says"}},
+            "LightGBM tries at its start whether it is faster by row or by column",
+        ),
         (_SETTLED, {"unseeded": ["RandomForestClassifier (t.py `rf`)"]}, "Without random_state, what is drawn dep"),
     ],
 )

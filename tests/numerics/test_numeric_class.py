@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reprokit.numerics.numeric_class import differences, explanations, kernels_compared
+from reprokit.schema.machine import Numeric
 
 CLASS: dict[str, Any] = {
     "machine": "x86_64",
@@ -26,12 +28,12 @@ def other(**parts: Any) -> dict[str, Any]:
 
 
 def told(one: Any, two: Any) -> list[tuple[str, str]]:
-    return [(item.kind, str(item)) for item in differences(one, two)]
+    return [(item.kind, str(item)) for item in differences(Numeric.told(one), Numeric.told(two))]
 
 
 def test_equal_classes_differ_in_nothing() -> None:
     assert told(CLASS, other()) == []
-    assert kernels_compared(CLASS, CLASS) == {"libm": 1, "torch": 2}
+    assert kernels_compared(Numeric.told(CLASS), Numeric.told(CLASS)) == {"libm": 1, "torch": 2}
 
 
 def test_what_a_switch_did_is_told_once_and_names_the_switch() -> None:
@@ -42,8 +44,9 @@ def test_what_a_switch_did_is_told_once_and_names_the_switch() -> None:
     )
     fact = "torch.capability AVX512 → AVX2 (ATEN_CPU_CAPABILITY unset → avx2)"
     assert told(CLASS, here) == [("kernels", "kernels of torch: softmax"), ("fact", fact)]
-    assert explanations(differences(CLASS, here), "torch") == [fact]
-    assert explanations(differences(CLASS, here), "libm") == []
+    found = differences(Numeric.told(CLASS), Numeric.told(here))
+    assert explanations(found, "torch") == [fact]
+    assert explanations(found, "libm") == []
 
 
 def test_a_switch_without_effect_is_no_difference_where_the_library_says_so() -> None:
@@ -70,7 +73,7 @@ def test_places_and_languages_are_harmless_and_threads_are_what_libraries_say() 
 
 def test_fingerprints_of_other_versions_and_facts_of_one_side_are_not_compared() -> None:
     here = other(fingerprint={**CLASS["fingerprint"], "version": 2, "torch": {"linear": "99"}})
-    assert told(CLASS, here) == [] and kernels_compared(CLASS, here) == {}
+    assert told(CLASS, here) == [] and kernels_compared(Numeric.told(CLASS), Numeric.told(here)) == {}
     failed = {key: value for key, value in CLASS.items() if key not in ("torch", "fingerprint", "blas")}
     assert told(failed, CLASS) == []
 
@@ -86,9 +89,21 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from([*CLASS, "blas", "odd"]), JSON), JSON)
-def test_facts_of_any_form_are_compared_without_an_error(facts: dict[str, Any], anything: Any) -> None:
-    for one, two in ((facts, CLASS), (CLASS, facts), (anything, facts), (facts, facts)):
+@given(st.dictionaries(st.text(max_size=5), st.dictionaries(st.text(max_size=5), JSON)), st.text(max_size=5))
+def test_what_libraries_say_is_anybodys_and_compared_without_an_error(libraries: dict[str, Any], cpu: str) -> None:
+    facts, known = Numeric(libraries=libraries, cpu=cpu), Numeric.told(CLASS)
+    for one, two in ((facts, known), (known, facts), (facts, facts)):
         for item in differences(one, two):
             assert str(item) == "".join(letter for letter in str(item) if letter.isprintable())
     assert differences(facts, facts) == []
+
+
+@given(st.dictionaries(st.sampled_from([*CLASS, "blas", "odd"]), JSON))
+def test_facts_of_another_form_are_refused_and_their_run_keeps_what_was_known(facts: dict[str, Any]) -> None:
+    known = Numeric.told(CLASS)
+    after = known.updated(facts)
+    try:
+        assert after == Numeric.told({**CLASS, **facts})
+    except msgspec.ValidationError:
+        assert str(after.unknown).startswith("what the script's process said of it is malformed: ")
+        assert msgspec.structs.replace(after, unknown=None) == known

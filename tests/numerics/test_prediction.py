@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from reprokit.numerics.prediction import Prediction, predict
+from reprokit.client.frameworks import Framework, frameworks
+from reprokit.numerics.prediction import Prediction, Recorded, predict
 from reprokit.schema.lock import PackageChange
+from reprokit.schema.machine import Numeric
 from tests.numerics.test_numeric_class import CLASS
 
 
@@ -16,17 +18,14 @@ def change(name: str, kind: Any = "pip") -> PackageChange:
 
 
 def predicted(here: Any = CLASS, **more: Any) -> Prediction:
-    arguments = {
-        "packages": [],
-        "imported": ["numpy", "torch", "tqdm"],
-        "framework": "torch",
-        "metrics": [],
-        "changed": {},
-        **more,
-    }
-    return predict(
-        recorded=more.pop("recorded", CLASS), here=here, **{k: v for k, v in arguments.items() if k != "recorded"}
+    known = {"imported": ["numpy", "torch", "tqdm"], "framework": "torch", "metrics": []}
+    run = Recorded(
+        numeric=Numeric.told(more.pop("recorded", CLASS)),
+        unseeded=more.pop("unseeded", False),
+        **{name: more.pop(name, default) for name, default in known.items()},
     )
+    asked = {"packages": [], "changed": {}, **more}
+    return predict(run, None if here is None else Numeric.told(here), **asked)
 
 
 def with_kernels(**digests: str) -> dict[str, Any]:
@@ -103,6 +102,16 @@ def test_another_processor_is_open_where_a_library_computes_that_was_not_tried()
     assert found.prediction == "MAY-DIFFER"
     assert found.reasons == ["isa ['avx2'] → []: opencv-python may depend on it, and was not tried"]
     assert predicted(imported=["opencv-python"]).prediction == "EQUAL"
+
+
+def test_a_library_that_becomes_a_framework_here_is_tried_without_a_change_of_any_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = {"here": {**CLASS, "isa": []}, "imported": ["catboost", "torch"]}
+    assert predicted(**asked).prediction == "MAY-DIFFER"
+    known = {**frameworks(), "catboost": Framework(name="catboost", rank=110)}
+    monkeypatch.setattr("reprokit.numerics.prediction.find", known.get)
+    assert predicted(**asked).prediction == "EQUAL"
 
 
 def test_a_framework_without_kernels_is_not_vouched_for() -> None:

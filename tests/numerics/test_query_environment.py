@@ -12,6 +12,7 @@ import pytest
 from reprokit.errors import EnvironmentMismatchError
 from reprokit.numerics.query_environment import ask
 from reprokit.schema.lock import CodeIdentity, EnvironmentLock, RunLock
+from reprokit.schema.machine import Numeric
 from reprokit.schema.recipe import Execution, from_plain
 from tests.environment.making import venv
 
@@ -30,7 +31,7 @@ def lock(**execution: Any) -> RunLock:
 
 
 def asked(recorded: dict[str, Any], python: Path = Path(sys.executable), **more: Any) -> dict[str, Any]:
-    return ask(lock(**more), recorded, python=python, was=1, patience=60.0)
+    return ask(lock(**more), Numeric.told(recorded), python=python, was=1, patience=60.0).plain()
 
 
 def place(python: Path, name: str, text: str) -> None:
@@ -49,6 +50,16 @@ def test_it_has_the_threads_and_variables_that_the_runner_sets(monkeypatch: pyte
     assert len(found["fingerprint"]["numpy"]) == 28
 
 
+def test_no_variable_of_a_record_loads_code_or_is_passed_on_beyond_numbers(tmp_path: Path) -> None:
+    """A lock made by hand, past every check: its interpreter starts without what the variables name."""
+    (tmp_path / "sitecustomize.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    evil = {"PYTHONPATH": str(tmp_path), "LD_PRELOAD": str(tmp_path / "x.so"), "OMP_TOOL_LIBRARIES": "x", "MARK": "x"}
+    found = asked(NUMPY, variables={**evil, "MKL_CBWR": "COMPATIBLE"})
+    assert not (tmp_path / "executed").exists()
+    assert found["variables"]["MKL_CBWR"] == "COMPATIBLE"
+    assert not set(evil) & set(found["variables"])
+
+
 def test_what_the_script_had_set_is_set_again() -> None:
     pytest.importorskip("torch")
     told = {"threads": 2, "deterministic": False, "mkldnn": False, "precision": "medium", "flush_denormal": True}
@@ -61,7 +72,7 @@ def test_a_record_names_no_module_and_no_switch_of_its_own(tmp_path: Path) -> No
     for name in ("evil", "torch"):
         place(python, name, "import pathlib; pathlib.Path(__file__).with_suffix('.ran').touch(); __version__ = '1'")
     hostile = {
-        "evil": {"version": "1"}, "torch": [], "keras": {"backend": "os.system"}, "numpy": "x", "scipy": {},
+        "evil": {"version": "1"}, "torch": {}, "keras": {"backend": "os.system"}, "scipy": {},
         "fingerprint": {"cuda": 3},
     }  # fmt: skip
     found = asked(hostile, python)
@@ -90,7 +101,7 @@ def test_a_library_that_hangs_is_left_and_nothing_of_it_stays(tmp_path: Path) ->
         f"import subprocess, time; subprocess.Popen(['sh', '-c', 'sleep 3; touch {mark}']); time.sleep(99)",
     )
     with pytest.raises(EnvironmentMismatchError, match=r"did not answer within 1 s, importing torch"):
-        ask(lock(), {"torch": {"version": "1"}}, python=python, was=1, patience=1.0)
+        ask(lock(), Numeric.told({"torch": {"version": "1"}}), python=python, was=1, patience=1.0)
     time.sleep(3)
     assert not mark.exists()
 

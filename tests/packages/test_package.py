@@ -1,10 +1,15 @@
 """A folder becomes a version and comes back byte for byte, or nothing happens at all."""
 
+import contextlib
+import functools
 import os
 import socket
+import threading
+from typing import Any
 
 import pytest
 
+import reprokit.packages.package as module
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
@@ -96,6 +101,38 @@ def test_a_flipped_bit_is_found_by_verify(registry, folder):
         ("", "", None),
     ]
     assert problems[1].message.startswith(f"Pack {name[:12]}… is damaged: its bytes have the hash ")
+
+
+def test_entries_are_verified_side_by_side_and_problems_come_in_their_order(registry, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_TASK", 5)
+    (tmp_path / "many").mkdir()
+    for number in range(12):
+        (tmp_path / "many" / f"{number:02}.txt").write_text(f"number {number:02}")
+    build(tmp_path / "many", "a/b", registry=registry)
+    package = Package.open("a/b", registry=registry)
+    threads: set[int] = set()
+    meet = threading.Barrier(2)
+
+    def claims(of: Package) -> dict[str, Any]:
+        def check(key: str, _: memoryview) -> None:
+            threads.add(threading.get_ident())
+            if key in ("00.txt", "01.txt"):
+                meet.wait(20)  # neither is read before the other has begun
+            if key in ("09.txt", "03.txt"):
+                raise DataMismatchError(f"{key} is wrong.")
+
+        return {key: functools.partial(check, key) for key in of}
+
+    counted: list[int] = []
+
+    class Counting:
+        def task(self, *_: Any, **__: Any) -> Any:
+            return contextlib.nullcontext(counted.append)
+
+    found = package.verify(claims=claims, progress=Counting())
+    assert [problem.message for problem in found] == ["03.txt is wrong.", "09.txt is wrong."]
+    assert len(threads) == 2
+    assert sum(counted) == 12
 
 
 def test_a_lost_object_and_a_lost_manifest_are_found_by_verify(registry, folder):

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from reprokit.errors import RegistryError
 from reprokit.packages.build import build
-from reprokit.packages.tree_cache import forget, lay_out, spoilt
+from reprokit.packages.tree_cache import discard, forget, is_protected, lay_out, moment, spoilt, was_spoilt_before
 from reprokit.registry.local import LocalRegistry
-from tests.conftest import ROOT, Project
+from tests.conftest import RECIPE, ROOT, Project
 
 
 @pytest.fixture
@@ -101,7 +103,29 @@ for number in range(4):
     assert [one.wait(60) for one in several] == [0] * 5
 
 
-def test_a_run_whose_input_changed_on_disk_fails_and_the_next_one_is_sound(project: Project) -> None:
+@pytest.mark.parametrize("raised", [FileNotFoundError, PermissionError])
+def test_an_error_while_laying_out_is_told_as_it_is_and_leaves_nothing(tree, monkeypatch, raised):
+    def fail(*_, **__):
+        raise raised(2, "gone", "x")
+
+    monkeypatch.setattr("reprokit.packages.tree_cache.write_entries", fail)
+    with pytest.raises(RegistryError, match=r"Laying out t/data in .* failed: gone"):
+        tree()
+    monkeypatch.undo()
+    made = tree()
+    assert {path.name.partition(".")[2] for path in made.parent.iterdir()} == {"", "json", "lock", "objects"}
+
+
+def test_a_tree_that_is_discarded_leaves_nothing_and_can_be_laid_out_again(tree):
+    made = tree()
+    discard(made.parent.parent, made.name)
+    assert list(made.parent.iterdir()) == []
+    assert (tree() / "a").read_bytes() == b"one"
+
+
+def test_a_run_whose_input_was_changed_on_disk_before_it_fails_and_the_next_one_is_sound(project: Project) -> None:
+    project.write("recipe.yaml", RECIPE.replace("threads: 1", "threads: 1, layout: symlink"))
+    project.commit()
     first = project.json("run", "recipe.yaml")
     (tree,) = (path for path in (project.base / "home-cache" / "trees").iterdir() if path.is_dir())
     (tree / "1.txt").chmod(0o644)
@@ -113,7 +137,39 @@ def test_a_run_whose_input_changed_on_disk_fails_and_the_next_one_is_sound(proje
     assert project.json("run", "recipe.yaml")["metrics"] == first["metrics"]
 
 
-def test_a_script_that_writes_into_its_input_is_found_out(project: Project) -> None:
-    project.hook('import os; os.chmod("data/in/2.txt", 0o644); open("data/in/2.txt", "a").write("0")')
-    failed = project.reprokit("run", "recipe.yaml", expect=4).stderr
-    assert "Input 'in' was changed on disk before the run ended: 2.txt in " in failed
+@pytest.mark.parametrize("layout", ["bind", "symlink"])
+def test_a_script_that_writes_into_its_input_costs_neither_the_run_nor_the_cache(project: Project, layout: str) -> None:
+    """Where modes do not bind who runs it, as root, the script has a copy of its own; links it gets if it asks for."""
+    project.write("recipe.yaml", RECIPE.replace("threads: 1", f"threads: 1, layout: {layout}"))
+    project.hook('os.chmod("data/in/2.txt", 0o644); open("data/in/2.txt", "a").write("0")')
+    record = project.json("run", "recipe.yaml")
+    assert (record["status"], record["changed_inputs"]) == ("finished", {"in": "2.txt"})
+    own = layout == "bind" and os.geteuid() == 0
+    said = "was changed while the run went on, in the run's own copy: 2.txt." if own else "was changed on disk before"
+    assert any(text.startswith(f"Input 'in' {said}") for text in record["warnings"])
+    (tree,) = (path for path in (project.base / "home-cache" / "trees").iterdir() if path.is_dir())
+    assert (spoilt(tree) is None) == own
+    assert len(record["checkpoints"]) == 3
+    if layout == "bind":
+        verdict = project.json("reproduce", record["run_id"])
+        assert verdict["provisos"] == ["Changed on disk while a run went on: input in."]
+        assert verdict["verdict"] == "BITWISE, with provisos"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the modes of a tree bind everybody else")
+def test_modes_do_not_bind_root_and_a_copy_takes_the_place_of_a_link(tmp_path: Path) -> None:
+    assert not is_protected(tmp_path)
+    assert list((tmp_path / "trees").iterdir()) == []
+
+
+def test_a_tree_that_was_spoilt_before_is_told_from_one_that_was_spoilt_since(tree) -> None:
+    made = tree()
+    cache = made.parent.parent
+    begun = moment(cache)
+    (made / "a").chmod(0o644)
+    (made / "a").write_text("x")
+    (made / "d" / "b").unlink()
+    for name in ("a", "d/b"):
+        assert not was_spoilt_before(made, name, begun)
+        assert was_spoilt_before(made, name, moment(cache) + 10**9)
+    assert not was_spoilt_before(made / "none", "x/y", moment(cache) + 10**9)

@@ -223,6 +223,18 @@ class RegistryContract:
         registry.publish("a/b", one, tags=("v1",))  # where it is already
         assert registry.head("a/b").permanent == ("v1",)
 
+    def test_latest_is_never_permanent(self, registry):
+        one, two = (store(registry, {"x": data}) for data in (b"1", b"2"))
+        registry.publish("a/b", one)
+        with pytest.raises(RefusedError) as caught:
+            registry.tag("a/b", one.top_hash, ("v1", "latest"), permanent=True)
+        assert (caught.value.message, caught.value.hint) == (
+            "'latest' of a/b cannot be permanent: every build and every run into a/b moves it.",
+            f"Give the version a name of its own: `reprokit tag a/b@{one.top_hash[:12]} NAME --permanent`.",
+        )
+        registry.publish("a/b", two)
+        assert registry.head("a/b").tags == {"latest": two.top_hash}
+
     def test_a_tag_is_taken_away_but_not_latest(self, registry):
         one = store(registry, {"x": b"1"})
         registry.publish("a/b", one, tags=("old",))

@@ -1,5 +1,7 @@
 """gc removes what nothing uses and nothing else; what is purged is gone and says why."""
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -9,12 +11,16 @@ import time
 
 import pytest
 
-from reprokit.core.digest import hash_bytes
+from reprokit.core.digest import PLAIN, hash_bytes
 from reprokit.errors import DataMismatchError, NotFoundError, PurgedError, RefusedError
 from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
-from reprokit.registry.gc import collect_garbage, find_object, purge, uses
+from reprokit.packages.purge import purge
+from reprokit.packages.tree_cache import lay_out
+from reprokit.registry.gc import collect_garbage, rewrite_packs
 from reprokit.registry.local import LocalRegistry
+from reprokit.registry.uses import find_object, uses
+from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.packs import SMALL
 from reprokit.store.staging import stage
 from tests.conftest import ROOT, overwrite
@@ -29,6 +35,12 @@ def registry(tmp_path):
 
 def files(registry):
     return sorted(str(path.relative_to(registry.root)) for path in registry.root.rglob("*") if path.is_file())
+
+
+def holding(data, *places):
+    """Return the files that hold these bytes anywhere."""
+    found = [path for place in places for path in place.rglob("*") if path.is_file()]
+    return [path for path in found if data in path.read_bytes()]
 
 
 def make(registry, values, name="a/b"):
@@ -176,6 +188,43 @@ def test_an_object_that_gc_takes_between_storing_and_publishing_is_stored_again(
     assert package.entry("a").read() == b"1"
 
 
+def test_what_is_published_between_the_two_markings_is_kept(registry, monkeypatch):
+    """Age does not spare it: the second marking must have found it."""
+    make(registry, {"x": b"x"})
+    with registry.staging() as sink:  # nothing uses them yet
+        entries = [Entry(key, len(data), sink.put_bytes(data)[0]) for key, data in (("small", b"1"), ("large", LARGE))]
+    manifest = Manifest.make(entries)
+    alone = registry.objects.alone
+
+    @contextlib.contextmanager
+    def publish_then_alone():
+        LocalRegistry(registry.root).publish("a/late", manifest)
+        for path in registry.root.rglob("*"):
+            if path.is_file():
+                os.utime(path, (1, 1))
+        with alone():
+            yield
+
+    monkeypatch.setattr(registry.objects, "alone", publish_then_alone)
+    swept = collect_garbage(registry, grace=0, thorough=True)
+    assert (swept.versions, swept.objects) == (0, 0)
+    late = Package.open("a/late", registry=LocalRegistry(registry.root))
+    assert (late.entry("small").read(), late.entry("large").read()) == (b"1", LARGE)
+
+
+def test_objects_that_were_imported_under_another_kind_of_digest_are_used_too(registry):
+    data = {"used": b"from quilt3", "unused": b"of a version that is gone"}
+    with registry.staging() as sink:
+        for content in data.values():
+            sink.put_known(io.BytesIO(content), hash_bytes(content, PLAIN), len(content), what="x")
+    kept = Entry("used", len(data["used"]), hash_bytes(data["used"], PLAIN))
+    registry.publish("a/b", Manifest.make([kept]))
+    assert collect_garbage(registry, grace=0).objects == 1
+    fresh = LocalRegistry(registry.root)
+    assert Package.open("a/b", registry=fresh).entry("used").read() == data["used"]
+    assert not fresh.has_object(hash_bytes(data["unused"], PLAIN), len(data["unused"]))
+
+
 def test_packs_that_were_joined_by_a_gc_that_was_killed_go(registry, tmp_path):
     for number in range(33):
         make(registry, {"x": f"{number}", "same": "same"})
@@ -261,6 +310,24 @@ def test_gc_leaves_a_damaged_pack_alone(registry):
     assert fresh.objects.pack_names() == {name}
 
 
+@pytest.mark.parametrize("where", ["in what nothing uses", "in the zip around it"])
+def test_a_pack_that_is_damaged_outside_what_is_used_is_not_written_anew(registry, where):
+    """Its directory may be what is damaged, and then name less than it holds."""
+    values = {str(number): os.urandom(1000) for number in range(10)}
+    one = make(registry, values)
+    make(registry, {"7": values["7"]})
+    registry.delete("a/b", one.top_hash)
+    (name,) = registry.objects.pack_names()
+    path = registry.objects.pack_path(name)
+    offset = registry.objects.pack(name).members[one.manifest["3"].digest.raw].offset
+    overwrite(path, offset if where == "in what nothing uses" else offset - 80, b"?")  # 80 before: of its local header
+    before = path.read_bytes()
+    fresh = LocalRegistry(registry.root)
+    swept = collect_garbage(fresh, grace=0, thorough=True)
+    assert swept.notes == [f"Pack {name[:12]} was left alone: its bytes are not those that it is named by."]
+    assert (fresh.objects.pack_names(), path.read_bytes()) == ({name}, before)
+
+
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(registry):
     make(registry, {"a": b"1"})
     dead = registry.root / "tmp" / "dead"
@@ -305,6 +372,7 @@ def test_a_builder_and_a_run_that_gc_takes_for_dead_begin_anew(registry):
             for path in registry.signs.dead_runs():
                 path.unlink(missing_ok=True)
 
+    stored = []
     sweeper = threading.Thread(target=sweep)
     sweeper.start()
     try:
@@ -312,10 +380,13 @@ def test_a_builder_and_a_run_that_gc_takes_for_dead_begin_anew(registry):
             with registry.claim(f"20261123-101500-{number:06d}"):
                 assert registry.is_claimed(f"20261123-101500-{number:06d}")
                 with registry.staging() as sink:
-                    sink.put_bytes(b"%d" % number)
+                    stored.append((b"%d" % number, *sink.put_bytes(b"%d" % number)))
     finally:
         stop.set()
         sweeper.join()
+    for data, digest, size in stored:
+        assert registry.read_object(Entry("x", size, digest), what="x") == data
+    assert not any(registry.is_claimed(f"20261123-101500-{number:06d}") for number in range(200))
 
 
 def test_uses_and_digests_are_found_by_their_start(registry):
@@ -335,11 +406,14 @@ def test_uses_and_digests_are_found_by_their_start(registry):
 def test_purged_bytes_are_gone_and_say_why(registry, tmp_path, secret):
     package = make(registry, {"keep": b"kept", "secret": secret, "more": b"more"})
     digest = package.manifest["secret"].digest
-    used = purge(registry, {digest}, cache=tmp_path / "cache", reason="GDPR request 17")
-    assert [(use.package, use.logical_key) for use in used] == [("a/b", "secret")]
-    for place in (registry.root, tmp_path / "cache"):
-        for path in place.rglob("*"):
-            assert not path.is_file() or secret not in path.read_bytes()
+    cache = tmp_path / "cache"
+    lay_out(package.manifest, registry=registry, cache=cache, what="a/b")
+    places = {path.is_relative_to(cache): path for path in holding(secret, registry.root, cache)}
+    assert len(places) == 2, "it lies in the registry, and in the cache"
+    done = purge(registry, {digest}, cache=cache, reason="GDPR request 17")
+    assert [(use.package, use.logical_key) for use in done.affected] == [("a/b", "secret")]
+    assert done.left == []
+    assert holding(secret, registry.root, cache) == []
     fresh = Package.open("a/b", registry=LocalRegistry(registry.root))
     assert (fresh.entry("keep").read(), fresh.entry("more").read()) == (b"kept", b"more")
     for opened in (package, fresh):
@@ -358,9 +432,9 @@ def test_purged_bytes_are_gone_and_say_why(registry, tmp_path, secret):
 
 
 def test_nothing_is_purged_while_a_pack_may_hold_it_unseen(registry, tmp_path):
-    package = make(registry, {"secret": b"4000-1234-5678-9010"})
+    package = make(registry, {"erased": b"4000-1234-5678-9010"})
     make(registry, {"other": b"other"}, "c/d")
-    digest = package.manifest["secret"].digest
+    digest = package.manifest["erased"].digest
     path = registry.objects.pack_path(registry.objects.find([digest])[digest][0])
     whole = path.read_bytes()
     overwrite(path, len(whole) - 22, b"no zip")
@@ -405,3 +479,70 @@ for number in range(12):
     assert sweeps > 3
     versions, problems = verify_registry(registry)
     assert (versions, problems) == (37, [])
+
+
+def test_a_pack_that_comes_out_the_same_stays(registry):
+    package = make(registry, {"a": b"1", "b": b"2"})
+    (name,) = registry.objects.pack_names()
+    members = set(registry.objects.pack(name).members)
+    assert rewrite_packs(registry, {name: members}) == (registry.objects.pack_path(name).stat().st_size, [])
+    assert registry.objects.pack_names() == {name}
+    assert Package.open("a/b", registry=LocalRegistry(registry.root)).verify() == []
+    assert package.entry("a").read() == b"1"
+
+
+def test_what_a_dead_writer_left_is_counted_by_its_files(registry):
+    make(registry, {"a": b"1"})
+    dead = registry.root / "tmp" / "dead"
+    (dead / "inner").mkdir(parents=True)
+    (dead / "owner").touch()
+    (dead / "one").write_bytes(b"1" * 100)
+    (dead / "inner" / "two").write_bytes(b"2" * 23)
+    dry = collect_garbage(registry, grace=0, dry_run=True)
+    assert (dry.temporary, dry.bytes, dead.exists()) == (1, 123, True)
+    swept = collect_garbage(registry, grace=0)
+    assert (swept.temporary, swept.bytes, dead.exists()) == (1, 123, False)
+
+
+@pytest.mark.parametrize("action", ["publish", "tag", "untag", "rollback", "delete"])
+def test_whoever_writes_to_a_log_holds_off_who_takes_away(registry, monkeypatch, action):
+    one, two = (make(registry, {"a": data}).manifest for data in (b"1", b"2"))
+    registry.tag("a/b", one.top_hash, ("v1",))
+    held, seen = [], []
+    shared, append = registry.objects.shared, registry.history.append
+
+    @contextlib.contextmanager
+    def holding_off():
+        with shared():
+            held.append(True)
+            yield
+            held.pop()
+
+    monkeypatch.setattr(registry.objects, "shared", holding_off)
+
+    def appended(*some, **more):
+        seen.append(bool(held))
+        return append(*some, **more)
+
+    monkeypatch.setattr(registry.history, "append", appended)
+    act = {
+        "publish": lambda: registry.publish("a/b", one),
+        "tag": lambda: registry.tag("a/b", one.top_hash, ("v2",)),
+        "untag": lambda: registry.untag("a/b", "v1"),
+        "rollback": lambda: registry.rollback("a/b", one.top_hash),
+        "delete": lambda: registry.delete("a/b", two.top_hash),
+    }[action]
+    act()
+    assert seen == [True]
+
+
+def test_a_dry_run_tells_what_writing_a_pack_anew_would_free(registry):
+    one = make(registry, {"a": os.urandom(5000), "b": b"kept" * 100})
+    make(registry, {"b": b"kept" * 100})
+    registry.delete("a/b", one.top_hash)
+    before = files(registry)
+    dry = collect_garbage(registry, grace=0, dry_run=True)
+    assert files(registry) == before
+    swept = collect_garbage(registry, grace=0)
+    assert dry.rewritten == swept.rewritten == 1
+    assert dry.bytes >= 5000 and abs(dry.bytes - swept.bytes) < 1000

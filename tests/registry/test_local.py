@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from reprokit.core.refs import PackageRef
-from reprokit.errors import DataMismatchError, RegistryError, UsageError
+from reprokit.errors import DataMismatchError, NotFoundError, RegistryError, UsageError
 from reprokit.packages.build import build
 from reprokit.packages.package import verify_registry
 from reprokit.registry import open_registry
@@ -85,6 +86,18 @@ class TestLocalRegistry(RegistryContract):
             f"{tmp_path} is not a reprokit registry: it has no reprokit-registry.json, but it holds 'photo.jpg'."
         )
 
+    def test_one_that_another_process_is_making_can_be_opened(self, tmp_path, monkeypatch):
+        root, exists = tmp_path / "new", Path.exists
+
+        def made_after_the_first_look(path, **options):
+            found = exists(path, **options)
+            if path == root:
+                root.mkdir(exist_ok=True)
+            return found
+
+        monkeypatch.setattr(Path, "exists", made_after_the_first_look)
+        assert LocalRegistry(root).exists() is False
+
     def test_a_file_is_refused(self, tmp_path):
         (tmp_path / "f").touch()
         with pytest.raises(RegistryError) as caught:
@@ -146,10 +159,38 @@ class TestLocalRegistry(RegistryContract):
             )
             (log / ours).write_bytes(kept)
 
+    def test_a_sealed_entry_with_a_field_that_nobody_knows_is_refused(self, registry):
+        """Of another release, or another's making: what the field means is not known, so neither is the entry."""
+        registry.publish("a/b", store(registry, {"x": b"1"}))
+        path = registry.root / "log" / "a" / "b" / "0000000001"
+        value = json.loads(path.read_bytes().splitlines()[0])
+        path.unlink()
+        for changed, sound in (
+            ({}, True),
+            ({"also": 1}, False),
+            ({"time": True}, False),
+            ({"permanent": ["v9"]}, False),
+        ):
+            path.write_bytes(sealed(json.dumps({**value, **changed}).encode()))
+            if sound:
+                assert registry.head("a/b").top_hash == value["top_hash"]
+                continue
+            with pytest.raises(DataMismatchError) as caught:
+                registry.head("a/b")
+            assert caught.value.message == f"Log entry 1 of a/b is malformed ({path.parent})."
+
     def test_a_file_in_the_log_that_is_no_entry_is_left_alone(self, registry):
         entry = registry.publish("a/b", store(registry, {"x": b"1"}))
         (registry.root / "log" / "a" / "b" / ("²" * 10)).touch()
         assert registry.head("a/b") == entry
+
+    def test_when_the_newest_version_is_deleted_latest_is_the_one_before_it(self, registry):
+        one, two, three = (store(registry, {"x": data}).top_hash for data in (b"1", b"2", b"3"))
+        for data in (b"1", b"2", b"3"):
+            registry.publish("a/b", store(registry, {"x": data}))
+        assert registry.delete("a/b", three).tags == {"latest": two}
+        assert registry.delete("a/b", one).tags == {"latest": two}
+        assert registry.delete("a/b", two).tags == {}
 
     def test_concurrent_builds_are_all_in_the_log(self, registry):
         workers = [python(BUILD_FIVE, registry.root.parent, worker) for worker in range(4)]
@@ -238,3 +279,124 @@ class TestLocalRegistry(RegistryContract):
         assert verify_registry(registry) == (1, [])
         (folder / "big").write_bytes(b"small")
         build(folder, "a/b", registry=registry)
+
+
+class TestLogEntries:
+    FINE: ClassVar[dict[str, Any]] = {"note": None, "permanent": ["v1"], "prev": None}
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"package": 1},
+            {"seq": True},
+            {"seq": "1"},
+            {"prev": "x"},
+            {"prev": "A" * 64},
+            {"action": "steal"},
+            {"top_hash": "0" * 63},
+            {"top_hash": None},
+            {"time": 1.0},
+            {"time": None},
+            {"writer": None},
+            {"tags": []},
+            {"tags": {"latest": "x"}},
+            {"tags": {"latest": None}},
+            {"tags": None},
+            {"permanent": "latest"},
+            {"permanent": ["none"]},
+            {"permanent": None},
+            {"note": 1},
+        ],
+    )
+    def test_one_that_is_malformed_is_refused(self, registry, change):
+        registry.publish("a/b", store(registry, {"x": b"1"}), tags=("v1",))
+        path = registry.root / "log" / "a" / "b" / "0000000001"
+        value = {**json.loads(path.read_bytes().splitlines()[0]), **self.FINE}
+        path.unlink()
+        path.write_bytes(sealed(json.dumps(value).encode()))
+        assert registry.head("a/b").permanent == ("v1",)
+        path.write_bytes(sealed(json.dumps({**value, **change}).encode()))
+        with pytest.raises(DataMismatchError) as caught:
+            registry.head("a/b")
+        assert caught.value.message == f"Log entry 1 of a/b is malformed ({path.parent})."
+
+    def test_a_package_whose_latest_was_made_permanent_is_used_again(self, registry):
+        one, two = (store(registry, {"x": data}) for data in (b"1", b"2"))
+        registry.publish("a/b", one, tags=("v1",))
+        path = registry.root / "log" / "a" / "b" / "0000000001"
+        value = json.loads(path.read_bytes().splitlines()[0])
+        path.unlink()
+        path.write_bytes(sealed(json.dumps({**value, "permanent": ["latest", "v1"]}).encode()))
+        assert registry.head("a/b").permanent == ("v1",)
+        registry.publish("a/b", two)
+        registry.rollback("a/b", one.top_hash)
+        registry.publish("a/b", two)
+        assert [entry.permanent for entry in registry.log("a/b")] == [("v1",)] * 4
+        assert registry.resolve(PackageRef("a/b")) == two.top_hash
+
+    def test_one_that_would_not_be_read_is_not_written(self, registry, monkeypatch):
+        registry.publish("a/b", store(registry, {"x": b"1"}))
+        monkeypatch.setattr("reprokit.registry.package_log._MAX_LOG_ENTRY", 1000)
+        with pytest.raises(UsageError, match="The log of a/b takes entries of 1,000 bytes at most, not of"):
+            registry.rollback("a/b", registry.head("a/b").top_hash, note="x" * 1000)
+        registry.rollback("a/b", registry.head("a/b").top_hash, note="x" * 300)
+        assert [entry.seq for entry in registry.log("a/b")] == [1, 2]
+
+    def test_one_in_another_place_and_one_that_is_missing_are_named(self, registry):
+        for data in (b"1", b"2", b"3"):
+            registry.publish("a/b", store(registry, {"x": data}))
+        registry.publish("a/c", store(registry, {"x": b"1"}))
+        folder = registry.root / "log" / "a" / "b"
+        second = (folder / "0000000002").read_bytes()
+        (folder / "0000000002").unlink()
+        with pytest.raises(DataMismatchError, match="The log of a/b has a gap: entry 2 is missing"):
+            registry.log("a/b")
+        (folder / "0000000002").write_bytes((folder / "0000000001").read_bytes())
+        for read in (registry.log, registry.top_hashes):
+            with pytest.raises(DataMismatchError, match="2 of a/b is in the wrong place: it is entry 1 of a/b"):
+                read("a/b")
+        (folder / "0000000002").write_bytes(second)
+        assert len(registry.log("a/b")) == 3
+        other = registry.root / "log" / "a" / "c" / "0000000001"
+        other.unlink()
+        other.write_bytes((folder / "0000000001").read_bytes())
+        with pytest.raises(DataMismatchError, match="it is entry 1 of a/b"):
+            registry.head("a/c")
+
+    def test_a_history_that_was_rewritten_is_noticed(self, registry):
+        for data in (b"1", b"2"):
+            registry.publish("a/b", store(registry, {"x": data}))
+        path = registry.root / "log" / "a" / "b" / "0000000001"
+        value = json.loads(path.read_bytes().splitlines()[0])
+        path.unlink()
+        path.write_bytes(sealed(json.dumps({**value, "writer": "somebody@else"}).encode()))
+        with pytest.raises(DataMismatchError, match="The history of a/b was rewritten: log entry 2 follows"):
+            registry.log("a/b")
+
+    def test_what_is_not_there_cannot_be_tagged_deleted_or_rolled_back_to(self, registry):
+        there = store(registry, {"x": b"1"})
+        registry.publish("a/b", there)
+        gone = store(registry, {"x": b"2"})
+        registry.publish("a/b", gone)
+        registry.delete("a/b", gone.top_hash)
+        before = registry.log("a/b")
+        for top_hash in ("0" * 64, gone.top_hash):
+            for act in (
+                lambda top: registry.delete("a/b", top),
+                lambda top: registry.rollback("a/b", top),
+                lambda top: registry.tag("a/b", top, ("v1",)),
+            ):
+                with pytest.raises(NotFoundError, match=f"^a/b has no version {top_hash[:12]} in "):
+                    act(top_hash)
+        assert registry.log("a/b") == before
+
+
+@pytest.mark.parametrize("uuid", [None, 5, "", "not a uuid"])
+def test_a_registry_without_its_uuid_is_refused(tmp_path, uuid):
+    build({"x": b"1"}, "a/b", registry=LocalRegistry(tmp_path / "registry"))
+    marker = next(path for path in (tmp_path / "registry").iterdir() if path.is_file() and b"uuid" in path.read_bytes())
+    value = json.loads(marker.read_bytes())
+    marker.chmod(0o644)
+    marker.write_text(json.dumps({**value, "uuid": uuid}))
+    with pytest.raises(RegistryError, match="names no UUID"):
+        LocalRegistry(tmp_path / "registry").head("a/b")

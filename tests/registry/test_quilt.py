@@ -367,7 +367,9 @@ class TestHostile:
         top_hash = Manifest({"version": "v0"}, [Entry("x", 1, digest, row["meta"])]).top_hash
         quilt.write(f".quilt/packages/{top_hash}", text.encode())
         quilt.write(".quilt/named_packages/a/b/latest", top_hash.encode())
-        assert refused().message == f"Manifest {top_hash[:12]} of {quilt.root} holds text that is not Unicode."
+        assert refused().message == (
+            f"Line 2 of Manifest {top_hash[:12]} of {quilt.root} holds half of a surrogate pair, which is no character."
+        )
 
     @pytest.mark.parametrize("content", [b"", b"0" * 63, b"../../../../etc/passwd", b"\xff" * 64])
     def test_a_pointer_that_is_no_hash_is_refused(self, quilt, refused, content):

@@ -1,17 +1,17 @@
 """What a disk damaged is set aside, what is sound stays, and building again restores the rest."""
 
 import os
+import threading
 
 import pytest
 
 from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
-from reprokit.registry.gc import purge
+from reprokit.packages.purge import purge
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.repair import set_aside_damaged
 from reprokit.store.packs import SMALL
-
-from ..conftest import lies_at, overwrite
+from tests.conftest import lies_at, overwrite
 
 VALUES = {"a": b"one" * 100, "b": b"two" * 100, "large": b"l" * SMALL}
 
@@ -70,3 +70,18 @@ def test_what_was_set_aside_is_purged_too(registry, tmp_path):
     purge(registry, {entry.digest}, cache=tmp_path / "cache", reason="asked")
     for file in registry.root.rglob("*"):
         assert not file.is_file() or VALUES["a"] not in file.read_bytes()
+
+
+def test_nothing_is_set_aside_while_somebody_publishes(tmp_path):
+    registry = LocalRegistry(tmp_path / "registry")
+    build({"a": b"1"}, "a/b", registry=registry)
+    (name,) = registry.objects.pack_names()
+    path = registry.objects.pack_path(name)
+    overwrite(path, 100, b"?")
+    repairing = threading.Thread(target=lambda: set_aside_damaged(LocalRegistry(registry.root)))
+    with registry.objects.shared():
+        repairing.start()
+        repairing.join(0.3)
+        assert repairing.is_alive() and path.exists()
+    repairing.join(30)
+    assert not repairing.is_alive() and not path.exists()

@@ -79,6 +79,7 @@ def test_the_guilty_one_of_five_is_named(
     assert len(found["guilty"]) == 1
     assert found["guilty"][0].startswith(guilty)
     assert "alone makes the difference" in found["conclusion"]
+    assert "param.spare=2 changes nothing." in found["conclusion"] or "param.spare=2" not in str(found["trials"])
     trials = found["trials"]
     assert trials[0]["factors"] == [] and trials[0]["equals"] == "original"
     assert trials[-1]["equals"] == "other"
@@ -170,8 +171,10 @@ def test_two_runs_that_are_there_already_are_told_apart_by_diff(made: Project) -
     assert f"try: reprokit reproduce {first} --with param.rate=0.2" in said
     made.write("recipe.yaml", _RECIPE)
     made.commit()
-    same = made.reprokit("diff", first, first, "--bisect", expect=3)
-    assert "there is nothing to look for" in same.stderr
+    again = made.json("run", "recipe.yaml")["run_id"]
+    assert "there is nothing to look for" in made.reprokit("diff", first, again, "--bisect", expect=3).stderr
+    same = made.reprokit("diff", first, first, "--bisect", expect=2)
+    assert f"are one run, {first}: it equals itself, which shows nothing" in same.stderr
 
 
 def test_a_factor_that_cannot_be_tried_by_itself_is_no_reason_to_stop(made: Project) -> None:
@@ -187,3 +190,16 @@ def test_a_factor_that_cannot_be_tried_by_itself_is_no_reason_to_stop(made: Proj
     assert [trial["equals"] for trial in found["trials"]] == ["original", "original", "nothing", "other"]
     assert found["guilty"] == [f"code={second}", "param.spare=2"]
     assert "only together" in found["conclusion"]
+
+
+def test_a_parameter_with_an_emoji_is_given_to_a_repetition_as_it_is(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.build()
+    project.write("train.py", _SCRIPT.replace("LINE", "weights = weights * len(params['word'].encode())"))
+    project.write("recipe.yaml", _RECIPE.replace("spare: 1", "spare: 1, word: a"))
+    project.commit()
+    first = project.json("run", "recipe.yaml")["run_id"]
+    second = project.json("run", "recipe.yaml", "-p", "word=😀")["run_id"]
+    found = project.json("diff", first, second, "--bisect", "-y")["bisection"]
+    assert found["guilty"] == ['param.word="😀"']
+    assert [trial["equals"] for trial in found["trials"]] == ["original", "other"]

@@ -86,17 +86,28 @@ def test_one_changed_data_byte_is_the_cause_also_through_diff(project: Project) 
 
 def test_a_relaxed_run_with_equal_bits_is_not_called_bitwise(project: Project) -> None:
     project.reprokit("run", "recipe.yaml", "-q")
-    verdict = project.json("reproduce", "latest", "--with", "env=current")
-    assert verdict["verdict"] == "TENSOR-TOLERANCE"
-    assert verdict["relaxed"] == ["env=current"]
-
-
-def test_a_thread_more_is_named_even_if_the_bits_agree(project: Project) -> None:
-    project.reprokit("run", "recipe.yaml", "-q")
+    done = project.reprokit("reproduce", "latest", "--with", "env=current", "--with", "threads=2")
+    assert "EQUAL, RELAXED" in done.stdout and "tolerance" not in done.stdout and "cause" not in done.stdout
+    run = project.json("show", "latest")
     verdict = project.json("reproduce", "latest", "--with", "threads=2")
-    assert "execution.threads 1 → 2 (numeric class differs)" in verdict["causes"]
+    assert (verdict["verdict"], verdict["causes"]) == ("EQUAL-RELAXED", [])
     assert verdict["relaxed"] == ["threads=2"]
-    assert verdict["verdict"] != "BITWISE"
+    assert run["verdicts"][0]["verdict"] == "EQUAL-RELAXED"
+
+
+@pytest.mark.parametrize(("line", "where"), [
+    ("reprokit.log(loss=1.0, chance=float(int.from_bytes(os.urandom(6), 'big')))", "metric chance"),
+    ("reprokit.save_checkpoint({}, state={'chance': os.urandom(7).hex()}, epoch=0)", "epoch 0"),
+])  # fmt: skip
+def test_a_run_of_metrics_or_of_state_alone_diverges_if_these_do(project: Project, line: str, where: str) -> None:
+    project.write("train.py", f"import os, reprokit\n{line}\n")
+    project.write("recipe.yaml", RECIPE.replace("[metrics.json]", "[]"))
+    project.commit()
+    project.reprokit("run", "recipe.yaml", "-q")
+    verdict = project.json("reproduce", "latest", expect=7)
+    assert (verdict["verdict"], verdict["first_divergence"]["what"]) == ("DIVERGED", where)
+    assert verdict["first_divergence"]["tensor"] in (None, "state.json:user.chance")
+    assert not any(line["result"] == "tolerated" for line in verdict["comparisons"])
 
 
 def test_a_rerun_that_fails_is_inconclusive(project: Project) -> None:
@@ -154,11 +165,10 @@ def test_another_package_version_exits_5_and_is_named(project: Project, tmp_path
     done = project.reprokit("reproduce", "latest", expect=5)
     assert "leftpad-demo 1.0.0 → 1.0.1" in done.stderr
     verdict = project.json("reproduce", "latest", "--with", "env=current")
-    assert "environment: leftpad-demo 1.0.0 → 1.0.1" in verdict["causes"]
     assert verdict["relaxed"] == ["env=current"]
-    assert verdict["verdict"] == "TENSOR-TOLERANCE"
+    assert verdict["verdict"] == "EQUAL-RELAXED"
     second = project.json("run", "recipe.yaml")
-    assert project.json("diff", first["run_id"], second["run_id"])["causes"] == [
+    assert project.json("diff", first["run_id"], second["run_id"])["relaxed"] == [
         "environment: leftpad-demo 1.0.0 → 1.0.1"
     ]
 
@@ -169,3 +179,25 @@ def _install(site: Path, version: str) -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: leftpad-demo\nVersion: {version}\n")
     (info / "RECORD").write_text(f"leftpad_demo.py,sha256=x,1\n{info.name}/METADATA,,\n")
     (info / "INSTALLER").write_text("pip\n")
+
+
+def test_what_a_script_cached_for_itself_outside_stands_beside_the_verdict(project: Project) -> None:
+    cached = project.base / "cached.npy"
+    project.write(
+        "train.py",
+        SCRIPT.replace(
+            "weights = rng.normal(size=(4, 3))",
+            f"place = pathlib.Path({str(cached)!r})\n"
+            "if not place.exists():\n"
+            "    np.save(place, np.random.default_rng().normal(size=(4, 3)))\n"
+            "weights = np.load(place)",
+        ).replace("HOOK", "pass"),
+    )
+    project.commit()
+    run = project.json("run", "recipe.yaml")
+    assert run["undeclared"] == [], "it wrote the file itself"
+    done = project.reprokit("reproduce", run["run_id"])
+    assert [line.split(maxsplit=1) for line in done.stdout.splitlines()[-2:]] == [
+        ["proviso", f"Read without being declared as an input: {cached} (by the second run alone)."],
+        ["verdict", "BITWISE, with provisos: every state digest and declared output is equal in every bit"],
+    ]

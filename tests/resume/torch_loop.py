@@ -71,10 +71,13 @@ def main() -> None:
         generators={"noise": noise},
         skip=p["skip"],
     )
+    ckpt.state["lots"] = {"zebra": 1.0, "apple": 0.5, "mango": 0.8}  # what is drawn from it hangs on its order
     for epoch in ckpt.epochs(p["epochs"]):
         net.train(epoch != 2)  # one epoch with frozen statistics: the flag is state
         for x, y in ckpt.batches(loader) if p["batches"] else loader:
-            loss = cross_entropy(net(x + float(noise.normal(scale=0.01))), y)
+            lot = random.choice(list(ckpt.state["lots"]))
+            ckpt.state["lots"][lot] += 0.01
+            loss = cross_entropy(net(x + float(noise.normal(scale=0.01))), y) * ckpt.state["lots"][lot]
             scaler.scale(loss).backward()
             if not p["batches"] or ckpt.batch % p["accumulate"] == 0:
                 scaler.step(optimizer)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import Project
+from tests.conftest import Project, lean
 
 HERE = Path(__file__).parent
 
@@ -44,8 +44,12 @@ class Trial:
         self.case = case
         self.project = Project(base)
         self.marker = base / "kill"
-        for name in ("killing.py", case.script):
-            shutil.copy(HERE / name, self.project.root / name)
+        shutil.copy(HERE / "killing.py", self.project.root)
+        script = (HERE / case.script).read_text()
+        if case.script.startswith(("keras", "tensorflow")):
+            on_torch = case.variables.get("KERAS_BACKEND") == "torch" and "tensorflow" not in case.needs
+            script = lean(script, *(("tensorflow",) if on_torch else ()))
+        self.project.write(case.script, script)
         recipe = {
             "name": "trial",
             "code": {"command": [*case.command, case.script]} if case.command else {"entrypoint": case.script},
@@ -64,7 +68,7 @@ class Trial:
         found = {
             (entry["epoch"], entry["step"], entry["batch"]): entry["state_digest"]
             for entry in record["checkpoints"]
-            if entry["reason"] is None
+            if entry["kind"] == "checkpoint"
         }
         return {(-1, 0, None): record["initial"]["state_digest"], **found} if record["initial"] else found
 
@@ -88,6 +92,24 @@ class Trial:
         time.sleep(draw.uniform(0, 1.5))
         attempt.process.send_signal(signal.SIGKILL if how == "runner" else signal.SIGTERM)
         attempt.process.wait(300)
+
+    def killed_at(self, batch: int) -> dict[str, Any]:
+        """Start a run, have its script killed at the call of `maybe_die` of this number, and return its record."""
+        self.marker.write_text(str(batch))
+        self.start().process.wait(300)
+        assert not self.marker.exists(), "it was not killed"
+        return self.record()
+
+    def killed_and_resumed(self, batch: int) -> str:
+        """Kill a run there, resume it once, compare it with the whole one, and return what it said."""
+        run = self.killed_at(batch)["run_id"]
+        done = self.project.reprokit("resume", run, patience=300)
+        record = self.record()
+        assert record["status"] == "finished" and len(record["attempts"]) == 1
+        found = self.digests(record)
+        assert max(self.whole) == max(found) and len(found) >= 2
+        assert {key: self.whole[key] for key in found} == found
+        return done.stdout + done.stderr
 
     def resume_until_done(self, draw: random.Random, *, kills: int) -> dict[str, Any]:
         """Resume the latest run, killing it again up to `kills` times, and return its record."""

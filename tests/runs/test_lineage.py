@@ -10,6 +10,7 @@ from reprokit.errors import NotFoundError
 from reprokit.packages.build import build
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.lineage import lineage
+from reprokit.schema.facts import CheckpointFacts, meta_of
 from reprokit.schema.manifest import Manifest
 from reprokit.schema.record import CheckpointEntry, DataFacts
 from tests.conftest import Project, put_run
@@ -23,7 +24,12 @@ def registry(tmp_path: Path) -> LocalRegistry:
 
 
 def checkpoint(registry: LocalRegistry, run: str) -> CheckpointEntry:
-    made = build({"m": run}, "t/model", registry=registry, meta={"reprokit": {"run": run}})
+    made = build(
+        {"m": run},
+        "t/model",
+        registry=registry,
+        meta=meta_of(CheckpointFacts(kind="checkpoint", run=run, state_digest="d")),
+    )
     return CheckpointEntry(package="t/model", top_hash=made.top_hash, state_digest="d", epoch=0)
 
 
@@ -96,9 +102,17 @@ def test_a_package_that_no_run_made_is_the_beginning(registry: LocalRegistry, pr
 def test_a_header_of_another_form_does_no_harm(registry: LocalRegistry, summary: dict[str, object]) -> None:
     entry = checkpoint(registry, A)
     put_run(registry, A, checkpoints=[entry])
-    odd = Manifest.make([], user_meta={"reprokit": {"run": B, "status": "finished", **summary}})
+    odd = Manifest.make(
+        [],
+        user_meta={"reprokit": {"kind": "run", "name": "x", "started": "", "run": B, "status": "finished", **summary}},
+    )
     registry.publish(f"runs/{B}", odd)
     for made_by in (7, "../../x", {"a": 1}):
-        build({"m": b""}, "t/odd", registry=registry, meta={"reprokit": {"run": made_by}})
+        build(
+            {"m": b""},
+            "t/odd",
+            registry=registry,
+            meta={"reprokit": {"kind": "checkpoint", "state_digest": "d", "run": made_by}},
+        )
         assert lineage("t/odd", registry=registry).run_id is None
     assert uses(registry, A, forward=True) == []

@@ -14,11 +14,12 @@ from reprokit.registry.local import LocalRegistry
 from reprokit.runs.query import Where, choose
 from reprokit.runs.store import RunStore
 from reprokit.runs.verdict_store import VerdictStore
+from reprokit.schema.facts import meta_of
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.verdict import Rung, RunLink, Verdict, VerdictRecord
 from tests.conftest import Project, put_run
 
-FIRST, SECOND, THIRD, FOURTH = (f"2026010{day}-000000-aaaaa{day}" for day in (1, 2, 3, 4))
+FIRST, SECOND, THIRD, FOURTH, *REPEATED = (f"2026010{day}-000000-aaaaa{day}" for day in range(1, 7))
 
 
 def add_verdict(registry: LocalRegistry, original: str, reproduction: str, rung: Rung) -> None:
@@ -38,20 +39,23 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> LocalRegistry:
     made = LocalRegistry(tmp_path_factory.mktemp("registry"))
     put_run(made, FIRST, name="cnn", metrics={"loss": 0.5, "val/acc": 0.91}, params={"rate": 0.1, "fast": True},
             started="2026-01-01T00:00:00.000Z")  # fmt: skip
-    put_run(made, SECOND, name="cnn", metrics={"loss": 0.0}, params={"rate": "auto"}, status="failed",
-            started="2026-11-02T00:00:00.000Z")  # fmt: skip
+    put_run(made, SECOND, name="cnn", metrics={"loss": 0.0}, params={"rate": "auto", "idle": 5}, unused=["idle"],
+            status="failed", started="2026-11-02T00:00:00.000Z")  # fmt: skip
     put_run(made, THIRD, name="mlp", started="2026-11-03T00:00:00.000Z", reproduces=FIRST,
             verdicts=[Verdict(run_id=THIRD, reproduces=FIRST, verdict="TENSOR-TOLERANCE")])  # fmt: skip
-    put_run(made, FOURTH, name="mlp", metrics={"loss": 2}, started="2026-11-04T00:00:00.000Z")
+    put_run(made, FOURTH, name="mlp", metrics={"loss": 2}, started="2026-11-04T00:00:00.000Z", outputs={"o": b"1"})
+    put_run(made, REPEATED[0], name="cnn", started="2026-11-05T00:00:00.000Z", reproduces=SECOND)
+    put_run(made, REPEATED[1], name="mlp", metrics={"loss": 2}, started="2026-11-06T00:00:00.000Z", reproduces=FOURTH,
+            outputs={"o": b"1"})  # fmt: skip
     add_verdict(made, FIRST, THIRD, "TENSOR-TOLERANCE")
-    add_verdict(made, SECOND, "20260105-000000-aaaaa5", "DIVERGED")
-    add_verdict(made, FOURTH, "20260105-000000-aaaaa5", "BITWISE")
-    add_verdict(made, FOURTH, "20260105-000000-aaaaa6", "DIVERGED")
+    add_verdict(made, SECOND, REPEATED[0], "DIVERGED")
+    add_verdict(made, FOURTH, REPEATED[1], "BITWISE")
+    add_verdict(made, FOURTH, REPEATED[1], "DIVERGED")
     return made
 
 
 def chosen(registry: LocalRegistry, text: str) -> list[str]:
-    return [run["run"] for run in choose(text, RunStore(registry))]
+    return [run.run for run in choose(text, RunStore(registry)) if run.run not in REPEATED]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,8 @@ def chosen(registry: LocalRegistry, text: str) -> list[str]:
         ("params.rate < 1", [FIRST]),  # of a text it is neither
         ("params.fast == True", [FIRST]),
         ("params.fast == 1", []),
+        ("params.idle == 5", []),  # it never reached the script
+        ("params.idle is None and status == 'failed'", [SECOND]),
         ("params.rate in ('auto', 7)", [SECOND]),
         ("metrics.loss > 1 or params.rate == 0.1", [FIRST, FOURTH]),
         ("  checkpoints == 0 and not (name == 'cnn')\n", [THIRD, FOURTH]),
@@ -102,7 +108,10 @@ def test_an_expression_chooses_runs(registry: LocalRegistry, text: str, runs: li
             "metrics.los > 1",
             "no run has metrics.los. Did you mean metrics.loss?\nKnown: metrics.loss, metrics.val/acc.",
         ),
-        ("params.rat == 1", "no run has params.rat. Did you mean params.rate?\nKnown: params.fast, params.rate."),
+        (
+            "params.rat == 1",
+            "no run has params.rat. Did you mean params.rate?\nKnown: params.fast, params.idle, params.rate.",
+        ),
         ("stauts == 'failed'", "no run has stauts. Did you mean status?\nKnown: run, name, status, started, ended,"),
         ("metric.loss > 1", "no run has metric.loss. Did you mean metrics.NAME?"),
         ("started > 2026", "started is a text, and compared with a number."),
@@ -174,19 +183,20 @@ def test_any_words_give_an_answer_or_a_usage_error(words: list[str]) -> None:
 
 def test_headers_that_lie_match_nothing(tmp_path: Path) -> None:
     registry = LocalRegistry(tmp_path)
-    honest = put_run(registry, FIRST, name="cnn")
+    put_run(registry, FIRST, name="cnn")
+    honest = put_run(LocalRegistry(tmp_path / "elsewhere"), SECOND, name="rnn")
     lies = {"name": ["cnn"], "metrics": [1], "verdict": {"a": 1}, "reproduces": 7, "checkpoints": "many"}
     with registry.staging() as sink:
         digest, size = sink.put_bytes(honest.encode())
-    meta = {"reprokit": {**honest.summary(), "run": SECOND, **lies}}
+    meta = {"reprokit": {**meta_of(honest.summary())["reprokit"], **lies}}
     registry.publish(f"runs/{SECOND}", Manifest.make([Entry("record.json", size, digest)], user_meta=meta))
     assert chosen(registry, "name == 'cnn'") == [FIRST]
-    assert chosen(registry, "checkpoints >= 0") == [FIRST]
+    assert chosen(registry, "checkpoints >= 0") == [FIRST, SECOND]  # whose record was read
     assert chosen(registry, "verdict or reproduces or reproduced") == []
     project = Project(tmp_path / "project")
     lines = project.reprokit("ls", "--registry", str(tmp_path)).stdout.splitlines()
     assert lines[0] == f"{FIRST}  finished     cnn                     0 ckpt"
-    assert lines[1].startswith(f"{SECOND}  finished     ['cnn']")
+    assert lines[1] == f"{SECOND}  finished     rnn                     0 ckpt"
 
 
 def test_an_empty_registry_has_no_runs_whatever_is_asked(tmp_path: Path) -> None:

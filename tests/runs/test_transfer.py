@@ -10,14 +10,21 @@ from pathlib import Path
 import pytest
 
 from reprokit.core.digest import hash_bytes
+from reprokit.core.progress import SILENT
 from reprokit.core.refs import PackageRef
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.quilt import QuiltRegistry
+from reprokit.registry.quilt_writer import QuiltWriter
 from reprokit.runs.transfer import pull, push
+from reprokit.runs.verdict_store import VerdictStore
 from reprokit.schema.manifest import Entry, Manifest
+from reprokit.schema.record import DataFacts
+from reprokit.schema.verdict import RunLink, Verdict, VerdictRecord
+from tests.comparison.making import Save
+from tests.comparison.making import made as publish_run
 from tests.conftest import Project, lies_at, overwrite
 
 MIB = 1024 * 1024
@@ -56,6 +63,16 @@ class TestPush:
         assert again.read_manifest(top_hash).header == source.read_manifest(top_hash).header
         assert verify_registry(again) == (1, [])
         assert len(again.objects.pack_names()) == 1
+
+    @pytest.mark.parametrize("lost", ["manifest", "object"])
+    def test_again_it_puts_back_what_the_target_has_lost(self, source, target, lost):
+        top_hash = build({**files(5), "large": bytes(MIB)}, "a/b", registry=source).top_hash
+        push("a/b", source=source, target=target)
+        digest = target.read_manifest(top_hash)["large"].digest
+        (target.manifests.path(top_hash) if lost == "manifest" else target.objects.loose_path(digest)).unlink()
+        (done,) = push("a/b", source=source, target=LocalRegistry(target.root))
+        assert (done.published, done.new_objects) == (True, 1 if lost == "object" else 0)
+        assert verify_registry(LocalRegistry(target.root)) == (1, [])
 
     def test_again_it_copies_nothing_and_writes_nothing(self, source, target):
         build({**files(), "large": bytes(2 * MIB)}, "a/b", registry=source)
@@ -351,3 +368,136 @@ class TestCommands:
         done = project.reprokit("push", "latest", str(tmp_path / "other"), "--all")
         assert done.stderr == f"t/model@{gone[:8]} is not in {project.registry} any more: left out.\n"
         assert gone not in done.stdout
+
+
+RUN, OTHER = "20260102-030405-aaaaaa", "20260102-030406-bbbbbb"
+
+
+class TestARunWithAllThatItNames:
+    @pytest.fixture
+    def made(self, source):
+        """A run of one input, with four checkpoints of which one was deleted, and a verdict on a repetition of it."""
+        pin = build({"x": b"1"}, "t/in", registry=source).top_hash
+        data = [DataFacts(name="in", package="t/in", top_hash=pin, path="in")]
+        run = publish_run(source, RUN, [Save(place={"kind": "initial"}), Save(), Save(), Save()], data=data)
+        publish_run(source, OTHER, [Save()], reproduces=RUN)
+        gone = run.record.checkpoints[1].top_hash
+        source.delete("t/model", gone)
+        verdict = Verdict(run_id=OTHER, reproduces=RUN, verdict="DIVERGED")
+        links = {name: RunLink(run_id=one, top_hash="1" * 64, lock_hash=None) for name, one in
+                 (("original", RUN), ("reproduction", OTHER))}  # fmt: skip
+        VerdictStore(source).add(VerdictRecord(verdict=verdict, by="a@b", at="2026-01-02T03:04:05Z", **links))
+        return run
+
+    def test_what_it_names_goes_first_and_what_is_gone_is_left_out_and_said(self, source, target, made, monkeypatch):
+        notes = []
+        monkeypatch.setattr(SILENT, "note", notes.append)
+        done = push(RUN, source=source, target=target, everything=True)
+        record = made.record
+        kept = [record.initial.top_hash, *(one.top_hash for one in record.checkpoints if one != record.checkpoints[1])]
+        assert [(one.name, one.top_hash) for one in done] == [
+            ("t/in", record.data[0].top_hash),
+            *(("t/model", top_hash) for top_hash in kept),
+            (f"runs/{OTHER}", source.top_hashes(f"runs/{OTHER}")[-1]),  # which the verdict is about
+            (f"verdicts/{RUN}", source.top_hashes(f"verdicts/{RUN}")[0]),
+            (f"runs/{RUN}", made.manifest.top_hash),
+        ]
+        gone = record.checkpoints[1].top_hash
+        assert notes == [f"t/model@{gone[:8]} is not in {source.url} any more: left out."]
+        assert verify_registry(target)[1] == []
+        assert target.top_hashes("t/model") == kept
+
+    def test_alone_it_takes_nothing_along(self, source, target, made):
+        (done,) = push(RUN[-6:], source=source, target=target)
+        assert (done.name, done.top_hash) == (f"runs/{RUN}", made.manifest.top_hash)
+        assert list(target.packages()) == [f"runs/{RUN}"]
+
+    def test_one_of_its_checkpoints_goes_by_what_names_it(self, source, target, made):
+        (done,) = push(f"{RUN}@epoch=3", source=source, target=target)
+        assert (done.name, done.top_hash) == ("t/model", made.record.checkpoints[2].top_hash)
+
+    def test_an_older_record_of_it_takes_what_that_one_names(self, source, target, made):
+        old = made.manifest.top_hash
+        publish_run(source, RUN, fresh=False)  # another record, which names nothing
+        done = push(f"runs/{RUN}@{old}", source=source, target=target, everything=True)
+        assert len(done) == 1 + 3 + 1 + 1 + 1
+        assert done[-1].top_hash == old
+        with pytest.raises(RefusedError, match=f"has another record of run {RUN}: "):
+            push(f"runs/{RUN}", source=source, target=target, everything=True)
+        assert target.top_hashes(f"runs/{RUN}") == [old]
+
+    def test_an_input_that_is_gone_stops_it_before_anything_is_copied(self, source, target, made):
+        source.delete("t/in", made.record.data[0].top_hash)
+        with pytest.raises(NotFoundError):
+            push(RUN, source=source, target=target, everything=True)
+        assert list(target.packages()) == []
+
+    @pytest.mark.usefixtures("made")
+    def test_while_it_runs_it_stays(self, source, target):
+        with source.claim(RUN), pytest.raises(RefusedError, match=f"^Run {RUN} is still running"):
+            push(RUN, source=source, target=target)
+        with pytest.raises(
+            UsageError, match=r"^t/in is no run: it names no inputs or checkpoints that could go with it"
+        ):
+            push("t/in", source=source, target=target, everything=True)
+        assert list(target.packages()) == []
+
+
+class TestTags:
+    def test_a_tag_that_is_none_is_refused_before_anything_is_copied(self, source, target):
+        build(files(3), "a/b", registry=source)
+        with pytest.raises(UsageError):
+            push("a/b", source=source, target=target, tags=("no tag",))
+        assert list(target.packages()) == []
+        assert not target.root.exists()
+
+    def test_the_tag_of_a_reference_goes_along_and_quilt_has_none(self, source, target, tmp_path):
+        top_hash = build(files(3), "a/b", registry=source, tags=("v1",)).top_hash
+        (done,) = push("a/b:v1", source=source, target=target)
+        assert done.tags == ("latest", "v1")
+        quilt = QuiltWriter(tmp_path / "quilt")
+        with pytest.raises(
+            RefusedError, match=r"^The tag 'v2' cannot be put on a/b in .*: Quilt has no tags but 'latest'"
+        ):
+            push("a/b", source=source, target=quilt, tags=("latest", "v2"))
+        (done,) = push("a/b:v1", source=source, target=quilt, tags=("latest",))
+        assert (done.top_hash, done.published) == (top_hash, True)
+        (again,) = push("a/b:latest", source=source, target=quilt)
+        assert (again.published, again.new_objects) == (False, 0)
+
+    def test_latest_goes_forward_with_the_history_of_the_source_and_never_back(self, source, target):
+        hashes = [build({"x": b"%d" % number}, "a/b", registry=source).top_hash for number in range(3)]
+        push(f"a/b@{hashes[1]}", source=source, target=target)
+        assert target.head("a/b").tags["latest"] == hashes[1]
+        push(f"a/b@{hashes[0]}", source=source, target=target)
+        assert target.head("a/b").tags["latest"] == hashes[1], "it comes before"
+        push(f"a/b@{hashes[2]}", source=source, target=target)
+        assert target.head("a/b").tags["latest"] == hashes[2]
+        push(f"a/b@{hashes[1]}", source=source, target=target)
+        assert target.head("a/b").tags["latest"] == hashes[2], "it is there already"
+        source.rollback("a/b", hashes[0])
+        push("a/b", source=source, target=target)
+        assert target.head("a/b").tags["latest"] == hashes[2]
+        push(f"a/b@{hashes[0]}", source=source, target=target, tags=("latest",))
+        assert target.head("a/b").tags["latest"] == hashes[0], "it was asked for"
+
+    def test_a_history_that_the_source_does_not_know_is_left_alone(self, source, target):
+        own = build({"x": b"own"}, "a/b", registry=target).top_hash
+        one = build({"x": b"1"}, "a/b", registry=source).top_hash
+        build({"x": b"2"}, "a/b", registry=source)
+        push(f"a/b@{one}", source=source, target=target)
+        assert target.head("a/b").tags["latest"] == own
+
+    def test_what_is_there_already_adds_nothing_to_the_history(self, source, target):
+        one = build({"x": b"1"}, "a/b", registry=source, tags=("v1",)).top_hash
+        push("a/b", source=source, target=target, tags=("v1", "v2"))
+        before = target.log("a/b")
+        push("a/b", source=source, target=target, tags=("v1", "v2", "latest"))
+        assert target.log("a/b") == before
+        push("a/b", source=source, target=target, tags=("v1", "v3"))
+        assert [entry.action for entry in target.log("a/b")] == ["publish", "tag"]
+        two = build({"x": b"2"}, "a/b", registry=source).top_hash
+        push("a/b", source=source, target=target)
+        source.rollback("a/b", one)
+        push("a/b:latest", source=source, target=target)
+        assert target.head("a/b").tags["latest"] == two, "`latest` names what to copy, and moves nothing back"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reprokit.core.canonical_json import canonical
 from reprokit.core.digest import hash_bytes
 from reprokit.errors import DataMismatchError, NotFoundError, UsageError
+from reprokit.schema import manifest as manifests
 from reprokit.schema.manifest import Entry, Manifest
 
 HELLO = Entry("a.txt", 6, hash_bytes(b"hello\n"), {}, ("file:///a",))
@@ -137,7 +138,59 @@ def test_malformed_entries_are_refused(changes, message):
     assert caught.value.message == message
 
 
-@pytest.mark.parametrize("key", ["../../.bashrc", "/etc/passwd", "a/../b", "e\u0301", "a\0", "\ud800", ""])
+def test_a_size_has_at_most_18_digits():
+    assert decoded(V0, line(size=10**18 - 1)).size == 10**18 - 1
+    with pytest.raises(DataMismatchError) as caught:
+        decoded(V0, line(size=10**18))
+    assert caught.value.message == f"Line 2 of M: size must be a number of bytes, not {10**18}."
+
+
+@pytest.mark.parametrize("folders", [[], [{"logical_key": "d/", "meta": {}}]])  # read as a whole, or line by line
+def test_a_manifest_has_at_most_so_many_entries(monkeypatch, folders):
+    two, three = ([line(logical_key=key) for key in keys] for keys in ("ab", "abc"))
+    monkeypatch.setattr(manifests, "MAX_ENTRIES", 2 + len(folders))
+    if folders:
+        data = "".join(json.dumps(one) + "\n" for one in (V0, *folders, *two)).encode()
+        assert len(Manifest.decode(data, top_hash=decoded(V0, *two).top_hash, what="M").entries) == 2
+    else:
+        assert len(decoded(V0, *two).entries) == 2
+    with pytest.raises(DataMismatchError) as caught:
+        Manifest.decode(
+            "".join(json.dumps(one) + "\n" for one in (V0, *folders, *three)).encode(), top_hash="0" * 64, what="M"
+        )
+    many = 2 + len(folders)
+    assert caught.value.message == f"M has {many + 2} lines; at most {many} entries are read."
+    entries = [HELLO._replace(logical_key=str(number)) for number in range(many + 1)]
+    assert len(Manifest.make(entries[:many]).entries) == many
+    with pytest.raises(UsageError) as refused:
+        Manifest.make(entries)
+    assert refused.value.message == f"A version holds at most {many} entries, not {many + 1}."
+
+
+def test_a_manifest_is_at_most_so_long(monkeypatch):
+    manifest = Manifest.make([HELLO])
+    data = manifest.encode()
+    monkeypatch.setattr(manifests, "MAX_MANIFEST", len(data))
+    assert Manifest.decode(data, top_hash=manifest.top_hash, what="M") == manifest
+    monkeypatch.setattr(manifests, "MAX_MANIFEST", len(data) - 1)
+    with pytest.raises(DataMismatchError) as caught:
+        Manifest.decode(data, top_hash=manifest.top_hash, what="M")
+    assert caught.value.message == f"M is {len(data)} bytes long; at most {len(data) - 1} are read."
+
+
+@pytest.mark.parametrize(("header", "lines"), [({**V0, "message": "m" * 300}, []), (V0, [line(meta={"é": "m" * 300})])])
+def test_a_line_is_at_most_so_long(monkeypatch, header, lines):
+    decoded(header, *lines)
+    monkeypatch.setattr(manifests, "MAX_LINE", 299)
+    with pytest.raises(DataMismatchError) as caught:
+        decoded(header, *lines)
+    where, length = (
+        ("Line 2 of M", len(json.dumps(lines[0]))) if lines else ("The header of M", len(json.dumps(header)))
+    )
+    assert caught.value.message == f"{where} is {length} bytes long; at most 299 are read."
+
+
+@pytest.mark.parametrize("key", ["../../.bashrc", "/etc/passwd", "a/../b", "e\u0301", "a\0", ""])
 def test_illegal_keys_are_refused_when_reading_too(key):
     with pytest.raises(DataMismatchError) as caught:
         decoded(V0, line(logical_key=key))
@@ -184,3 +237,111 @@ def test_a_missing_key_is_named():
     with pytest.raises(NotFoundError) as caught:
         Manifest.make([HELLO])["b.txt"]
     assert caught.value.message == f"No entry 'b.txt' in version {HELLO_HASH[:12]}, which has 1 entries."
+
+
+def test_entries_that_were_read_are_those_that_were_written():
+    """Read as text, made into entries when they are looked at: by position, slice, key, column or one after another."""
+    place = f"packs/{'0' * 64}.zip#94,5"
+    entries = [
+        Entry(key, 5, hash_bytes(key.encode()), {"n": 1} if key == "c" else {}, (place,))
+        for key in ("a", "b/1", "b/2", "c")
+    ]
+    made = Manifest.make(entries, message="m")
+    read = Manifest.decode(made.encode(), top_hash=made.top_hash, what="M")
+    for one in (made, read):
+        assert list(one.entries) == entries and len(one.entries) == 4
+        assert one.entries[1] == entries[1] and one.entries[-1] == entries[-1]
+        assert list(one.entries[1:3]) == entries[1:3]
+        assert one.keys == ["a", "b/1", "b/2", "c"]
+        assert "a" in one and "b" not in one and "d" not in one
+        assert one.position("b/2") == 2 and one["c"] == entries[3]
+        assert list(one.places) == [place] * 4
+        assert [list(column) for column in one.columns()] == [
+            [place] * 4, [entry.digest.value for entry in entries], [5] * 4,
+        ]  # fmt: skip
+        assert one.below("b") == one.below("b/") == tuple(entries[1:3])
+        assert one.size == 20
+        assert one.encode() == made.encode()
+        moved = one.placed(["x", "y", "z", ""])
+        assert [entry.physical_keys for entry in moved.entries] == [("x",), ("y",), ("z",), ("",)]
+        assert (moved.top_hash, moved["c"].meta) == (made.top_hash, {"n": 1})
+        assert one.placed([place] * 4) is one
+    assert read == made and read.entries == made.entries
+    assert read.entries != 4 and read.entries is not None
+    odd = Manifest.make([entry._replace(physical_keys=(f'file:///{n}\\"é',)) for n, entry in enumerate(entries[:3])])
+    assert Manifest.decode(odd.encode(), top_hash=odd.top_hash, what="M").entries == odd.entries
+    assert next(json.loads(row) for row in odd.encode().splitlines()[1:])["physical_keys"] == ['file:///0\\"é']
+    assert read.entries != Manifest.make(entries[:3]).entries
+    assert read != Manifest.make([*entries[:3], entries[3]._replace(size=6)], message="m")
+
+
+@pytest.mark.parametrize("change", ["digest", "meta", "size and digest", "place"])
+def test_a_difference_of_versions_is_in_bytes_or_metadata(change):
+    one = Entry("a", 5, hash_bytes(b"hello"), {"k": 1}, ("x",))
+    other = {
+        "digest": one._replace(digest=hash_bytes(b"jello")),
+        "meta": one._replace(meta={"k": 2}),
+        "size and digest": one._replace(digest=hash_bytes(b"six666"), size=6),
+        "place": one._replace(physical_keys=("y",)),
+    }[change]
+    more = Entry("b", 0, hash_bytes(b""))
+    found = Manifest.make([one, more]).diff(Manifest.make([other, more._replace(logical_key="c")]))
+    assert (found.added, found.removed) == (("c",), ("b",))
+    assert found.changed == (() if change == "place" else ("a",))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": True},
+        {"size": -1},
+        {"size": 1.0},
+        {"size": None},
+        {"hash": None},
+        {"hash": []},
+        {"hash": {"type": "SHA256"}},
+        {"meta": []},
+        {"meta": "x"},
+        {"physical_keys": "x"},
+        {"physical_keys": [1]},
+        {"logical_key": 1},
+    ],
+)
+def test_an_entry_that_is_malformed_is_refused_by_its_line(change):
+    decoded(V0, line())
+    with pytest.raises(DataMismatchError, match=r"^(Line 2 of M|Not a digest)"):
+        decoded(V0, line(**change))
+
+
+def test_a_last_line_that_does_not_end_is_read_all_the_same_or_refused():
+    made = Manifest.make([HELLO._replace(physical_keys=("x",))])
+    data = made.encode()
+    assert data.endswith(b"}\n")
+    assert Manifest.decode(data[:-1], top_hash=made.top_hash, what="M").entries == made.entries
+    with pytest.raises(DataMismatchError):
+        Manifest.decode(data[:-2], top_hash=made.top_hash, what="M")
+
+
+@pytest.mark.parametrize("folders", [[], [{"logical_key": "d/", "meta": {}}]])  # read as a whole, or line by line
+def test_entries_stand_in_the_order_of_their_keys_however_they_were_written(folders):
+    lines = [line(logical_key=key) for key in ("c", "a/b", "a!", "b")]
+    expected = ["a/b", "a!", "b", "c"]
+    parts = [{key: one.get(key) for key in ("hash", "logical_key", "meta", "size")} for one in lines]
+    parts.sort(key=lambda part: expected.index(part["logical_key"]))
+    top_hash = hashlib.sha256(b"".join(canonical(part) for part in [V0, *parts])).hexdigest()
+    data = "".join(json.dumps(one) + "\n" for one in [V0, *folders, *lines]).encode()
+    assert Manifest.decode(data, top_hash=top_hash, what="M").keys == expected
+
+
+@pytest.mark.parametrize("header", [b"[]", b"{}", b'{"version": "v1"}', b'{"version": null}', b'{"version": ["v0"]}'])
+def test_a_header_is_one_of_the_version_that_there_is(header):
+    with pytest.raises(DataMismatchError, match=r"^it is not a manifest of version 'v0'\."):
+        Manifest.decode_header(header, what="it")
+    old = Manifest.decode_header(b'{"version": "v0", "top_hash": "x", "message": "m"}', what="it")
+    assert old == {"version": "v0", "message": "m"}
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b'\n{"logical_key": "a"}\n'])
+def test_a_manifest_without_a_header_is_empty(text):
+    with pytest.raises(DataMismatchError, match=r"^it is empty\."):
+        Manifest.decode(text, top_hash="0" * 64, what="it")

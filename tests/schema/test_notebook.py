@@ -119,7 +119,7 @@ def _cell(**changes: Any) -> str:
         (_cell(cell_type=["code"]), "n.ipynb, cell 1: the type \"['code']\" is not known; known: code, markdown, raw."),
         (_cell(source=7), "n.ipynb, cell 1: its source is not text."),
         (_cell(source=["x", 7]), "n.ipynb, cell 1: its source is not text."),
-        (_cell(source="\ud800"), "n.ipynb, cell 1: its source holds half of a surrogate pair, which is no character."),
+        (_cell(source="\ud800"), "n.ipynb holds half of a surrogate pair, which is no character."),
         (_cell(metadata={"tags": "parameters"}), "n.ipynb, cell 1: its tags are not a list of words."),
         (_with(metadata={"a": float("nan")}), "n.ipynb is not JSON that reprokit reads: NaN is not JSON."),
     ],

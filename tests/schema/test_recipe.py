@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reprokit.core.safe_yaml import load_yaml
 from reprokit.errors import RecipeError
-from reprokit.locking.recipe_lock import parse
+from reprokit.locking.recipe_file import parse
 from reprokit.schema.recipe import (
     Checkpoints,
     Code,
@@ -60,7 +60,10 @@ RECIPES = st.builds(
         threads=st.none() | st.integers(1, 4096),
         determinism=st.sampled_from(["strict", "seeded", "off"]),
         layout=st.sampled_from(["bind", "symlink", "copy"]),
-        variables=st.dictionaries(st.just("OMP_PROC_BIND"), st.text(max_size=5)),
+        variables=st.dictionaries(
+            st.just("OMP_PROC_BIND"),
+            st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5),
+        ),
     ),
     checkpoints=st.builds(
         Checkpoints,
@@ -156,6 +159,7 @@ def test_unknown_words_are_named_with_what_was_meant(extra, message, guess):
         ("name: é\ncode: {entrypoint: a}", "name: 'é' must be ASCII letters, digits, '_' and '-'."),
         (MINIMAL + "execution: {seed: '1'}", "r.yaml: execution.seed: expected int, got str."),
         (MINIMAL + "execution: {seed: -1}", "execution.seed: -1 is not in 0 … 4294967295."),
+        (MINIMAL + "execution: {seed: 4294967296}", "execution.seed: 4294967296 is not in 0 … 4294967295."),
         (MINIMAL + "execution: {threads: 0}", "execution.threads: 0 is not in 1 … 4096."),
         (MINIMAL + "params: {lr: .nan}", "params: a value is NaN, infinite or not JSON; write it as a string."),
         (MINIMAL + "data: {x: {path: d}}", "data.x: give exactly one of package and run."),
@@ -238,3 +242,51 @@ def test_the_published_schema_accepts_our_recipes_and_refuses_a_misspelt_key():
         from_plain(value, what=file.name)
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**value, "parms": {}}, schema)
+
+
+@pytest.mark.parametrize(
+    "image", ["python", "python:3.11", f"python:3.11@sha256:{'5' * 63}", f"sha256:{'5' * 64}", f"P@sha256:{'5' * 64}"]
+)
+def test_an_image_is_named_by_its_digest(image):
+    good = f"docker.io/library/python:3.11@sha256:{'5' * 64}"
+    assert parse(f"{MINIMAL}environment: {{container: '{good}'}}".encode(), what="r.yaml").image == good
+    error = refused(f"{MINIMAL}environment: {{container: '{image}'}}")
+    assert error.message == (f"r.yaml: environment.container: {image!r} names no image by its digest; a tag may move.")
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a/../../x"])
+@pytest.mark.parametrize("where", ["workdir", "entrypoint"])
+def test_paths_of_the_code_stay_inside(where, path):
+    code = {"entrypoint": "train.py", where: path}
+    with pytest.raises(RecipeError, match=rf"code\.{where}"):
+        from_plain({"name": "n", "code": code})
+
+
+@pytest.mark.parametrize(
+    ("every", "read"),
+    [
+        ("3 epochs", (3, "epoch")),
+        ("1 epoch", (1, "epoch")),
+        ("500 steps", (500, "step")),
+        ("10 minutes", (10, "minute")),
+    ],
+)
+def test_how_often_a_checkpoint_is_saved(every, read):
+    assert from_plain({"name": "n", "code": {"entrypoint": "t.py"}, "checkpoints": {"every": every}}).every == read
+    assert from_plain({"name": "n", "code": {"entrypoint": "t.py"}}).every == (1, "epoch")
+
+
+@pytest.mark.parametrize("name", ["a b", "é", "", "a/b", "../x"])
+def test_the_name_of_an_input_is_a_word(name):
+    plain = {"name": "n", "code": {"entrypoint": "t.py"}}
+    with pytest.raises(RecipeError, match=r"must be ASCII letters, digits, '_' and '-'"):
+        from_plain({**plain, "data": {name: {"package": "a/b", "path": "in"}}})
+
+
+def test_only_what_has_extras_takes_some():
+    plain = {"name": "n", "code": {"entrypoint": "t.py"}}
+    for environment in ({"pip": "pyproject.toml"}, {"lock": "pylock.toml"}):
+        assert from_plain({**plain, "environment": {**environment, "extras": ["x"]}}).environment.extras == ["x"]
+    for environment in ({"pip": "requirements.txt"}, {"pip": ".toml.txt"}, {"conda": "environment.yml"}):
+        with pytest.raises(RecipeError, match=r"only a pyproject\.toml or a pylock\.toml has extras"):
+            from_plain({**plain, "environment": {**environment, "extras": ["x"]}})

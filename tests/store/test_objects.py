@@ -2,17 +2,20 @@
 
 import io
 import os
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from reprokit.core.digest import PLAIN, hash_bytes
-from reprokit.errors import DataMismatchError, NotFoundError
-from reprokit.schema.manifest import Entry
+from reprokit.core.digest import PLAIN, Digest, hash_bytes
+from reprokit.errors import DataMismatchError, NotFoundError, PurgedError
+from reprokit.schema.manifest import Entry, Manifest
+from reprokit.store import objects
 from reprokit.store.index import Index
 from reprokit.store.objects import ObjectStore, hint_of, parse_hint
 from reprokit.store.packs import SMALL, Member
+from reprokit.store.reader import PackReader
 from reprokit.store.staging import stage
 
 LARGE = bytes(range(256)) * (SMALL // 256)
@@ -23,9 +26,9 @@ def store(tmp_path):
     return ObjectStore(tmp_path / "registry", Index(tmp_path / "cache" / "index.sqlite"))
 
 
-def put(store, *objects):
+def put(store, *contents):
     with stage(store) as staging:
-        return [Entry("x", len(data), staging.put_bytes(data)[0]) for data in objects]
+        return [Entry("x", len(data), staging.put_bytes(data)[0]) for data in contents]
 
 
 def files(store):
@@ -106,10 +109,10 @@ def test_a_stream_that_is_not_as_long_as_was_said_shows_it_and_does_not_go_on_fo
 
 
 def test_many_threads_share_a_staging(store):
-    objects = [bytes([n % 100]) * 10 for n in range(400)]
+    contents = [bytes([n % 100]) * 10 for n in range(400)]
     with stage(store) as staging, ThreadPoolExecutor(8) as pool:
-        digests = list(pool.map(lambda data: staging.put_stream(io.BytesIO(data), 10)[0], objects))
-    assert digests == [hash_bytes(data) for data in objects]
+        digests = list(pool.map(lambda data: staging.put_stream(io.BytesIO(data), 10)[0], contents))
+    assert digests == [hash_bytes(data) for data in contents]
     assert len(store.find(digests)) == 100
 
 
@@ -158,7 +161,17 @@ def test_what_is_no_place_in_a_pack_is_no_hint(hint):
     assert parse_hint(hint) is None
 
 
-@pytest.mark.parametrize("damage", [b"jello\n", b"hello", b"hello\nmore", b""])
+DAMAGES = {
+    "its first byte": lambda data: bytes([data[0] ^ 1]) + data[1:],
+    "its last byte": lambda data: data[:-1] + bytes([data[-1] ^ 0x80]),
+    "two bytes exchanged": lambda data: data[1::-1] + data[2:],
+    "one byte fewer": lambda data: data[:-1],
+    "one byte more": lambda data: data + b".",
+    "nothing left": lambda data: data[:0],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("size", [6, SMALL])
 def test_damage_of_a_loose_object_is_noticed_however_it_is_read(store, damage, size):
     data = b"hello\n".ljust(size, b".")
@@ -166,8 +179,9 @@ def test_damage_of_a_loose_object_is_noticed_however_it_is_read(store, damage, s
     with stage(store) as staging:
         staging.put_known(io.BytesIO(data), entry.digest, size, what="x")
     path = store.loose_path(entry.digest)
+    assert store.read(entry, what="x") == data
     path.unlink()
-    path.write_bytes(damage if size < SMALL else damage.ljust(size - 1, b"."))
+    path.write_bytes(DAMAGES[damage](data))
     for read in (lambda: store.read(entry, what="x"), lambda: store.copy_to(entry, io.BytesIO(), what="x")):
         with pytest.raises(DataMismatchError) as caught:
             read()
@@ -226,3 +240,246 @@ def test_only_folders_whose_owner_died_are_abandoned(store):
         left.mkdir()
         (left / "owner").touch()
         assert list(store.abandoned()) == [left]
+
+
+# ── where an object is ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_hint_is_what_it_was_made_from():
+    assert parse_hint(hint_of("a" * 64, Member(50, 7))) == ("a" * 64, Member(50, 7))
+    for hint in (
+        "packs/{}.zip#\u0663,2",
+        "packs/{}.zip#1,\u0663",
+        "packs/{}.zip#,2",
+        "packs/{}.zip#1",
+        "packs/{}.zap#1,2",
+    ):
+        assert parse_hint(hint.format("a" * 64)) is None
+
+
+def test_an_imported_digest_names_no_object_of_a_pack(store):
+    """SHA-256 of the content, and of its chunks' hashes: one hex number may stand for either."""
+    (entry,) = put(store, b"hello")
+    alias = Digest(PLAIN, entry.digest.raw.hex())
+    assert store.find([alias, entry.digest]).keys() == {entry.digest}
+    assert store.find([alias]) == {}
+    assert not store.has(alias, 5)
+    with pytest.raises(NotFoundError, match=r"^x: its object .* is missing from "):
+        store.read(entry._replace(digest=alias), what="x")
+
+
+def test_a_version_is_given_the_places_of_its_objects(store):
+    small, large = put(store, b"hello", LARGE)
+    (name,) = store.pack_names()
+    known = Manifest.make([small._replace(logical_key="a"), large._replace(logical_key="b")])
+    placed = store.locate(known)
+    there = store.find([small.digest])[small.digest]
+    assert there == (name, Member(there[1].offset, 5))
+    loose = f"objects/sha2-256-chunked/{large.digest.hex[:2]}/{large.digest.hex[2:]}"
+    assert list(placed.places) == [hint_of(*there), loose]
+    assert placed.top_hash == known.top_hash
+    assert list(store.locate(placed).places) == list(placed.places)
+    gone = placed.placed([hint_of("0" * 64, Member(1, 5)), "objects/nowhere"])
+    assert list(store.locate(gone).places) == list(placed.places)
+
+
+@pytest.mark.parametrize("size", [5, SMALL])
+def test_a_version_that_names_what_is_not_there_has_no_places(store, size):
+    put(store, b"hello", LARGE)
+    there = Entry("a", 5, hash_bytes(b"hello"))
+    for entry in (
+        Entry("b", size, hash_bytes(b"never stored")),
+        Entry("b", 6, hash_bytes(b"hello")),
+        Entry("b", SMALL + 1, hash_bytes(LARGE)),
+    ):
+        with pytest.raises(NotFoundError) as caught:
+            store.locate(Manifest.make([there, entry]))
+        assert caught.value.message == (
+            f"The object of 'b' ({entry.digest.hex[:12]}…, {entry.size:,} bytes) is not in {store.root}."
+        )
+
+
+def test_what_is_used_again_looks_new_and_what_is_new_is_left_alone(store):
+    small, large = put(store, b"hello", LARGE)
+    (name,) = store.pack_names()
+    paths = [store.pack_path(name), store.loose_path(large.digest)]
+    version = Manifest.make([small._replace(logical_key="a"), large._replace(logical_key="b")])
+    placed = store.locate(version)
+    for use in (
+        lambda: store.locate(placed),
+        lambda: put(ObjectStore(store.root, Index(None)), b"hello", LARGE),
+    ):
+        for path in paths:
+            os.utime(path, (1, 1))
+        use()
+        assert [path.stat().st_mtime > time.time() - 60 for path in paths] == [True, True]
+    for path in paths:
+        os.utime(path, (time.time() - 60,) * 2)
+    before = [path.stat().st_mtime_ns for path in paths]
+    store.locate(version)
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    assert not store.freshen(store.pack_path("0" * 64))
+
+
+def test_a_pack_that_was_restored_is_opened_again(store):
+    (entry,) = put(store, b"hello")
+    (name,) = store.pack_names()
+    path = store.pack_path(name)
+    whole = path.read_bytes()
+
+    def put_there(data):
+        other = path.with_suffix(".new")
+        other.write_bytes(data)
+        other.replace(path)
+
+    put_there(whole.replace(b"hello", b"jello"))
+    fresh = ObjectStore(store.root, Index(None))
+    with pytest.raises(DataMismatchError, match="x is corrupt"):
+        fresh.read(entry, what="x")
+    put_there(whole)
+    assert fresh.read(entry, what="x") == b"hello"
+
+
+def test_no_more_packs_are_open_than_a_process_may_have(store, monkeypatch):
+    monkeypatch.setattr(objects, "_OPEN_PACKS", 3)
+    entries = [put(store, b"%d" % number)[0] for number in range(6)]
+    for entry in entries + entries:
+        assert store.read(entry, what="x") == b"%d" % entries.index(entry)
+        assert len(store._open) <= 3
+    assert list(store._open) == [store.find([entry.digest])[entry.digest][0] for entry in entries[-3:]]
+    newest = list(store._open)[-1]
+    assert store.pack(next(iter(store._open))) is not None
+    assert list(store._open)[-1] != newest, "what was used last goes last"
+
+
+def test_a_purged_object_says_so_even_where_its_stone_says_nothing(store):
+    (large,) = put(store, LARGE)
+    path = store.tombstone_path(large.digest)
+    assert store.tombstone(large.digest) is None
+    path.parent.mkdir()
+    for stone, said in (
+        (b"[]", "It was purged on None by None: None."),
+        (b'{"time": "T", "writer": "W", "reason": "R"}', "It was purged on T by W: R."),
+    ):
+        path.write_bytes(stone)
+        assert store.tombstone(large.digest) == said
+    assert store.purged() == {("sha2-256-chunked", large.digest.hex)}
+    store.loose_path(large.digest).unlink()
+    with pytest.raises(PurgedError, match=r"is gone\. It was purged on T by W: R\."):
+        store.read(large, what="x")
+
+
+def test_a_part_of_an_object_is_that_part(store):
+    small, large = put(store, b"hello", LARGE)
+    assert store.read_range(small, 1, 3, what="x") == b"ell"
+    assert store.read_range(large, SMALL - 2, 9, what="x") == LARGE[-2:]
+    copied = io.BytesIO()
+    store.copy_to(small, copied, what="x")
+    store.copy_to(large, copied, what="x")
+    store.copy_to(small, None, what="x")
+    assert copied.getvalue() == b"hello" + LARGE
+
+
+def test_what_lies_in_the_folders_and_is_no_object_is_none(store):
+    (large,) = put(store, LARGE)
+    put(store, b"hello")
+    (name,) = store.pack_names()
+    folder = store.loose_path(large.digest).parent
+    (folder / "notes.txt").write_bytes(b"")
+    (folder.parent / "README").write_bytes(b"")
+    for other in (f"{name}.zip.tmp", "x.zip", f"{name}.txt", f"{name}0.zip"):
+        (store.root / "packs" / other).write_bytes(b"")
+    assert store.pack_names() == {name}
+    assert [digest for digest, _ in store.loose()] == [large.digest]
+
+
+def test_only_folders_whose_owner_is_gone_are_abandoned(store):
+    with stage(store) as staging:
+        staging.put_bytes(b"x")
+        (mine,) = os.listdir(store.root / "tmp")
+        (store.root / "tmp" / "dead").mkdir()
+        (store.root / "tmp" / "file").write_bytes(b"")
+        assert [folder.name for folder in store.abandoned()] == ["dead"]
+        assert mine != "dead"
+    assert store.has(hash_bytes(b"x"), 1)
+
+
+def test_a_reader_reads_straight_from_packs_and_maps_what_lies_loose(store, monkeypatch):
+    contents = [b"hello", b"!", b"world", LARGE]
+    entries = [entry._replace(logical_key=str(n)) for n, entry in enumerate(put(store, *contents))]
+    placed = store.locate(Manifest.make(entries))
+    reader = PackReader(store, placed, what="v")
+    monkeypatch.setattr(store, "read", None)
+    for _ in range(2):
+        for position, data in enumerate(contents):
+            assert type(reader.read(position)) is bytes
+            assert reader.read(position) == bytes(reader.view(position)) == data
+    assert [bytes(view) for view in reader.views([3, 0, 1])] == [LARGE, b"hello", b"!"]
+    own = reader.views([0, 3], own=True)
+    own[0][0] = own[1][0] = 7
+    assert (reader.read(0), reader.read(3)) == (b"hello", LARGE)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "",
+        "packs/{other}.zip#94,5",
+        "packs/{name}.zip#0,5",
+        "packs/{name}.zip#x,5",
+        "packs/{name}.zap#94,5",
+        "objects/{name}.zip#94,5",
+        "packs/../{name}.zip#94,5",
+    ],
+)
+def test_a_reader_finds_what_lies_elsewhere_than_its_key_says(store, place):
+    (entry,) = put(store, b"hello")
+    (name,) = store.pack_names()
+    version = Manifest.make([entry]).placed([place.format(name=name, other="0" * 64)])
+    assert PackReader(store, version, what="v").read(0) == b"hello"
+
+
+def test_a_reader_says_what_is_damaged_however_it_is_asked(store):
+    small, large = put(store, b"hello", LARGE)
+    version = store.locate(Manifest.make([small._replace(logical_key="a"), large._replace(logical_key="b")]))
+    (name,) = store.pack_names()
+    for path, whole in ((store.pack_path(name), b"hello"), (store.loose_path(large.digest), LARGE)):
+        data = path.read_bytes()
+        path.chmod(0o644)
+        at = data.index(whole) + 1
+        path.write_bytes(data[:at] + b"\x00" + data[at + 1 :])
+    for position in (0, 1):
+        reader = PackReader(ObjectStore(store.root, Index(None)), version, what="v")
+        for read in (reader.read, reader.view, lambda position, reader=reader: reader.views([position])):
+            with pytest.raises(DataMismatchError, match=f"^{'ab'[position]} of v is corrupt: expected "):
+                read(position)
+
+
+def test_what_vanishes_between_being_found_and_used_is_stored_again(store, monkeypatch):
+    put(store, b"hello", LARGE)
+    monkeypatch.setattr(ObjectStore, "freshen", lambda *_: False)
+    with stage(ObjectStore(store.root, Index(None))) as staging:
+        staging.put_bytes(b"hello")
+        staging.put_bytes(LARGE)
+        assert staging.new_bytes == 5 + SMALL
+
+
+def test_what_changes_after_it_was_mapped_is_read_again_and_refused(store):
+    (large,) = put(store, LARGE)
+    reader = PackReader(store, store.locate(Manifest.make([large])), what="v")
+    assert bytes(reader.view(0)) == LARGE
+    path = store.loose_path(large.digest)
+    path.chmod(0o644)
+    with path.open("r+b") as handle:
+        handle.write(b"?")
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(DataMismatchError, match=r"^x of v is corrupt: expected "):
+        reader.view(0)
+
+
+def test_a_pack_that_cannot_be_read_hides_no_other(store):
+    (entry,) = put(store, b"hello")
+    store.pack_path("0" * 64).write_bytes(b"x")
+    fresh = ObjectStore(store.root, Index(None))
+    assert fresh.find([entry.digest]).keys() == {entry.digest}
+    assert fresh.read(entry, what="x") == b"hello"

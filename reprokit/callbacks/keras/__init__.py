@@ -1,5 +1,5 @@
 """The callback for Keras."""
 
-from reprokit.callbacks.keras.callback import Batches, PackageCheckpoint
+from reprokit.callbacks.keras.callback import PackageCheckpoint
 
-__all__ = ["Batches", "PackageCheckpoint"]
+__all__ = ["PackageCheckpoint"]

@@ -6,8 +6,9 @@ from typing import Any
 
 import keras
 
+from reprokit.callbacks.keras import private
 from reprokit.callbacks.keras.data import Batches
-from reprokit.callbacks.keras.fit import Fit, caller
+from reprokit.callbacks.keras.fit import Fit
 from reprokit.client import number
 
 __all__ = ["Batches", "PackageCheckpoint"]
@@ -41,7 +42,7 @@ class PackageCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def set_model(self, model: Any) -> None:
         """Take the first and the last place among the callbacks of this `fit`."""
         super().set_model(model)
-        container = caller("self", keras.callbacks.CallbackList)
+        container = private.caller("self", keras.callbacks.CallbackList)
         if container is None:
             return
         others = [one for one in container.callbacks if one is not self and not isinstance(one, _First)]
@@ -53,8 +54,8 @@ class PackageCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def begin(self, container: Any) -> None:
         """Begin a `fit`, before the other callbacks do."""
-        iterator = caller("epoch_iterator", object)
-        if iterator is None or not hasattr(iterator, "_enumerate_iterator"):
+        iterator = private.epoch_iterator()
+        if iterator is None:
             raise RuntimeError(
                 f"reprokit: PackageCheckpoint finds no data in this fit of Keras {keras.__version__}; it needs "
                 "model.fit itself, of Keras 3.7 or newer"
@@ -74,6 +75,11 @@ class PackageCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         """Wait until everything is stored."""
         self.fit.end()
         self._fit = None
+
+    @property
+    def trains(self) -> bool:
+        """True while `fit` runs."""
+        return self._fit is not None
 
     @property
     def fit(self) -> Fit:
@@ -100,7 +106,7 @@ class _First(keras.callbacks.Callback):  # type: ignore[misc]
         self._owner.fit.batches_done(batch + 1)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        if self._owner._fit is not None:
+        if self._owner.trains:
             self._owner.fit.begin_validation()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reprokit.callbacks.keras import private
 from reprokit.callbacks.keras import state as keras_state
 from reprokit.callbacks.keras.objects import Changes, dataset_state, restore_dataset
 from reprokit.callbacks.keras.pipeline import Pipeline
@@ -20,13 +21,6 @@ if keras_state.BACKEND == "torch":
     from reprokit.callbacks.pytorch import state as torch_state
 
 __all__ = ["Batches", "Feed"]
-
-_KINDS = {
-    "ArrayDataAdapter": "arrays",
-    "PyDatasetAdapter": "PyDataset",
-    "TFDatasetAdapter": "tf.data",
-    "TorchDataLoaderAdapter": "DataLoader",
-}
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -100,7 +94,7 @@ class Feed:
     def __init__(self, iterator: Any, *, epoch: Callable[[], int] | None = None) -> None:
         self.iterator = iterator
         self.adapter = iterator.data_adapter
-        self.kind = _KINDS.get(type(self.adapter).__name__)
+        self.kind = private.KINDS.get(type(self.adapter).__name__)
         self._epoch = epoch
         self._pipeline: Pipeline | None = None
         self._dataset = self._loader = None
@@ -111,13 +105,11 @@ class Feed:
                 # with the last ones of the epoch before; how many depends on how fast the workers were
                 _empty(self.adapter.enqueuer.ready_queue)
         if self.kind == "tf.data":
-            self._pipeline = Pipeline(self.adapter._dataset, counts=keras_state.BACKEND != "tensorflow")
-            if keras_state.BACKEND == "tensorflow":
-                iterator._distributed_dataset = self._pipeline
-            else:
-                self.adapter._dataset = self._pipeline
+            tensorflow = keras_state.BACKEND == "tensorflow"
+            self._pipeline = Pipeline(private.tf_dataset(self.adapter), counts=not tensorflow)
+            private.replace_dataset(iterator, self._pipeline, tensorflow=tensorflow)
         if self.kind == "DataLoader":
-            self._loader = self.adapter._dataloader
+            self._loader = private.data_loader(self.adapter)
         self._changes = Changes(self._dataset) if self._dataset is not None else None
 
     @property
@@ -159,15 +151,15 @@ class Feed:
 
     def draws_unseeded(self) -> bool:
         """True if TensorFlow shuffles and nobody gave it a seed."""
-        draws = self._pipeline.draws if self._pipeline is not None else getattr(self.adapter, "_shuffle", False)
+        draws = self._pipeline.draws if self._pipeline is not None else private.shuffles(self.adapter)
         return keras_state.BACKEND == "tensorflow" and bool(draws) and not keras_state.is_seeded()
 
     def capture(self) -> dict[str, Any]:
         """Return where the data are."""
-        state: dict[str, Any] = {"kind": self.kind, "batches": self.iterator._num_batches, "own": self.own()}
+        state: dict[str, Any] = {"kind": self.kind, "batches": private.known_batches(self.iterator), "own": self.own()}
         if self._pipeline is not None:
             state["taken"] = list(self._pipeline.taken)
-            state["open"] = self.iterator._steps_seen if self._stays_open() else None
+            state["open"] = private.steps_seen(self.iterator) if self._stays_open() else None
             state["variables"] = [one.numpy() for one in self._pipeline.variables]
         return state
 
@@ -198,30 +190,30 @@ class Feed:
         """
         if state["kind"] != self.kind:
             raise RuntimeError(f"reprokit: this fit has {self.kind} as data, that of the checkpoint {state['kind']}")
-        self.iterator._num_batches = state["batches"]
+        private.set_known_batches(self.iterator, state["batches"])
         self.set_own(state["own"])
         if self._pipeline is not None:
             stays = state["open"] is not None
             self._pipeline.replay(state["taken"][:-1] if stays or inside else state["taken"])
             if stays:
-                self.iterator._current_iterator = iter(self.iterator._get_iterator())
+                elements = private.reopen(self.iterator)
                 for _ in range(state["taken"][-1]):
-                    next(self.iterator._current_iterator, None)
+                    next(elements, None)
                 self._pipeline.taken = list(state["taken"])
-                self.iterator._steps_seen = state["open"]
+                private.set_steps_seen(self.iterator, state["open"])
             for one, value in zip(self._pipeline.variables, state["variables"], strict=True):
                 one.assign(value)
 
     def build(self, model: Any, *, metrics: bool) -> None:
         """Make the variables of a model, and of its metrics, that TensorFlow would make with the first batch."""
-        unbuilt = metrics or not all(layer.built for layer in model._flatten_layers())
+        unbuilt = metrics or not all(layer.built for layer in private.layers_of(model))
         if keras_state.BACKEND == "tensorflow" and unbuilt:
-            given = self.iterator._distributed_dataset.element_spec
+            given = private.spec_of_batches(self.iterator)
             batch = keras.tree.map_structure(lambda one: keras.KerasTensor(one.shape, one.dtype.name), given)
-            model._symbolic_build(data_batch=batch)
+            private.build_by_shapes(model, batch)
 
     def _stays_open(self) -> bool:
-        return bool(self.iterator.steps_per_epoch) and self.iterator._current_iterator is not None
+        return bool(self.iterator.steps_per_epoch) and private.open_iterator(self.iterator) is not None
 
     def watch(
         self,
@@ -244,7 +236,7 @@ class Feed:
             if isinstance(self._dataset, Batches) and self._epoch is not None:
                 self._dataset.epoch = self._epoch()
             skip, width = begin(), self.iterator.steps_per_execution
-            steps = type(self.iterator)._enumerate_iterator(self.iterator)
+            steps = private.steps_of_epoch(self.iterator)
             number = 0
             while number < skip:
                 number += self._leave_out(steps, width, skip)
@@ -258,11 +250,11 @@ class Feed:
                     done(number)
             ended()
 
-        self.iterator._enumerate_iterator = enumerate_epoch
+        private.follow(self.iterator, enumerate_epoch)
 
     def leave(self) -> None:
         """Be told no more."""
-        vars(self.iterator).pop("_enumerate_iterator", None)
+        private.leave(self.iterator)
 
     def _leave_out(self, steps: Iterator[Any], width: int, skip: int) -> int:
         item = next(steps, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import warnings
 from pathlib import Path
 from types import FrameType
@@ -12,15 +11,18 @@ from typing import Any
 
 import keras
 
+from reprokit.callbacks.keras import private
 from reprokit.callbacks.keras import state as keras_state
 from reprokit.callbacks.keras.data import Feed
 from reprokit.callbacks.keras.objects import Changes, restore_callbacks, state_of_callbacks
 from reprokit.client.loop import Loop
+from reprokit.client.probe import flat
+from reprokit.client.probe.carried import Carried, of
 from reprokit.client.restored import Restored, resumed
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.writer import Saving
 
-__all__ = ["Fit", "caller"]
+__all__ = ["Fit"]
 
 _SHOWS = keras.callbacks.ProgbarLogger
 
@@ -61,6 +63,7 @@ class Fit(Loop):
         self._done = 0
         self._began = False
         self._uncaptured: list[str] | None = None
+        self._gradients = keras_state.gradients_of(owner.model)
         self._warned: set[str] = set()
 
     @property
@@ -72,13 +75,14 @@ class Fit(Loop):
             raise ValueError("reprokit: BackupAndRestore and PackageCheckpoint both resume; leave BackupAndRestore out")
         self._last = self._policy.last_epoch(epochs)
         self._tell({"type": "epochs", "total": self._last + 1})
+        self._carried = Carried(of([*self._callbacks, self.model]), flat(vars(self)))
         self._restored = resumed(self.framework) if self.number == 0 else None
         if self._restored is not None:
             self._check(self._restored)
-            self.model._initial_epoch = self._first_epoch(self._restored, epochs)
+            private.set_first_epoch(self.model, self._first_epoch(self._restored, epochs))
             for one in self._callbacks:
                 if isinstance(one, keras.callbacks.CSVLogger):
-                    _continue_csv(one, self.model._initial_epoch or 0)
+                    _continue_csv(one, private.first_epoch(self.model))
         self._data.watch(begin=self._begin_batches, arrived=self._arrived, done=self._between, ended=self._ended)
         self.stack.enter_context(self.watching())
 
@@ -109,7 +113,7 @@ class Fit(Loop):
         return restored.epoch if restored.batch is not None else restored.epoch + 1
 
     def restore_if_over(self, epochs: int) -> None:
-        if self._restored is not None and (self.model._initial_epoch or 0) >= epochs:
+        if self._restored is not None and private.first_epoch(self.model) >= epochs:
             self._begin()
 
     def begin_epoch(self, epoch: int) -> None:
@@ -167,7 +171,7 @@ class Fit(Loop):
 
     def begin_validation(self) -> None:
         """Restore what the validation data draw, when there is a place to put it."""
-        iterator = getattr(self.model, "_eval_epoch_iterator", None)
+        iterator = private.validation_iterator(self.model)
         if iterator is None or (self._validation is not None and self._validation.iterator is iterator):
             return
         self._validation = Feed(iterator)
@@ -192,7 +196,7 @@ class Fit(Loop):
             self.model.stop_training = True
 
     def end(self) -> None:
-        self.model._initial_epoch = None
+        private.set_first_epoch(self.model, None)
         Fit.steps = self._steps
         Fit.latest = None
         self.stack.close()
@@ -202,14 +206,10 @@ class Fit(Loop):
         self.close()
 
     def _goes_on(self, frame: FrameType | None) -> bool:
-        while frame is not None:
-            if frame.f_locals.get("epoch_iterator") is self._data.iterator:
-                return True
-            frame = frame.f_back
-        return False
+        return private.is_within(frame, self._data.iterator)
 
     def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
-        for future in self._container._futures:  # what callbacks do with a batch, Keras may have left to a thread
+        for future in private.unfinished(self._container):
             future.result()
         return super()._save(metrics, kind=kind)
 
@@ -222,6 +222,8 @@ class Fit(Loop):
     def _capture(self, snapshot: Snapshot) -> None:
         keras_state.add_model(snapshot, self.model)
         state = snapshot.state
+        if self._gradients is not None:
+            self._gradients.add(snapshot, self._gradients.now(None, "", None))
         state["rng"] = keras_state.capture_rng()
         if self._batch is not None:
             state["metrics"] = keras_state.metrics_of(self.model)
@@ -233,7 +235,13 @@ class Fit(Loop):
         state["stopped"] = bool(self.model.stop_training)
         state["obstacles"] = self._obstacles()
         snapshot.config = _architecture(self.model)
-        self._warn(state["obstacles"])
+        snapshot.unresumable += state["obstacles"]
+        if self.number:
+            snapshot.unresumable.append(
+                f"it is of call {self.number + 1} of model.fit in the script, and what the calls before made is not in "
+                "it. Give each call a run of its own"
+            )
+        self._warn()
 
     def _restore(self, restored: Restored) -> None:
         restored.converters["keras"] = keras_state.as_stored
@@ -243,6 +251,8 @@ class Fit(Loop):
             self._data.set_own(restored.state("data")["training"]["own"])
         self._data.build(self.model, metrics=restored.batch is not None)
         keras_state.restore_model(restored, self.model)
+        if self._gradients is not None:
+            self._gradients.restore(restored, lambda own: own)
         if restored.batch is not None:
             keras_state.set_metrics(self.model, restored.state("metrics"))
         restore_callbacks(self._callbacks, restored.state("callbacks"))
@@ -262,9 +272,9 @@ class Fit(Loop):
         replicas = getattr(getattr(self.model, "distribute_strategy", None), "num_replicas_in_sync", 1)
         return [*found, f"the model trains on {replicas} replicas"] if replicas > 1 else found
 
-    def _warn(self, obstacles: list[str]) -> None:
+    def _warn(self) -> None:
         """Say once what will be missing when the run is resumed."""
-        told = [f"a run cannot go on bit for bit from this checkpoint: {why}" for why in obstacles]
+        told = []
         for name, changes in self._changes:
             if changed := changes.names():
                 told.append(
@@ -275,17 +285,6 @@ class Fit(Loop):
             if text not in self._warned:
                 self._warned.add(text)
                 warnings.warn(f"reprokit: {text}", stacklevel=2)
-
-
-def caller(name: str, kind: type) -> Any:
-    """Return a local variable of a calling function: Keras gives callbacks neither their list nor the data."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        found = frame.f_locals.get(name)
-        if found is not None and isinstance(found, kind):
-            return found
-        frame = frame.f_back
-    return None
 
 
 def _continue_csv(logger: Any, epoch: int) -> None:
@@ -304,6 +303,8 @@ def _continue_csv(logger: Any, epoch: int) -> None:
 def _architecture(model: Any) -> Any:
     """Return the model's own description, None where its class has none."""
     try:
-        return json.loads(model.to_json())
+        described = json.loads(model.to_json())
     except (NotImplementedError, TypeError, ValueError):
         return None
+    described.pop("build_config", None)  # by which way it was built, which a resumed run does otherwise
+    return described

@@ -16,18 +16,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from reprokit.callbacks.keras import private
 from reprokit.callbacks.keras import state as keras_state
 from reprokit.client.rng import generator_state, set_generator_state
 
 __all__ = ["Changes", "dataset_state", "restore_callbacks", "restore_dataset", "state_of_callbacks"]
 
-_OF_CALLBACK: dict[type, tuple[str, ...]] = {
-    keras.callbacks.EarlyStopping: ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
-    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_current_epoch", "_last_batch_seen"),
-    keras.callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
-    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
-    keras.callbacks.TensorBoard: ("_global_test_batch", "_global_train_batch"),
-}
 _WITHOUT = (
     keras.callbacks.CSVLogger,
     keras.callbacks.LambdaCallback,
@@ -36,7 +30,6 @@ _WITHOUT = (
     keras.callbacks.RemoteMonitor,
     keras.callbacks.TerminateOnNaN,
 )
-_NO_STATE = ("_model", "params", "monitor_op", "min_delta", "csv_file", "writer", "keys", "append", "append_header")
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 _WITH_VARIABLES: tuple[type, ...] = (keras.Layer, keras.random.SeedGenerator)
 if keras_state.BACKEND == "tensorflow":
@@ -90,7 +83,7 @@ def _says_itself(thing: Any) -> bool:
 
 
 def _names(callback: Any) -> tuple[str, ...]:
-    return next((names for kind, names in _OF_CALLBACK.items() if isinstance(callback, kind)), ())
+    return next((names for kind, names in private.CALLBACK_STATE.items() if isinstance(callback, kind)), ())
 
 
 def _has_state(callback: Any) -> bool:
@@ -113,7 +106,7 @@ class Changes:
         known = isinstance(thing, (*_WITHOUT, keras.callbacks.History)) or _names(thing)
         if _says_itself(thing) or (known and type(thing).__module__.startswith("keras.")):
             return {}
-        skipped = {*_NO_STATE, *_names(thing)}
+        skipped = {*private.NO_STATE, *_names(thing)}
         if isinstance(thing, keras.utils.PyDataset):
             skipped |= {name for name, value in vars(thing).items() if _is_taken(value)}
         return {name: _mark(value) for name, value in vars(thing).items() if name not in skipped}

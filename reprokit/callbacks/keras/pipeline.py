@@ -69,16 +69,16 @@ def _moves_when_read(dataset: Any) -> bool:
     """
     name = _part(dataset)
     if name in _AT_ONCE:
-        return any(_moves_when_read(one) for one in dataset._inputs())
+        return any(_moves_when_read(one) for one in _inputs(dataset))
     if name in _LATER:
-        return any(_draws(one) for one in dataset._inputs())
+        return any(_draws(one) for one in _inputs(dataset))
     return name not in _SOURCES and name != "Random"
 
 
 def _draws(dataset: Any) -> bool:
     name = _part(dataset)
     if name in _AT_ONCE or name in _LATER - {"Shuffle"}:
-        return any(_draws(one) for one in dataset._inputs())
+        return any(_draws(one) for one in _inputs(dataset))
     return name not in _SOURCES
 
 
@@ -87,7 +87,16 @@ def _part(dataset: Any) -> str:
 
 
 def _variables_of(dataset: Any) -> Iterator[Any]:
-    for function in dataset._functions():
-        yield from function.function.graph.variables
-    for one in dataset._inputs():
+    from reprokit.callbacks.tensorflow import private  # as below
+
+    for graph in private.graphs_of(dataset):
+        yield from graph.variables
+    for one in _inputs(dataset):
         yield from _variables_of(one)
+
+
+def _inputs(dataset: Any) -> list[Any]:
+    # not at the top: where Keras trains on torch, TensorFlow must load for its own data alone
+    from reprokit.callbacks.tensorflow import private
+
+    return private.inputs_of(dataset)

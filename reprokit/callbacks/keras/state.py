@@ -10,20 +10,22 @@ from typing import Any
 import keras
 import ml_dtypes
 import numpy as np
-from keras.src.backend.common import global_state  # the global seed generator has no public home
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
+from reprokit.callbacks.keras import optimizers, private
 from reprokit.client.facts.numeric import note_parts
-from reprokit.client.restored import Restored
+from reprokit.client.restored import Restored, check_names, some
 from reprokit.client.rng import rng_state, set_rng_state
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.tensors import DTYPES, StoredArray, as_array
 
 BACKEND: str = keras.config.backend()
+if BACKEND == "tensorflow":
+    from reprokit.callbacks.tensorflow import private as tensorflow_private
 if BACKEND == "torch":
     import torch
 
     from reprokit.callbacks.pytorch import state as torch_state
+    from reprokit.callbacks.pytorch.gradients import Gradients
 
 __all__ = [
     "BACKEND",
@@ -31,6 +33,7 @@ __all__ = [
     "add_state_array",
     "as_stored",
     "capture_rng",
+    "gradients_of",
     "is_seeded",
     "metrics_of",
     "restore_model",
@@ -42,8 +45,6 @@ __all__ = [
 ]
 
 _NARROW = {"BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
-_CONTEXT = "tensorflow.python.eager.context"
-_GENERATORS = "tensorflow.python.ops.stateful_random_ops"
 
 
 def add_model(snapshot: Snapshot, model: Any) -> None:
@@ -56,7 +57,7 @@ def add_model(snapshot: Snapshot, model: Any) -> None:
     weights = {id(variable) for variable in model.weights}
     names = _model_variables(model)
     compiled = (getattr(model, name, None) for name in ("optimizer", "loss"))
-    note_parts([*model._flatten_layers(), *(one for one in compiled if one is not None)])
+    note_parts([*private.layers_of(model), *(one for one in compiled if one is not None)])
     for name, variable in names.items():
         group = "trainable" if id(variable) in trainable else "frozen" if id(variable) in weights else "buffer"
         _add(snapshot, "model", name, variable, group)
@@ -66,7 +67,9 @@ def add_model(snapshot: Snapshot, model: Any) -> None:
     }
     for name, variable in _optimizer_variables(model).items():
         _add(snapshot, "optimizer", name, variable, "trainable")
-    snapshot.state["optimizer"] = _kind(model)
+    snapshot.state["optimizer"] = optimizers.kind_of(getattr(model, "optimizer", None))
+    if held := optimizers.held_by(model):
+        snapshot.state["optimizers"] = optimizers.facts(held, {id(variable): name for name, variable in names.items()})
 
 
 def restore_model(restored: Restored, model: Any) -> None:
@@ -75,15 +78,17 @@ def restore_model(restored: Restored, model: Any) -> None:
     Raises:
         RuntimeError: The model has other variables than the checkpoint, or trains others; some are named.
     """
-    if (kind := restored.state("optimizer")) != _kind(model):
-        raise RuntimeError(f"reprokit: the optimiser is {_kind(model)} here, {kind} in the checkpoint")
+    here_kind = optimizers.kind_of(getattr(model, "optimizer", None))
+    if (kind := restored.state("optimizer")) != here_kind:
+        raise RuntimeError(f"reprokit: the optimiser is {here_kind} here, {kind} in the checkpoint")
     trainable = {id(variable) for variable in model.trainable_variables}
     names = _model_variables(model)
+    optimizers.build(optimizers.held_by(model), restored.state("optimizers", {}), names)
     _assign(restored, "model", names)
     _assign(restored, "optimizer", _optimizer_variables(model))
     here = {name for name, variable in names.items() if id(variable) in trainable}
     if other := here ^ set(restored.state("model")["trainable"]):
-        raise RuntimeError(f"reprokit: these are trained here or in the checkpoint, not in both: {_some(other)}")
+        raise RuntimeError(f"reprokit: these are trained here or in the checkpoint, not in both: {some(other)}")
 
 
 def metrics_of(model: Any) -> dict[str, Any]:
@@ -98,8 +103,18 @@ def set_metrics(model: Any, stored: Mapping[str, Any]) -> None:
         RuntimeError: The model has other metrics.
     """
     names = _named(model.metrics_variables)
-    _check_names("metrics", names, stored)
+    check_names(names, stored, "metrics has other variables")
     set_values(names.values(), [stored[name] for name in names])
+
+
+def gradients_of(model: Any) -> Any:
+    """Return what keeps the gradients that a train step of the model's own may go on with; None if it has none.
+
+    Keras's own clears them first.
+    """
+    if BACKEND != "torch" or not private.has_own_train_step(model):
+        return None
+    return Gradients(lambda: [(name, _native(variable)) for name, variable in _model_variables(model).items()])
 
 
 def values_of(variables: Iterable[Any]) -> list[Any]:
@@ -125,25 +140,22 @@ def add_state_array(snapshot: Snapshot, name: str, value: Any) -> str | None:
 
 
 def _optimizer_variables(model: Any) -> dict[str, Any]:
+    """Return the variables of all optimisers, by the last parts of their paths; what comes before tells only where one
+    was built.
+    """
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        return {}
-    if not optimizer.built and model.trainable_variables:
+    if optimizer is not None and not optimizer.built and model.trainable_variables:
         optimizer.build(model.trainable_variables)
-    return _named(optimizer.variables, parts=2)  # what comes before tells only where it was built
-
-
-def _kind(model: Any) -> str | None:
-    """Return the type of the model's optimiser, and of the one inside it, None if it has none."""
-    optimizer = getattr(model, "optimizer", None)
-    inner = getattr(optimizer, "inner_optimizer", None)
-    return None if optimizer is None else " of ".join(type(one).__name__ for one in (optimizer, inner) if one)
+    found = {} if optimizer is None else _named(optimizer.variables, parts=2)
+    for key, held in optimizers.held_by(model).items():
+        found |= {f"{key}:{name}": variable for name, variable in _named(held.variables, parts=2).items()}
+    return found
 
 
 def _model_variables(model: Any) -> dict[str, Any]:
     """Return everything of the model that changes: Keras's variables, and what a framework's own layers keep."""
-    optimizer = getattr(model, "optimizer", None)
-    of_optimizer = {id(variable) for variable in optimizer.variables} if optimizer is not None else set()
+    every = [one for one in (getattr(model, "optimizer", None), *optimizers.held_by(model).values()) if one is not None]
+    of_optimizer = {id(variable) for one in every for variable in one.variables}
     names = _named(variable for variable in model.variables if id(variable) not in of_optimizer)
     known = {id(_native(variable)) for variable in names.values()}
     own = _of_modules(model) if BACKEND == "torch" else _of_attributes(model) if BACKEND == "tensorflow" else ()
@@ -167,7 +179,7 @@ def _named(variables: Iterable[Any], *, parts: int = 0) -> dict[str, Any]:
 
 def _of_modules(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield the tensors of torch modules inside a model: buffers, which Keras does not know, and parameters."""
-    for layer in model._flatten_layers():  # Keras does not register layers as each other's modules
+    for layer in private.layers_of(model):  # Keras does not register layers as each other's modules
         for name, tensor in (*layer.named_buffers(), *layer.named_parameters()):
             yield f"{layer.path}/{name}", tensor
 
@@ -175,7 +187,7 @@ def _of_modules(model: Any) -> Iterator[tuple[str, Any]]:
 def _of_attributes(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield the tf.Variables that layers hold as attributes, those of generators too; Keras knows neither."""
     variable, generator = sys.modules["tensorflow"].Variable, sys.modules["tensorflow"].random.Generator
-    for layer in model._flatten_layers():
+    for layer in private.layers_of(model):
         for name, value in vars(layer).items():
             value = value.state if isinstance(value, generator) else value
             if isinstance(value, variable):
@@ -203,7 +215,7 @@ def _add(snapshot: Snapshot, section: str, name: str, variable: Any, group: str)
 
 def _assign(restored: Restored, section: str, variables: Mapping[str, Any]) -> None:
     stored = restored.section(section)
-    _check_names(section, variables, stored)
+    check_names(variables, stored, f"{section} has other variables")
     for name, variable in variables.items():
         native, value = _native(variable), stored[name]
         dtype = str(native.dtype).removeprefix("torch.") if BACKEND == "torch" else native.dtype.name
@@ -225,19 +237,6 @@ def as_stored(value: StoredArray) -> Any:
     return as_array(value)
 
 
-def _check_names(section: str, here: Iterable[str], there: Iterable[str]) -> None:
-    missing, extra = sorted(set(here) - set(there)), sorted(set(there) - set(here))
-    if missing or extra:
-        parts = [f"not in the checkpoint: {_some(missing)}"] if missing else []
-        parts += [f"only in the checkpoint: {_some(extra)}"] if extra else []
-        raise RuntimeError(f"reprokit: the {section} has other variables than the checkpoint ({'; '.join(parts)})")
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
-
-
 def capture_rng() -> dict[str, Any]:
     """Return the states of the global generators: Python's, NumPy's, Keras's, and those of the loaded frameworks."""
     if BACKEND == "torch":
@@ -246,25 +245,25 @@ def capture_rng() -> dict[str, Any]:
         state = rng_state()
         if (loaded := sys.modules.get("torch")) is not None:
             state["torch"] = loaded.get_rng_state().numpy()
-    generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    generator = private.global_seeds()
     state["keras"] = None if generator is None else _read(generator.state).copy()
     if BACKEND == "tensorflow":
-        eager = getattr(sys.modules[_CONTEXT].context(), "_rng", None)  # draws the seeds of unseeded eager operations
-        drawn = None if (common := _global_generator()) is None else common.state.read_value().numpy()
-        state["tensorflow"] = {"eager": None if eager is None else eager.getstate(), "global": drawn}
+        common = tensorflow_private.global_generator()
+        drawn = None if common is None else common.state.read_value().numpy()
+        state["tensorflow"] = {"eager": tensorflow_private.operation_seeds(), "global": drawn}
     return state
 
 
 def restore_rng(state: dict[str, Any]) -> None:
     """Put the generators back to where `capture_rng` found them."""
     if state["keras"] is None:
-        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)
+        private.no_global_seeds()
     else:
-        set_values([global_seed_generator().state], [state["keras"]])  # which may draw: before the others
+        set_values([private.made_global_seeds().state], [state["keras"]])  # which may draw: before the others
     if BACKEND == "tensorflow":
         told = state["tensorflow"]
         if told["eager"] is not None:
-            sys.modules[_CONTEXT].context()._rng.setstate(told["eager"])
+            tensorflow_private.set_operation_seeds(told["eager"])
         if told["global"] is not None:
             sys.modules["tensorflow"].random.get_global_generator().reset(told["global"])
     if BACKEND == "torch":
@@ -276,30 +275,24 @@ def restore_rng(state: dict[str, Any]) -> None:
         loaded.set_rng_state(loaded.from_numpy(state["torch"]))
 
 
-def _global_generator() -> Any:
-    """Return TensorFlow's global generator, None if nothing has asked for one."""
-    return getattr(sys.modules[_GENERATORS], "global_generator", None)
-
-
 def is_seeded() -> bool:
     """True if TensorFlow was given a global seed."""
-    return sys.modules[_CONTEXT].global_seed() is not None
+    return tensorflow_private.global_seed() is not None
 
 
 def uncaptured(model: Any) -> list[str]:
     """Return what the compiled train step of TensorFlow keeps that no checkpoint holds."""
     if BACKEND != "tensorflow" or model.train_function is None:
         return []
-    optimizer = getattr(model, "optimizer", None)
+    every = [getattr(model, "optimizer", None), *optimizers.held_by(model).values()]
     known = [*_model_variables(model).values(), *model.metrics_variables]
-    known += list(optimizer.variables) if optimizer is not None else []
-    for generator in (global_state.get_global_attribute(GLOBAL_SEED_GENERATOR), _global_generator()):
+    known += [variable for one in every if one is not None for variable in one.variables]
+    for generator in (private.global_seeds(), tensorflow_private.global_generator()):
         known += [generator.state] if generator is not None else []
     ids = {id(_native(variable)) for variable in known}
     found: list[str] = []
     for cell in model.train_function.__closure__ or ():
-        listed = getattr(cell.cell_contents, "_list_all_concrete_functions", None)
-        for function in listed() if listed is not None else ():
+        for function in tensorflow_private.traced(cell.cell_contents):
             definition = function.graph.as_graph_def()
             nodes = [*definition.node, *(node for one in definition.library.function for node in one.node_def)]
             found += [f"the operation {op} keeps its own state" for op in sorted({n.op for n in nodes} & _STATEFUL)]

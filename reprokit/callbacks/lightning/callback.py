@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, WeightAveraging
-from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.utils.data import DataLoader
 
+from reprokit.callbacks.lightning import private
 from reprokit.callbacks.lightning import state as lightning_state
-from reprokit.callbacks.pytorch.callback import remake_workers, samplers_of
+from reprokit.callbacks.pytorch.batches import remake_workers
+from reprokit.callbacks.pytorch.callback import samplers_of
 from reprokit.callbacks.pytorch.driven import DrivenLoop, next_training, random_state, regroups, to_resume
 from reprokit.client.restored import Restored
 from reprokit.client.snapshot import Snapshot
@@ -98,15 +99,15 @@ class _Fit:
         self._start: dict[str, Any] = {}
         self._unhandled = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         self._stack = ExitStack()
-        fit = trainer.fit_loop
-        self._wrap(trainer._checkpoint_connector, "resume_start", self._resume_start)
-        self._wrap(fit, "_load_combined_loader_states", self._before_iter)
-        self._wrap(fit, "reset", self._reset)
-        self._wrap(fit, "on_run_start", self._run_start)
-        self._wrap(fit.epoch_loop, "on_run_start", self._epoch_start)
-        self._wrap(fit.epoch_loop, "on_advance_end", self._batch_end)
-        self._wrap(fit, "on_advance_end", self._epoch_end)
-        self._wrap(fit, "on_run_end", self._run_end)
+        moments = private.moments(trainer)
+        self._wrap(*moments.resumes, self._resume_start)
+        self._wrap(*moments.opens_data, self._before_iter)
+        self._wrap(*moments.resets, self._reset)
+        self._wrap(*moments.begins, self._run_start)
+        self._wrap(*moments.epoch_begins, self._epoch_start)
+        self._wrap(*moments.batch_ends, self._batch_end)
+        self._wrap(*moments.epoch_ends, self._epoch_end)
+        self._wrap(*moments.ends, self._run_end)
 
     def _wrap(self, thing: Any, name: str, around: Callable[..., None]) -> None:
         original = getattr(thing, name)
@@ -137,14 +138,13 @@ class _Fit:
         """Have the workers for validation started anew each time: what they have drawn is nowhere to be read."""
         if not self._trainer.sanity_checking:
             self._loop.validated = True
-        for loader in _flattened(self._trainer.fit_loop.epoch_loop.val_loop):
+        for loader in private.flattened(self._trainer.fit_loop.epoch_loop.val_loop):
             remake_workers(loader)
 
     def _resume_start(self, original: Callable[[], None], *_: Any) -> None:
         original()
         if self._restored is not None:  # and not what the script may have asked for by `ckpt_path`
-            checkpoint = lightning_state.as_checkpoint(self._trainer, self._restored)
-            self._trainer._checkpoint_connector._loaded_checkpoint = checkpoint
+            private.set_checkpoint(self._trainer, lightning_state.as_checkpoint(self._trainer, self._restored))
 
     def _before_iter(self, original: Callable[[], None]) -> None:
         original()
@@ -170,9 +170,9 @@ class _Fit:
     def _epoch_start(self, original: Callable[[], None], fetcher: Any) -> None:
         loop = self._loop
         self._remake_workers()
-        iterator, before = fetcher.combined_loader._iterator, loop.own_random()
+        iterator, before = private.iterator_of(fetcher), loop.own_random()
         original()
-        if fetcher.combined_loader._iterator is not iterator:  # not so in the first epoch, which `setup_data` began
+        if private.iterator_of(fetcher) is not iterator:  # not so in the first epoch, which `setup_data` began
             self._start = before
         loop.marks = {"start": self._start, "first": loop.own_random()}
         if self._ahead is not None and self._restored is not None:
@@ -180,7 +180,7 @@ class _Fit:
             self._ahead = None
 
     def _remake_workers(self) -> None:
-        for loader in _flattened(self._trainer.fit_loop):
+        for loader in private.flattened(self._trainer.fit_loop):
             remake_workers(loader)
 
     def _come_back(self, fetcher: Any, batch: int, restored: Restored) -> None:
@@ -203,9 +203,8 @@ class _Fit:
     def _batch_end(self, original: Callable[[], None], _: Any) -> None:
         original()
         trainer, fit = self._trainer, self._trainer.fit_loop
-        stops = trainer.should_stop and fit._can_stop_early
-        if fit.epoch_loop._is_training_done or stops or fit.epoch_loop._should_accumulate():
-            return  # the epoch ends here, or the optimiser has not stepped
+        if not private.between_batches(trainer):
+            return
         batch = fit.epoch_loop.batch_progress.current.ready
         self._loop.after_batch(trainer.current_epoch, batch, trainer.global_step, self._fresh_metrics())
 
@@ -223,7 +222,7 @@ class _Fit:
 
     def _fresh_metrics(self) -> dict[str, Any]:
         """Return the metrics that were logged since this was last called."""
-        before, self._metrics = self._metrics, dict(self._trainer._logger_connector._callback_metrics)
+        before, self._metrics = self._metrics, dict(private.logged(self._trainer))
         return {name: value for name, value in self._metrics.items() if value is not before.get(name)}
 
     def _check_monitor(self) -> None:
@@ -257,13 +256,17 @@ class _Loop(DrivenLoop):
             optimizer=list(trainer.optimizers),
             scheduler=[config.scheduler for config in trainer.lr_scheduler_configs],
             # its own state lacks the buffers that are not persistent, which it swaps with the module's all the same
-            ema=[one._average_model for one in trainer.callbacks if isinstance(one, WeightAveraging)],
+            ema=[private.averaged(one) for one in trainer.callbacks if isinstance(one, WeightAveraging)],
             package=callback.package,
             initial=callback.initial,
         )
         self.validated = False
         self._trainer = trainer
         self._local: Any = None
+
+    def _driven(self) -> Iterable[Any]:
+        trainer = self._trainer
+        return [*trainer.callbacks, trainer.lightning_module, trainer.datamodule]
 
     def loaders_now(self) -> dict[str, Any]:
         fit = self._trainer.fit_loop
@@ -286,7 +289,7 @@ class _Loop(DrivenLoop):
 
     def _restore(self, restored: Restored) -> None:
         self._make_val_loaders(restored)
-        lightning_state.load_hooks(self._trainer, lightning_state.as_checkpoint(self._trainer, restored))
+        private.restore_hooks(self._trainer, lightning_state.as_checkpoint(self._trainer, restored))
         super()._restore(restored)
         state = restored.state("lightning")
         lightning_state.set_progress(self._trainer, state["progress"])
@@ -295,39 +298,28 @@ class _Loop(DrivenLoop):
             if name in state["samplers"]:
                 one.load_state_dict(state["samplers"][name])
 
-    def _count(self, *_: Any) -> None:
-        if self._trainer.lightning_module.automatic_optimization:  # else any gradient may still be added to
-            super()._count()
-
     def _make_val_loaders(self, restored: Restored) -> None:
         """Have the loaders for validation made, if the checkpoint has the state of generators of theirs."""
-        loop = self._trainer.fit_loop.epoch_loop.val_loop
         self.validated = bool(restored.state("lightning")["validated"])
-        if self.validated and loop._combined_loader is None:
-            self._trainer.validating = True
-            loop.setup_data()
-            self._trainer.training = True
+        if self.validated:
+            private.have_loaders(self._trainer)
 
     def _samplers(self) -> dict[str, Any]:
         return {name: one for name, one in samplers_of(self.loaders_now()).items() if name.endswith("sampler")}
 
 
-def _flattened(loop: Any) -> list[Any]:
-    return list(loop._combined_loader.flattened) if loop._combined_loader is not None else []
-
-
 def _named(prefix: str, loop: Any) -> dict[str, Any]:
-    return {f"{prefix}.{i}": one for i, one in enumerate(_flattened(loop))}
+    return {f"{prefix}.{i}": one for i, one in enumerate(private.flattened(loop))}
 
 
 def _endings(trainer: Any) -> str | None:
     """Return why a training can be resumed at epochs' ends alone; None if inside an epoch too."""
-    fetcher, loaders = trainer.fit_loop._data_fetcher, _named("train", trainer.fit_loop)
-    if isinstance(fetcher, _DataLoaderIterDataFetcher):
+    loaders = _named("train", trainer.fit_loop)
+    if private.takes_batches_itself(trainer):
         return "training_step takes its batches by itself, from an iterator"
-    if fetcher.length is None:
+    if private.training_length(trainer) is None:
         return "the training data has no length, and is read ahead"
-    if len(loaders) > 1 and trainer.fit_loop._combined_loader._mode == "max_size_cycle":
+    if len(loaders) > 1 and private.cycles(trainer):
         return "several loaders are cycled, which draw a new order at any time"
     for loader in loaders.values():
         if not isinstance(loader, DataLoader):
@@ -339,13 +331,13 @@ def _endings(trainer: Any) -> str | None:
 
 def _unresumable(trainer: Any) -> str | None:
     """Return why a training cannot be resumed bit for bit; None if it can."""
-    if getattr(trainer, "_val_check_time_interval", None) is not None:
+    if private.validates_by_clock(trainer):
         return "it validates by the clock (val_check_interval)"
     if any(isinstance(one, StochasticWeightAveraging) for one in trainer.callbacks):
         return "StochasticWeightAveraging makes its scheduler anew; use WeightAveraging"
-    if getattr(trainer.strategy, "_ddp_comm_state", None) is not None:
+    if private.communication_state(trainer) is not None:
         return "the state of its DDP communication hook is not stored"
-    if getattr(trainer.strategy, "_model_averaging_period", None) is not None:
+    if private.averages_between(trainer):
         return "the processes' models differ between two averagings"
     return regroups(trainer.strategy.model)
 

@@ -8,15 +8,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint, Timer
-from lightning.pytorch.loops.loop import _Loop
-from lightning.pytorch.trainer import call
-from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from torchmetrics import Metric
 
+from reprokit.callbacks.lightning import private
 from reprokit.callbacks.pytorch import state as torch_state
 from reprokit.client.restored import Restored
 
-__all__ = ["as_checkpoint", "held_by_hooks", "load_hooks", "local", "progress", "set_local", "set_progress"]
+__all__ = ["as_checkpoint", "held_by_hooks", "local", "progress", "set_local", "set_progress"]
 
 _MODEL = "$state_dict"  # stands for the module's own tensors where a hook stored them once more
 _REDUCTIONS = {"mean": torch.mean, "sum": torch.sum, "min": torch.min, "max": torch.max}
@@ -30,20 +28,19 @@ def held_by_hooks(trainer: Any) -> dict[str, Any]:
 
     Not that of Lightning's own checkpoint callbacks, which is about files, nor of its timer, which is about clocks.
     """
-    module, datamodule, precision = trainer.lightning_module, trainer.datamodule, trainer.precision_plugin
+    module, precision = trainer.lightning_module, trainer.precision_plugin
     weights = module.state_dict()
     ours = {"state_dict": weights, "callbacks": {}, **_heading(trainer)}
     kept = [one for one in trainer.callbacks if not isinstance(one, (Checkpoint, Timer))]
     ours["callbacks"] = {one.state_key: state for one in kept if (state := one.state_dict())}
     checkpoint = dict(ours)
     precision.on_save_checkpoint(checkpoint)
-    call._call_callbacks_on_save_checkpoint(trainer, checkpoint)
-    call._call_lightning_module_hook(trainer, "on_save_checkpoint", checkpoint)
+    private.call_on_save_checkpoint(trainer, checkpoint)
     added = {key: value for key, value in checkpoint.items() if key not in ours or value is not ours[key]}
     return {
         "callbacks": ours["callbacks"],
         "precision": precision.state_dict(),
-        "datamodule": call._call_lightning_datamodule_hook(trainer, "state_dict") if datamodule is not None else {},
+        "datamodule": private.datamodule_state(trainer),
         "added": {key: _MODEL if value is weights else value for key, value in added.items()},
     }
 
@@ -68,23 +65,12 @@ def as_checkpoint(trainer: Any, restored: Restored) -> dict[str, Any]:
     return found | {key: weights if value == _MODEL else value for key, value in held["added"].items()}
 
 
-def load_hooks(trainer: Any, checkpoint: dict[str, Any]) -> None:
-    """Have Lightning restore from such a checkpoint, hooks and all."""
-    connector = trainer._checkpoint_connector
-    connector._loaded_checkpoint = checkpoint
-    connector.restore_model()
-    connector.restore_datamodule()
-    connector.restore_callbacks()
-    connector.restore_precision_plugin_state()
-    connector._loaded_checkpoint = {}
-
-
 def progress(trainer: Any) -> dict[str, Any]:
     """Return where the loops are."""
     loop = trainer.fit_loop
     loops = loop.state_dict()
     loops["state_dict"] = {key: value for key, value in loops["state_dict"].items() if key != "combined_loader"}
-    connector = trainer._logger_connector
+    first, function = private.logging_place(trainer)
     # only those metrics that something waits for: any other may be a clock, which no two runs read alike
     monitored = {config.monitor for config in trainer.lr_scheduler_configs}
     monitored |= {getattr(one, "monitor", None) for one in trainer.callbacks}
@@ -93,9 +79,9 @@ def progress(trainer: Any) -> dict[str, Any]:
         "reloaded": _reloaded(trainer),
         "stopping": trainer.should_stop,
         "accumulate": trainer.accumulate_grad_batches,
-        "metrics": {name: value for name, value in connector._callback_metrics.items() if name in monitored},
-        "first": connector._first_loop_iter,
-        "function": connector._current_fx,
+        "metrics": {name: value for name, value in private.logged(trainer).items() if name in monitored},
+        "first": first,
+        "function": function,
     }
 
 
@@ -103,32 +89,19 @@ def _reloaded(trainer: Any) -> list[int | None]:
     """Return the epochs in which the loaders were last made; [] where they are made but once."""
     if not trainer.reload_dataloaders_every_n_epochs:
         return []
-    epochs = (
-        trainer.fit_loop._last_train_dl_reload_epoch,
-        trainer.fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch,
-    )
-    return [None if epoch == float("-inf") else int(epoch) for epoch in epochs]
+    return [None if epoch == float("-inf") else int(epoch) for epoch in private.reload_epochs(trainer)]
 
 
 def set_progress(trainer: Any, state: dict[str, Any]) -> None:
     """Put the loops back to where `progress` found them."""
-    loop, connector = trainer.fit_loop, trainer._logger_connector
-    _load(loop, copy.deepcopy(state["loops"]), "")
+    private.load_loop(trainer.fit_loop, copy.deepcopy(state["loops"]))
     if state["reloaded"]:
         train, val = (float("-inf") if epoch is None else epoch for epoch in state["reloaded"])
-        loop._last_train_dl_reload_epoch, loop.epoch_loop.val_loop._last_val_dl_reload_epoch = train, val
+        private.set_reload_epochs(trainer, train, val)
     trainer.should_stop = state["stopping"]
     trainer.accumulate_grad_batches = state["accumulate"]
-    connector._callback_metrics.update(state["metrics"])
-    connector._first_loop_iter, connector._current_fx = state["first"], state["function"]
-
-
-def _load(loop: Any, state: dict[str, Any], prefix: str) -> None:
-    """Do as the loops' `load_state_dict`, without having them believe that they restart: they would skip hooks."""
-    loop._load_from_state_dict(state, prefix)
-    for name, child in vars(loop).items():
-        if isinstance(child, _Loop):
-            _load(child, state, f"{prefix}{name}.")
+    private.logged(trainer).update(state["metrics"])
+    private.set_logging_place(trainer, state["first"], state["function"])
 
 
 def local(trainer: Any) -> dict[str, Any]:
@@ -138,19 +111,15 @@ def local(trainer: Any) -> dict[str, Any]:
         TypeError: A metric is synchronised within a group of processes.
     """
     metrics = {
-        name: {
-            "states": {key: getattr(metric, key) for key in metric._defaults},
-            "updates": metric._update_count,
-        }
+        name: private.metric_state(metric)
         for name, metric in trainer.lightning_module.named_modules()
         if isinstance(metric, Metric)
     }
-    results = trainer.fit_loop.epoch_loop._results
-    return {"metrics": metrics, "results": {key: _result(one) for key, one in results.items()}}
+    return {"metrics": metrics, "results": {key: _result(one) for key, one in private.results(trainer).items()}}
 
 
 def _result(one: Any) -> dict[str, Any]:
-    meta = one.meta
+    meta, (last, updates) = one.meta, private.result_counts(one)
     if meta.sync.group is not None:
         raise TypeError(
             f"reprokit: the metric {meta.name!r} is synchronised in a group of processes, which is not stored"
@@ -162,9 +131,9 @@ def _result(one: Any) -> dict[str, Any]:
         "tensor": one.is_tensor,
         "value": one.value if one.is_tensor else None,
         "size": getattr(one, "cumulated_batch_size", None),
-        "last": one._forward_cache,
+        "last": last,
         "reset": one.has_reset,
-        "updates": one._update_count,
+        "updates": updates,
     }
 
 
@@ -179,30 +148,25 @@ def set_local(trainer: Any, state: dict[str, Any]) -> None:
     if here.keys() != state["metrics"].keys():
         raise RuntimeError(f"reprokit: the checkpoint has the metrics {[*state['metrics']]}, here are {[*here]}")
     for name, metric in here.items():
-        for key in metric._defaults:
-            setattr(metric, key, _at(state["metrics"][name]["states"][key], metric.device))
-        metric._update_count, metric._computed = state["metrics"][name]["updates"], None
-    results = trainer.fit_loop.epoch_loop._results
+        told = state["metrics"][name]
+        states = {key: _at(value, metric.device) for key, value in told["states"].items()}
+        private.set_metric_state(metric, states, told["updates"])
+    results = private.results(trainer)
     results.clear()
     for key, told in state["results"].items():
         results[key] = _remade(trainer, module, told, device)
 
 
 def _remade(trainer: Any, module: Any, told: dict[str, Any], device: torch.device) -> Any:
-    meta = _Metadata(**told["meta"], reduce_fx=_REDUCTIONS[told["reduce"]])
-    sync = told["sync"]
-    meta.sync = _Sync(
-        fn=trainer.strategy.reduce, _should=sync["should"], rank_zero_only=sync["rank_zero_only"], _op=sync["op"]
-    )
-    one = _ResultMetric(meta, told["tensor"]).to(device)
+    reduce, last = _REDUCTIONS[told["reduce"]], _at(told["last"], device)
+    one = private.made_result(trainer, told, reduce=reduce, last=last, device=device)
     if told["tensor"]:
         one.value = _at(told["value"], device)
         if told["size"] is not None:
             one.cumulated_batch_size = _at(told["size"], device)
     else:
-        one.value = dict(module.named_modules())[meta.metric_attribute or ""]
-    one._forward_cache = _at(told["last"], device)
-    one.has_reset, one._update_count = told["reset"], told["updates"]
+        one.value = dict(module.named_modules())[told["meta"]["metric_attribute"] or ""]
+    one.has_reset = told["reset"]
     return one
 
 

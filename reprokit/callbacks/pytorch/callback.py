@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import copy
+import warnings
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any, Literal
 
 import torch
 import torch.distributed
-import torch.utils.data
 
+from reprokit.callbacks.pytorch import gradients
 from reprokit.callbacks.pytorch import state as torch_state
+from reprokit.callbacks.pytorch.batches import LoopParts, Reading, Readings, remake_workers
+from reprokit.callbacks.pytorch.held import HELD
+from reprokit.callbacks.pytorch.optimizers import Strangers, add_optimizer, groups_of, restore_optimizer
 from reprokit.client.loop import Loop
 from reprokit.client.restored import Restored
+from reprokit.client.rng import same
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.writer import Saving
 
-__all__ = ["PackageCheckpoint", "remake_workers", "samplers_of"]
+__all__ = ["PackageCheckpoint", "samplers_of"]
+
+_CARRIED = (
+    "an iterator over a DataLoader goes on from one epoch to the next, and its place is in no checkpoint; take the "
+    "batches of each epoch from ckpt.batches(loader), or ckpt.batches(loader, endless=True) to go round"
+)
+_LATE = (
+    "after ckpt.save the epoch's body steps or draws random numbers, which a resumed run leaves out; save last in the "
+    "body"
+)
 
 
 class PackageCheckpoint(Loop):
@@ -50,6 +62,7 @@ class PackageCheckpoint(Loop):
     """
 
     framework = "torch"
+    counts_epochs = True
 
     def __init__(
         self,
@@ -76,81 +89,142 @@ class PackageCheckpoint(Loop):
         self._stateful |= {f"scaler.{key}": one for key, one in torch_state.named(scaler).items()}
         self._stateful |= {f"own.{key}": one for key, one in (stateful or {}).items()}
         self._stateful |= {f"sampler.{key}": one for key, one in samplers_of(self.loaders).items()}
-        self._skip = skip
         if _ranks() > 1:
             self._policy.agree()
-        self._start: dict[str, Any] | None = None
-        self._backwards = 0
+        parts = LoopParts(self._random, self._set_random, self._between, self._stands_at, self._reached)
+        self._readings = Readings(parts, skip)
+        self._gradients = gradients.Gradients(self._tensors, self.optimizers.values())
+        self._groups = groups_of(self.optimizers)  # when the epoch began
+        self._strangers = Strangers(self.optimizers.values())
+        self._random_saved: dict[str, Any] | None = None  # when this epoch's end was saved
+        self._late: list[str] = []
+        self._kind = "checkpoint"
+        self._comes_back = False  # what is restored for the second time, where the middle of an epoch was reached
         self._steps_are_batches = not self.optimizers
         if self.optimizers:
             next(iter(self.optimizers.values())).register_step_post_hook(self._count)
-            self._watch_gradients()
 
-    def batches(self, loader: Any) -> Iterator[Any]:
-        """Yield the batches of an epoch; between them the recipe's policy may save, and a resumed run starts there.
+    def batches(self, loader: Any, *, endless: bool = False) -> Reading:
+        """Return an iterator over the batches of an epoch; between them the recipe's policy may save, and a resumed run
+        starts there.
 
+        Take them in a `for` loop. `enumerate` around it counts on in a resumed run, and several loaders are read in
+        step: `for i, (a, b) in enumerate(zip(ckpt.batches(one), ckpt.batches(other, endless=True)))`. Where batches are
+        taken by `next(…)`, runs can be resumed from the ends of epochs alone, and checkpoints inside them say so.
+
+        Args:
+            endless: Begin again, in a new order, when the loader ends.
         Raises:
-            RuntimeError: The loader ended before the batch that a resumed run was at.
+            RuntimeError: The loader ended before the batch that a resumed run was at; batches follow upon the save at
+                an epoch's end; or they are of an epoch that is over.
         """
         if self._epoch is None:
             raise RuntimeError("reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`")
-        remake_workers(loader)
-        done, restored = self._resume_batch or 0, None
-        if self._resume_batch is not None and self._restored is not None:
-            restored, self._resume_batch = self._restored, None
-            self._set_random(restored.state("position")["start"])
-        self._start = self._random()
-        batches = iter(_from(loader, done) if self._skip == "index" else loader)
-        if self._skip == "load":
-            found = sum(1 for _ in islice(batches, done))
-            if found < done:
-                raise RuntimeError(f"reprokit: the loader has {found} batches, the run was at batch {done}")
-        self._batch = done
-        try:
-            if restored is not None:
-                self._set_random(restored.state("rng"))
-            for batch in batches:
-                self._batch += 1
-                yield batch
-                self._between_batches()
-        finally:
-            self._batch = self._start = None
+        return self._readings.make(loader, endless=endless)
+
+    def _between(self, batch: int) -> None:
+        """Save between two batches, if the policy or a signal asks for it."""
+        self._batch = batch
+        self._between_batches()
+
+    def _stands_at(self, batch: int | None) -> None:
+        """Note how many batches of the epoch were given; None outside a loop over them."""
+        self._batch = batch
+
+    def _reached(self) -> None:
+        """Put everything back once more: what the epoch's body does before its batches was done already."""
+        if self._restored is not None:
+            self._resume_batch, self._comes_back = None, True
+            self._restore(self._restored)
+            self._put_state(self._user_of(self._restored.state("user", {})))
+
+    def save(self, *, state: dict[str, Any] | None = None, **metrics: Any) -> Saving | None:
+        if self._epoch is not None and not self._readings.is_inside():
+            self._batch = None  # batches that a variable still holds are those of an epoch that is over
+            self._readings.saved_end = True
+        return super().save(state=state, **metrics)
 
     def _before_epoch(self) -> None:
         for loader in self.loaders.values():
             remake_workers(loader)
+        resumes = self._resume_batch is not None and self._restored is not None
+        HELD.begin_epoch()
+        self._random_saved = None
+        self._readings.begin_epoch(self._restored.state("position") if resumes and self._restored else None)
+        self._groups = groups_of(self.optimizers)
 
     def _position(self) -> dict[str, Any] | None:
-        return None if self._batch is None else {"batch": self._batch, "start": self._start}
+        return None if self._batch is None else self._readings.position()
 
     def _capture(self, snapshot: Snapshot) -> None:
         names = torch_state.add_model(snapshot, "model", self.models)
         if self.ema:
             torch_state.add_model(snapshot, "ema", self.ema)
-        torch_state.add_optimizer(snapshot, self.optimizers, names)
-        if self._backwards and _ranks() > 1:
-            raise RuntimeError(
-                "reprokit: gradients that each process accumulated for itself are not stored; step first"
-            )
-        if self._backwards:
-            self._add_gradients(snapshot, names)
+        add_optimizer(snapshot, self.optimizers, names, None if self._batch is None else self._groups)
+        self._gradients.add(snapshot, self._gradients_now())
         snapshot.state["parts"] = {name: torch_state.plain_state(one) for name, one in self._stateful.items()}
         snapshot.state["rng"] = self._random()
+        self._random_saved = self._own_random() if self._kind == "checkpoint" and self._batch is None else None
+        self._refuse(snapshot.state, self._obstacles())
 
     def _restore(self, restored: Restored) -> None:
+        self._check_resumable(restored)
+        again = self._comes_back
         restored.converters["torch"] = torch_state.as_tensor
         torch_state.restore_model(restored, "model", self.models)
         if self.ema:
             torch_state.restore_model(restored, "ema", self.ema)
-        names = torch_state.names_of(self.models)
-        torch_state.restore_optimizer(restored, self.optimizers, names)
-        self._restore_gradients(restored)
+        begins = restored.batch is not None and not again
+        restore_optimizer(restored, self.optimizers, torch_state.parameters_by_name(self.models), begins=begins)
+        self._gradients.restore(restored, self._own_of)
         parts = restored.state("parts", {})
         if parts.keys() != self._stateful.keys():
             raise RuntimeError(f"reprokit: the checkpoint has the parts {[*parts]}, here are {[*self._stateful]}")
         for name, one in self._stateful.items():
-            torch_state.restore_plain(one, parts[name])
+            if not (again and name.startswith("sampler.")):  # their place in the epoch was found by reading
+                torch_state.restore_plain(one, parts[name])
         self._set_random(restored.state("rng"))
+
+    def _obstacles(self) -> list[str]:
+        """Return why a run could not go on from this checkpoint with the same bits."""
+        if self._kind == "initial" or self._epoch is None:
+            return []
+        inside = self._readings.obstacle() if self._batch is not None else None
+        found = [] if inside is None else [f"inside an epoch, {inside}"]
+        if HELD.carried or (self._batch is None and HELD.is_open(self.loaders.values())):
+            found.append(_CARRIED)
+        return [*found, *self._strangers.found(torch_state.names_of(self.models)), *self._late]
+
+    def _after_body(self) -> None:
+        """See whether an epoch's body went on after its end was saved, in a way that changes bits."""
+        if self._random_saved is None or self._late:
+            return
+        if self._saved_at != (self._epoch, None, self._steps) or not same(self._own_random(), self._random_saved):
+            self._late = [_LATE]
+            warnings.warn(f"reprokit: no run can go on with the same bits: {_LATE}", stacklevel=2)
+
+    def _leave_if_told(self) -> None:
+        if self._batch is None or self._readings.obstacle() is None:  # else at the end of the epoch
+            super()._leave_if_told()
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for section, models in (("", self.models), ("ema:", self.ema)):
+            for name, tensor in torch_state.tensors_in(models):
+                yield section + name, tensor
+
+    def _gradients_now(self) -> gradients.Now:
+        """Return the gradients to save, which all processes that train one model agree on; each must call this."""
+        place = "end" if self._batch is None else "inside"
+        follow = place if self._kind == "checkpoint" else None  # others are not there in a run that was left alone
+        return self._gradients.now(follow, place, _gather if _ranks() > 1 else None)
+
+    def _begin(self) -> int:
+        HELD.begin()
+        return super()._begin()
+
+    def close(self) -> None:
+        HELD.end()
+        super().close()
 
     def _new_snapshot(self) -> Snapshot:
         return Snapshot(framework=self.framework, tensor=torch_state.add_state_tensor)
@@ -160,9 +234,11 @@ class PackageCheckpoint(Loop):
         return _ranks() == 1 or torch.distributed.get_rank() == 0
 
     def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
+        self._kind = kind
         if self._writes:
             return super()._save(metrics, kind=kind)
-        self._user()  # rank 0 waits for both
+        self._user()  # rank 0 waits for all three
+        self._gradients.follow(self._gradients_now())
         self._random()
         self._saved(kind)
         return None
@@ -210,67 +286,6 @@ class PackageCheckpoint(Loop):
 
     def _count(self, *_: Any) -> None:
         self._steps += 1
-        self._backwards = 0
-
-    def _watch_gradients(self) -> None:
-        """Count backward passes since the last step: gradients that accumulate are part of the state."""
-        every = [p for optimizer in self.optimizers.values() for p in torch_state.parameters_of(optimizer)]
-        watched = [parameter for parameter in every if parameter.requires_grad and parameter.is_leaf]
-        for parameter in {id(one): one for one in (watched[:1] + watched[-1:])}.values():
-            parameter.register_post_accumulate_grad_hook(self._accumulated)
-
-    def _accumulated(self, _: torch.Tensor) -> None:
-        self._backwards += 1
-
-    def _add_gradients(self, snapshot: Snapshot, names: dict[int, str]) -> None:
-        for optimizer in self.optimizers.values():
-            for parameter in torch_state.parameters_of(optimizer):
-                if parameter.grad is not None:
-                    name = names[id(parameter)]
-                    torch_state.add_tensor(snapshot, "gradients", name, parameter.grad, "trainable", {})
-
-    def _restore_gradients(self, restored: Restored) -> None:
-        stored = restored.section("gradients")
-        names = torch_state.names_of(self.models)
-        for optimizer in self.optimizers.values():
-            for parameter in torch_state.parameters_of(optimizer):
-                name = names[id(parameter)]
-                parameter.grad = None
-                if name in stored:
-                    parameter.grad = torch_state.as_tensor(stored[name]).to(parameter.device)
-        self._backwards = int(bool(stored))
-
-
-def remake_workers(loader: Any) -> None:
-    """Have the workers of a loader started anew: what persistent ones have drawn is nowhere to be read."""
-    if getattr(loader, "persistent_workers", False) and getattr(loader, "_iterator", None) is not None:
-        loader._iterator = None
-
-
-def _from(loader: Any, done: int) -> Any:
-    """Return the loader without its first batches, which are not loaded. Their indices are still drawn, and in the same
-    order between the other draws: when the first batch is asked for.
-    """
-    attribute = "batch_sampler" if loader.batch_sampler is not None else "sampler"
-    if isinstance(loader.dataset, torch.utils.data.IterableDataset):
-        raise RuntimeError('reprokit: skip="index" needs a dataset with indices; use skip="load" for this loader')
-    shortened = copy.copy(loader)
-    object.__setattr__(shortened, attribute, _Later(getattr(loader, attribute), done))
-    return shortened
-
-
-class _Later:
-    """A sampler from its n-th element on."""
-
-    def __init__(self, sampler: Any, done: int) -> None:
-        self._sampler = sampler
-        self._done = done
-
-    def __iter__(self) -> Iterator[Any]:
-        return islice(self._sampler, self._done, None)
-
-    def __len__(self) -> int:
-        return max(len(self._sampler) - self._done, 0)
 
 
 def _ranks() -> int:

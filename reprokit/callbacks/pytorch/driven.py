@@ -4,17 +4,18 @@ is as in a loop of one's own."""
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
 import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from reprokit.callbacks.pytorch import callback as pytorch
+from reprokit.callbacks import pytorch
 from reprokit.callbacks.pytorch import state as torch_state
 from reprokit.client import number
+from reprokit.client.probe import flat
+from reprokit.client.probe.carried import Carried, of
 from reprokit.client.restored import Restored, resumed
 from reprokit.client.writer import Saving
 
@@ -101,6 +102,7 @@ class DrivenLoop(pytorch.PackageCheckpoint):
         self._training = training
         self._endings = endings
         self._unresumable = unresumable
+        self._groups = {}  # frameworks add groups again by themselves
         self._place: dict[str, Any] | None = None
         self._values: dict[str, float] = {}
         if endings is not None and self._policy.inside_epochs:
@@ -118,17 +120,21 @@ class DrivenLoop(pytorch.PackageCheckpoint):
         self._last = self._policy.until if total is None else self._policy.last_epoch(total)
         if total is not None and self._last is not None:
             self._tell({"type": "epochs", "total": self._last + 1})
+        self._carried = Carried(of(self._driven()), flat(vars(self)))
         if restored is not None:
             self.go_back(restored)
+            self._tell_lost(restored)
             if not restored.batch:  # else `come_back` follows, when the batches that were done were read again
                 self._policy.resumed(restored.step)
             return
-        if self._unresumable is not None:
-            warnings.warn(f"reprokit: this run cannot be resumed: {self._unresumable}", stacklevel=2)
         if self._initial:
             self._batch = 0
             self._save({}, kind="initial")
             self._batch = None
+
+    def _driven(self) -> Iterable[Any]:
+        """Return the objects of the script that the framework calls, and that may keep something by themselves."""
+        return ()
 
     def go_back(self, restored: Restored) -> None:
         """Put everything back to where a checkpoint was saved, as often as a framework's own start disturbs it.
@@ -213,8 +219,14 @@ class DrivenLoop(pytorch.PackageCheckpoint):
 
     def _capture(self, snapshot: Any) -> None:
         super()._capture(snapshot)
+        if self._unresumable is not None:
+            snapshot.unresumable.append(self._unresumable)
         if self._training:
             snapshot.state["training"] = self._training
+            snapshot.unresumable.append(
+                f"it was saved by training {self._training + 1} of the script; only its first one can be resumed. Give "
+                "each training a run of its own"
+            )
 
     def loaders_now(self) -> dict[str, Any]:
         """Return the loaders whose generators are part of the state, as they are now."""
@@ -246,8 +258,11 @@ class DrivenLoop(pytorch.PackageCheckpoint):
             raise RuntimeError("reprokit: there is no checkpoint to go back to")
         return self._own_of(self._restored.state("position")[name])
 
+    def _obstacles(self) -> list[str]:
+        return []  # what there is was refused when the training began
+
     def _count(self, *_: Any) -> None:
-        self._backwards = 0  # the steps are the framework's to count
+        """The steps are the framework's to count."""
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:

@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
+from reprokit.callbacks.pytorch import private
 from reprokit.client.facts.numeric import note_parts
-from reprokit.client.restored import Restored
+from reprokit.client.restored import Restored, check_names
 from reprokit.client.rng import generator_state, rng_state, set_generator_state, set_rng_state
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.tensors import DTYPES, StoredArray
 
 __all__ = [
     "add_model",
-    "add_optimizer",
     "add_state_tensor",
     "add_tensor",
     "as_tensor",
+    "buffers_in",
     "capture_rng",
     "generators_of",
+    "laid_out",
     "named",
     "names_of",
+    "parameters_by_name",
+    "parameters_in",
     "parameters_of",
     "plain_state",
+    "prefixed",
     "restore_model",
-    "restore_optimizer",
     "restore_plain",
     "restore_rng",
     "set_state_of_generator",
     "state_of_generator",
+    "tensors_in",
 ]
 
+_PARALLEL = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
 _TORCH = {stored: getattr(torch, name) for name, stored in DTYPES.items() if hasattr(torch, name)}
 
 
@@ -49,8 +56,8 @@ def named(value: Any) -> dict[str, Any]:
 def bare(model: torch.nn.Module) -> torch.nn.Module:
     """Return the model inside torch.compile's, DataParallel's and DDP's wrappers, which change its tensors' names."""
     while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)):
+        inner = private.compiled(model)
+        if inner is None and isinstance(model, _PARALLEL):
             inner = model.module
         if not isinstance(inner, torch.nn.Module):
             return model
@@ -67,22 +74,20 @@ def add_model(snapshot: Snapshot, section: str, models: Mapping[str, torch.nn.Mo
     """
     first: dict[tuple[Any, ...], str] = {}
     flags: dict[str, Any] = {}
-    for key, wrapped in models.items():
-        model = bare(wrapped)
+    for key, (prefix, model) in zip(models, prefixed(models), strict=True):
         note_parts(model.modules())
-        prefix = "" if len(models) == 1 else f"{key}."
         known: set[str] = set()
-        for name, parameter in model.named_parameters(remove_duplicate=False):
+        for name, parameter in parameters_in(model):
             known.add(name)
             group = "trainable" if parameter.requires_grad else "frozen"
             add_tensor(snapshot, section, prefix + name, parameter, group, first)
-        for name, buffer in model.named_buffers(remove_duplicate=False):
+        for name, buffer in buffers_in(model):
             known.add(name)
             add_tensor(snapshot, section, prefix + name, buffer, "buffer", first)
-        extra = {name: value for name, value in model.state_dict().items() if name not in known}
+        extra = {name: value for name, (_, value) in _state_of(model).items() if name not in known}
         flags[key] = {
-            "evaluating": [name for name, module in model.named_modules() if not module.training],
-            "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
+            "evaluating": [name for name, module in modules_in(model) if not module.training],
+            "frozen": [name for name, p in parameters_in(model) if not p.requires_grad],
             **({"extra": extra} if extra else {}),
         }
     snapshot.state[section] = flags
@@ -98,22 +103,22 @@ def restore_model(restored: Restored, section: str, models: Mapping[str, torch.n
     stored = restored.section(section)
     flags = restored.state(section, {})
     own: dict[str, torch.Tensor] = {}
-    for key, wrapped in models.items():
-        model = bare(wrapped)
-        prefix = "" if len(models) == 1 else f"{key}."
-        own |= {prefix + name: p for name, p in model.named_parameters(remove_duplicate=False)}
-        own |= {prefix + name: b for name, b in model.named_buffers(remove_duplicate=False)}
+    for key, (prefix, model) in zip(models, prefixed(models), strict=True):
+        own |= {prefix + name: tensor for name, tensor in [*parameters_in(model), *buffers_in(model)]}
         told = flags.get(key, {})
         evaluating, frozen = set(told.get("evaluating", ())), set(told.get("frozen", ()))
-        for name, module in model.named_modules():
+        for name, module in modules_in(model):
             module.training = name not in evaluating
-        for name, parameter in model.named_parameters():
+        for name, parameter in parameters_in(model):
             parameter.requires_grad_(name not in frozen)
         if told.get("extra"):
-            model.load_state_dict(told["extra"], strict=False)
-    _check_names(section, own.keys(), stored.keys())
+            here = _state_of(model)
+            given = {here[name][0] if name in here else name: value for name, value in told["extra"].items()}
+            model.load_state_dict(given, strict=False)
+    check_names(own, stored, f"{section} has other tensors")
     with torch.no_grad():
         for name, tensor in own.items():
+            _refuse_lazy(section, name, tensor)
             value = as_tensor(stored[name])
             if value.dtype != tensor.dtype or value.shape != tensor.shape:
                 raise RuntimeError(
@@ -123,98 +128,7 @@ def restore_model(restored: Restored, section: str, models: Mapping[str, torch.n
             tensor.copy_(value)
 
 
-def _check_names(section: str, here: Iterable[str], there: Iterable[str]) -> None:
-    missing, extra = sorted(set(here) - set(there)), sorted(set(there) - set(here))
-    if missing or extra:
-        parts = [f"not in the checkpoint: {', '.join(missing[:5])}"] if missing else []
-        parts += [f"only in the checkpoint: {', '.join(extra[:5])}"] if extra else []
-        raise RuntimeError(f"reprokit: the {section} has other tensors than the checkpoint ({'; '.join(parts)})")
-
-
-def add_optimizer(
-    snapshot: Snapshot, optimizers: Mapping[str, torch.optim.Optimizer], names: Mapping[int, str]
-) -> None:
-    """Add optimisers: tensors as `<parameter>.<slot>`, the rest of their state and their groups as values.
-
-    Args:
-        names: The name of each parameter by `id()`, as `add_model` returns them.
-    """
-    note_parts(optimizers.values())
-    for key, optimizer in optimizers.items():
-        plain = optimizer.state_dict()
-        order = parameters_of(optimizer)
-        slots: dict[str, dict[str, Any]] = {}
-        for index, own in plain["state"].items():
-            label = _label(index, order, names)
-            for slot, value in own.items():
-                if isinstance(value, torch.Tensor):
-                    name = f"{_prefix(key)}{label}.{slot}"
-                    add_tensor(snapshot, "optimizer", name, value, "trainable", {})
-                    slots.setdefault(label, {})[slot] = {"optimizer": name}
-                else:
-                    slots.setdefault(label, {})[slot] = {"value": value}
-        snapshot.state.setdefault("optimizer", {})[key] = {
-            "type": type(optimizer).__name__,
-            "parameters": [_label(index, order, names) for index in range(len(order))],
-            "groups": plain["param_groups"],
-            "slots": slots,
-        }
-
-
-def restore_optimizer(
-    restored: Restored, optimizers: Mapping[str, torch.optim.Optimizer], names: Mapping[int, str]
-) -> None:
-    """Put optimisers back, each tensor in the dtype that it was saved in.
-
-    Raises:
-        RuntimeError: Another optimiser, other parameters, or a tensor that the optimiser itself would change.
-    """
-    told = restored.state("optimizer", {})
-    stored = restored.section("optimizer")
-    if told.keys() != optimizers.keys():
-        raise RuntimeError(f"reprokit: the checkpoint has the optimisers {[*told]}, here are {[*optimizers]}")
-    for key, optimizer in optimizers.items():
-        facts, order = told[key], parameters_of(optimizer)
-        here = [_label(index, order, names) for index in range(len(order))]
-        if facts["type"] != type(optimizer).__name__ or facts["parameters"] != here:
-            raise RuntimeError(
-                f"reprokit: optimiser {key!r} is {type(optimizer).__name__} over {len(here)} parameters here, "
-                f"{facts['type']} over {len(facts['parameters'])} in the checkpoint, or their order differs"
-            )
-        state: dict[int, dict[str, Any]] = {}
-        for index, label in enumerate(here):
-            for slot, place in facts["slots"].get(label, {}).items():
-                value = place["value"] if "value" in place else as_tensor(_one(stored, place["optimizer"]))
-                state.setdefault(index, {})[slot] = _like(value, order[index])
-        optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
-        for index, slots in state.items():
-            _keep_bits(optimizer, order[index], slots, here[index])
-
-
-def _one(stored: Mapping[str, StoredArray], name: str) -> StoredArray:
-    if name not in stored:
-        raise RuntimeError(f"reprokit: the optimiser state {name!r} is missing from the checkpoint")
-    return stored[name]
-
-
-def _keep_bits(optimizer: Any, parameter: torch.Tensor, slots: dict[str, Any], label: str) -> None:
-    """See that `load_state_dict`, which casts to the parameter's dtype, left every bit as it was."""
-    own = optimizer.state[parameter]
-    for slot, value in slots.items():
-        if not isinstance(value, torch.Tensor):
-            continue
-        if own[slot].dtype != value.dtype:
-            own[slot] = value.to(parameter.device)
-        if not _same_bits(own[slot], value):
-            raise RuntimeError(f"reprokit: optimiser state {label}.{slot} was changed by load_state_dict")
-
-
-def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    a, b = one.detach().cpu().contiguous().reshape(-1), other.contiguous().reshape(-1)
-    return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a.view(torch.uint8), b.view(torch.uint8)))
-
-
-def _like(value: Any, parameter: torch.Tensor) -> Any:
+def laid_out(value: Any, parameter: torch.Tensor) -> Any:
     """Return a tensor laid out in memory as the parameter is: channels-last moments stay channels-last."""
     if not isinstance(value, torch.Tensor):
         return value
@@ -223,38 +137,83 @@ def _like(value: Any, parameter: torch.Tensor) -> Any:
     return value
 
 
+def _state_of(model: torch.nn.Module) -> dict[str, tuple[str, Any]]:
+    """Return what `state_dict` says, by name as in `parameters_in`: the model's own name, and the value."""
+    inner = _wrappers(model)
+    return {_unwrapped(name, inner): (name, value) for name, value in model.state_dict().items()}
+
+
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _label(index: int, order: list[torch.Tensor], names: Mapping[int, str]) -> str:
-    found = names.get(id(order[index]))
-    if found is None:
-        raise TypeError(
-            f"reprokit: the optimiser's parameter {index}, of shape {list(order[index].shape)}, belongs to no "
-            "model that is saved; pass all models: model={'net': net, 'loss': loss}"
-        )
-    return found
 
 
 def names_of(models: Mapping[str, torch.nn.Module]) -> dict[int, str]:
     """Return the name of each parameter by `id()`; those of several models begin with the model's own."""
     names: dict[int, str] = {}
-    for key, wrapped in models.items():
-        prefix = "" if len(models) == 1 else f"{key}."
-        for name, parameter in bare(wrapped).named_parameters(remove_duplicate=False):
-            names.setdefault(id(parameter), prefix + name)
+    for name, parameter in parameters_by_name(models).items():
+        names.setdefault(id(parameter), name)
     return names
 
 
-def _prefix(key: str) -> str:
-    return "" if key == "0" else f"{key}:"
+def parameters_by_name(models: Mapping[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+    """Return the parameters of models, tied ones under each of their names."""
+    return {prefix + name: parameter for prefix, model in prefixed(models) for name, parameter in parameters_in(model)}
+
+
+def tensors_in(models: Mapping[str, torch.nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the parameters and buffers of models."""
+    for prefix, model in prefixed(models):
+        for name, tensor in [*parameters_in(model), *buffers_in(model)]:
+            yield prefix + name, tensor
+
+
+def prefixed(models: Mapping[str, torch.nn.Module]) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Yield models without their wrappers, and what the names of their tensors begin with."""
+    for key, wrapped in models.items():
+        yield "" if len(models) == 1 else f"{key}.", bare(wrapped)
+
+
+def parameters_in(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Return the parameters of a model under their names, which wrappers inside it do not change."""
+    inner = _wrappers(model)
+    return [(_unwrapped(name, inner), one) for name, one in model.named_parameters(remove_duplicate=False)]
+
+
+def buffers_in(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Return the buffers of a model, as `parameters_in` does."""
+    inner = _wrappers(model)
+    return [(_unwrapped(name, inner), one) for name, one in model.named_buffers(remove_duplicate=False)]
+
+
+def modules_in(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """Return the modules of a model, as `parameters_in` does."""
+    inner = _wrappers(model)
+    return [(_unwrapped(name, inner), one) for name, one in model.named_modules()]
+
+
+def _wrappers(model: torch.nn.Module) -> list[str]:
+    """Return the paths in a model at which a wrapper holds its module, the innermost first."""
+    found = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        if path and private.compiled(module) is not None:
+            found.append(f"{path}._orig_mod")
+        elif path and isinstance(module, _PARALLEL):
+            found.append(f"{path}.module")
+    return sorted(found, key=len, reverse=True)
+
+
+def _unwrapped(name: str, wrappers: list[str]) -> str:
+    for path in wrappers:
+        if name == path or name.startswith(f"{path}."):
+            name = path.rpartition(".")[0] + name[len(path) :]
+    return name
 
 
 def add_tensor(
     snapshot: Snapshot, section: str, name: str, tensor: torch.Tensor, group: str, first: dict[tuple[Any, ...], str]
 ) -> None:
     """Add one tensor; the same memory under a second name becomes an alias."""
+    _refuse_lazy(section, name, tensor)
     tensor = tensor.detach()
     kind = type(tensor)
     if getattr(kind, "__torch_dispatch__", None) is not torch.Tensor.__torch_dispatch__:  # DTensor, torchao
@@ -289,6 +248,14 @@ def add_tensor(
         copy=copy,
         group=group,
     )
+
+
+def _refuse_lazy(section: str, name: str, tensor: torch.Tensor) -> None:
+    if is_lazy(tensor):
+        raise TypeError(
+            f"reprokit: {section} tensor {name!r} belongs to a lazy module and has no shape before the model's first "
+            "call; call the model once on a batch's shapes before the checkpoints begin: model(torch.zeros(…))"
+        )
 
 
 def add_state_tensor(snapshot: Snapshot, name: str, value: Any) -> str | None:

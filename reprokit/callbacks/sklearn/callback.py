@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-import joblib
-
+from reprokit.callbacks.sklearn.joblib_file import dump_joblib
 from reprokit.callbacks.sklearn.skops_file import dump, load
 from reprokit.callbacks.sklearn.state import put_back
 from reprokit.client import number
@@ -118,12 +116,9 @@ class PackageCheckpoint(Loop):
             dumped = dump(self.estimator)
             snapshot.add_file(SKOPS, dumped.data, dumped.tensors)
             snapshot.state["shares_global"] = dumped.shares_global
-            if dumped.times:
-                snapshot.config["times"] = dumped.times
         else:
-            out = io.BytesIO()
-            joblib.dump(self.estimator, out)
-            snapshot.add_file(JOBLIB, out.getvalue(), [])
+            snapshot.add_file(JOBLIB, dump_joblib(self.estimator), [])
+            snapshot.unresumable.append("a joblib file runs code when it is read; leave format='joblib' out")
         held = {name: generator_state(one) for name, one in self._generators.items()}
         snapshot.state["rng"] = {**rng_state(), "held": held}
 

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
-import skops.io
+from sklearn.utils import Bunch, check_random_state
 
+from reprokit.client.frameworks.sklearn import is_no_state
 from reprokit.client.skops_audit import audit
+from reprokit.client.skops_import import skops_io
 from reprokit.client.tensors import DTYPES
 
 __all__ = ["Dumped", "dump", "load"]
@@ -29,23 +31,22 @@ _SCHEMA = "schema.json"
 _IMMUTABLE = frozenset({"JsonNode", "TupleNode", "TypeNode", "FunctionNode", "SliceNode", "DTypeNode", "BytesNode"})
 _CONTAINERS = frozenset({"DictNode", "DefaultDictNode", "ListNode", "SetNode", "TupleNode"})  # their order is kept
 _SEARCH_TIMES = re.compile(r"(.*\.)?(cv_results_\.(mean|std)_(fit|score)_time|refit_time_)")
+_NULL = {"__class__": "str", "__module__": "builtins", "__loader__": "JsonNode", "content": "null", "is_json": True}
 # parts of scikit-learn whose classes are no part of a model
 _NO_MODELS = ("datasets", "experimental", "externals", "utils", "tests", "conftest")
-_ALSO = frozenset({"sklearn.utils._bunch.Bunch"})
+_ALSO = frozenset({f"{Bunch.__module__}.{Bunch.__qualname__}"})
 
 
 class Dumped(NamedTuple):
     """An estimator as a canonical skops file.
 
     Attributes:
-        tensors: Where its arrays lie in it: name, dtype, shape, offset, nbytes.
-        times: Seconds that a search over parameters took, by where they stood: no state, and NaN in the file.
+        tensors: Where its arrays lie in it: name, dtype, shape, offset, nbytes, and `order` if that is `F`.
         shares_global: The estimator draws from NumPy's global generator itself.
     """
 
     data: bytes
     tensors: list[dict[str, Any]]
-    times: dict[str, Any]
     shares_global: bool
 
 
@@ -54,9 +55,10 @@ def dump(estimator: Any) -> Dumped:
 
     skops names members after memory addresses, numbers objects by `id()`, stamps times and orders attributes as they
     came to be; arrays of records carry whatever their padding held. All of it is replaced: attributes are sorted,
-    members and objects are numbered in that order, times are fixed, padding is zero, nothing is compressed.
+    members and objects are numbered in that order, times are fixed, padding is zero, nothing is compressed. What is no
+    state of an estimator is null, and the seconds that a search over parameters took are NaN.
     """
-    return _canonical(skops.io.dumps(estimator), id(np.random.mtrand._rand))
+    return _canonical(skops_io.dumps(estimator), id(check_random_state(None)))
 
 
 def _canonical(data: bytes, shared: int | None = None) -> Dumped:
@@ -71,8 +73,8 @@ def _canonical(data: bytes, shared: int | None = None) -> Dumped:
         _write(archive, _SCHEMA, json.dumps(schema, indent=1).encode())
         for new, where, body in spelling.bodies:
             start = _write(archive, new, body)
-            tensors += _describe(where, body, start) if new.endswith(".npy") else []
-    return Dumped(out.getvalue(), tensors, spelling.times, shared in spelling.numbers)
+            tensors += _describe(new, where or "content", body, start)
+    return Dumped(out.getvalue(), tensors, shared in spelling.numbers)
 
 
 class _Spelling:
@@ -83,7 +85,6 @@ class _Spelling:
         self.numbers: dict[int, int] = {}
         self._names: dict[str, str] = {}
         self.bodies: list[tuple[str, str, bytes]] = []
-        self.times: dict[str, Any] = {}
 
     def node(self, node: Any, where: str) -> Any:
         """Return a node of the schema with numbers of its own."""
@@ -106,17 +107,14 @@ class _Spelling:
             elif key == "content" and loader == "JsonNode":
                 result[key] = self._plain(value, where)
             elif key == "content" and loader not in _CONTAINERS:
-                result[key] = self.node(_sorted(value), where)
+                result[key] = self.node(_attributes(value, str(node.get("__module__"))), where)
             else:
                 step = f"{where}.{key}" if where else key
                 result[key] = self.node(value, where if key in ("content", "__reduce__") else step)
         return result
 
     def _plain(self, text: Any, where: str) -> Any:
-        if not _SEARCH_TIMES.fullmatch(where):
-            return text
-        self.times[where] = json.loads(text)
-        return "NaN"
+        return "NaN" if _SEARCH_TIMES.fullmatch(where) else text
 
     def _member(self, old: str, where: str, *, shared: bool) -> str:
         if shared and old in self._names:
@@ -126,7 +124,6 @@ class _Spelling:
         if old.endswith(".npy"):
             array = _load(body)
             if _SEARCH_TIMES.fullmatch(where):
-                self.times[where] = array.tolist()
                 body = _saved(np.full_like(array, np.nan))
             elif array.dtype.names is not None:
                 body = _saved(_without_padding(array))
@@ -136,11 +133,12 @@ class _Spelling:
         return name
 
 
-def _sorted(attributes: Any) -> Any:
-    """Return the mapping of an object's attributes in the order of their names."""
+def _attributes(attributes: Any, module: str) -> Any:
+    """Return the mapping of an object's attributes in the order of their names, null for what is no state."""
     if not isinstance(attributes, dict) or attributes.get("__loader__") != "DictNode":
         return attributes
-    return {**attributes, "content": dict(sorted(attributes["content"].items()))}
+    told = {name: _NULL if is_no_state(name, module) else value for name, value in attributes["content"].items()}
+    return {**attributes, "content": dict(sorted(told.items()))}
 
 
 def _write(archive: zipfile.ZipFile, name: str, body: bytes) -> int:
@@ -176,14 +174,28 @@ def _without_padding(array: Any) -> Any:
     return clean
 
 
-def _describe(where: str, body: bytes, start: int) -> list[dict[str, Any]]:
+def _describe(member: str, where: str, body: bytes, start: int) -> list[dict[str, Any]]:
+    """Return the arrays of a member, which begins at `start`: the one that it is, or those of a sparse matrix.
+
+    Records, text and numbers of the other byte order are none: they count as the bytes that they are stored as.
+    """
+    if member.endswith(".npz"):
+        found = []
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            for info in archive.infolist():
+                begin = start + info.header_offset + 30 + len(info.filename.encode())  # as `_write` writes its head
+                part = f"{where}.{info.filename.removesuffix('.npy')}"
+                found += _describe(info.filename, part, archive.read(info), begin)
+        return found
+    if not member.endswith(".npy"):
+        return []
     array = _load(body)
-    name = where or "content"
     plain = DTYPES.get(str(array.dtype)) if array.dtype.isnative else None
-    if plain is None or not array.flags.c_contiguous:  # records, text, Fortran order: compared as bytes
-        return [{"name": name, "dtype": "U8", "shape": [len(body)], "offset": start, "nbytes": len(body)}]
+    if plain is None:
+        return []
     offset = start + len(body) - array.nbytes
-    return [{"name": name, "dtype": plain, "shape": list(array.shape), "offset": offset, "nbytes": array.nbytes}]
+    row = {"name": where, "dtype": plain, "shape": list(array.shape), "offset": offset, "nbytes": array.nbytes}
+    return [row if array.flags.c_contiguous else {**row, "order": "F"}]
 
 
 def load(data: bytes, *, like: Any, trusted: Iterable[str] = ()) -> Any:
@@ -195,14 +207,14 @@ def load(data: bytes, *, like: Any, trusted: Iterable[str] = ()) -> Any:
     Raises:
         RuntimeError: The file has types that nothing vouches for (they are named), or is no file of `dump`'s making.
     """
-    own = skops.io.dumps(like)
-    known = {*trusted, *skops.io.get_untrusted_types(data=own)}
+    own = skops_io.dumps(like)
+    known = {*trusted, *skops_io.get_untrusted_types(data=own)}
     try:
         _check(data, own)
-        unknown = [name for name in skops.io.get_untrusted_types(data=data) if name not in known]
+        unknown = [name for name in skops_io.get_untrusted_types(data=data) if name not in known]
         refused = [name for name in unknown if not _is_part_of_models(name)]
         if not refused:
-            return skops.io.loads(data, trusted=sorted({*known, *unknown}))
+            return skops_io.loads(data, trusted=sorted({*known, *unknown}))
     except Exception as error:  # noqa: BLE001 - whatever a hostile file makes a parser raise
         raise RuntimeError(f"reprokit: the checkpoint's estimator cannot be read: {error!r}") from None
     raise RuntimeError(

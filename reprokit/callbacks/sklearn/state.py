@@ -6,6 +6,7 @@ import types
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_random_state
 
 __all__ = ["put_back"]
 
@@ -59,7 +60,7 @@ class _Merge:
         if isinstance(new, np.random.RandomState):
             state = new.get_state(legacy=False)
             if self._global is not None and _same(state, self._global):
-                target = np.random.mtrand._rand  # as scikit-learn's check_random_state(None) gives it
+                target = check_random_state(None)  # the global one, which scikit-learn draws from
             target.set_state(state)
         self._done[id(new)] = (target, new)
         if isinstance(new, np.random.Generator):

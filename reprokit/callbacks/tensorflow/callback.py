@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
-
-import numpy as np
 
 from reprokit.callbacks.tensorflow import random as tensorflow_random
 from reprokit.callbacks.tensorflow import state as tensorflow_state
 from reprokit.callbacks.tensorflow.data import Reading, fingerprint
 from reprokit.callbacks.tensorflow.survey import Survey
+from reprokit.client.batches.taken import OVER, STALE, Taken
 from reprokit.client.loop import Loop
 from reprokit.client.restored import Restored
-from reprokit.client.rng import rng_state
+from reprokit.client.rng import rng_state, same
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.writer import Saving
 
@@ -68,22 +67,30 @@ class PackageCheckpoint(Loop):
         self._generators = dict(generators or {})
         self._stateful = dict(stateful or {})
         self._steps_are_batches = False  # counted here: a save in the body of the loop has its own batch counted
+        self._taken: Callable[[], Taken | None] = lambda: None  # what the script has of this epoch's batches
         self._begun: list[str] = []  # datasets that this epoch began to read
         self._reading = False
         self._uses_batches = False
         self._last_batch: Any = None
         self._hidden: list[str] = []  # why nobody can come back to the middle of this epoch
-        self._warned: set[str] = set()
 
-    def batches(self, dataset: Any) -> Iterator[Any]:
-        """Yield the batches of a dataset; between them the recipe's policy may save, and a resumed run starts there.
+    def batches(self, dataset: Any) -> Taken:
+        """Return an iterator over a dataset; between its batches the recipe's policy may save, and a resumed run starts
+        there.
 
+        Take them in a `for` loop; `enumerate` around it counts on in a resumed run. Where they are taken by `next(…)`,
+        runs can be resumed from the ends of epochs alone, and checkpoints inside them say so.
         Where an epoch reads several datasets, one after the other, saves are made between the batches of the first.
 
         Raises:
             RuntimeError: The dataset does not give the batches that it gave before; or it shuffles, and was not given
-                to PackageCheckpoint.
+                to PackageCheckpoint; or batches follow upon the save at an epoch's end.
         """
+        taken = Taken(self._batches_of(dataset))
+        self._taken = weakref.ref(taken)
+        return taken
+
+    def _batches_of(self, dataset: Any) -> Generator[Any, None, None]:
         if self._epoch is None:
             raise RuntimeError("reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`")
         if self._reading:
@@ -95,6 +102,8 @@ class PackageCheckpoint(Loop):
         try:
             if self._restored is not None and self._resume_batch is not None:
                 done = self._come_back(self._restored, reading, batches)
+                if (taken := self._taken()) is not None:
+                    taken.skipped = done
             before = rng_state()
             batch = next(batches, _END)
             self._hidden = _hidden(reading, before)
@@ -116,6 +125,8 @@ class PackageCheckpoint(Loop):
             self._reading = False
 
     def save(self, *, state: dict[str, Any] | None = None, **metrics: Any) -> Saving | None:
+        if (taken := self._taken()) is not None and self._epoch is not None and not taken.is_inside():
+            taken.close(OVER)
         if self._reading and self._batch is None:
             raise RuntimeError("reprokit: ckpt.save between the batches of an epoch's second dataset; save after them")
         return super().save(state=state, **metrics)
@@ -161,7 +172,17 @@ class PackageCheckpoint(Loop):
         return due or self._signal is not None
 
     def _before_epoch(self) -> None:
+        if (taken := self._taken()) is not None:
+            taken.close(STALE)
         self._begun = []
+
+    def _leave_if_told(self) -> None:
+        if self._batch is None or self._obstacle() is None:  # else at the end of the epoch
+            super()._leave_if_told()
+
+    def _obstacle(self) -> str | None:
+        taken = self._taken() if self._batch is not None else None
+        return None if taken is None else taken.obstacle()
 
     def _position(self) -> dict[str, Any] | None:
         if self._batch is None:
@@ -180,14 +201,10 @@ class PackageCheckpoint(Loop):
         snapshot.state["parts"] = {name: one.state_dict() for name, one in self._stateful.items()}
         snapshot.state["rng"] = tensorflow_random.capture_rng(self._generators)
         snapshot.state["datasets"] = {name: reading.state() for name, reading in self.datasets.items()}
-        if refused := self._refused():
-            snapshot.state["refused"] = refused
+        self._refuse(snapshot.state, self._refused())
 
     def _restore(self, restored: Restored) -> None:
-        if refused := restored.state("refused"):
-            raise RuntimeError(
-                f"reprokit: no run can be resumed from this checkpoint bit for bit: {'; '.join(refused)}"
-            )
+        self._check_resumable(restored)
         restored.converters["tensorflow"] = tensorflow_state.as_tensor
         survey = self._survey()
         tensorflow_state.restore_model(restored, survey)
@@ -211,7 +228,7 @@ class PackageCheckpoint(Loop):
         return Snapshot(framework=self.framework, tensor=tensorflow_state.add_state_tensor)
 
     def _refused(self) -> list[str]:
-        """Return why a run could not go on from here with the same bits; warn of what is new."""
+        """Return why a run could not go on from here with the same bits."""
         if self._epoch is None:
             return []
         for name, reading in self.datasets.items():
@@ -223,10 +240,7 @@ class PackageCheckpoint(Loop):
             for name in tensorflow_random.functions_that_draw()
         ]
         found += self._hidden if self._batch is not None else []
-        for why in [one for one in found if one not in self._warned]:
-            warnings.warn(f"reprokit: a run cannot be resumed from this checkpoint: {why}", stacklevel=2)
-            self._warned.add(why)
-        return found
+        return found if (inside := self._obstacle()) is None else [*found, f"inside an epoch, {inside}"]
 
 
 def _hidden(reading: Reading, before: dict[str, Any]) -> list[str]:
@@ -235,18 +249,12 @@ def _hidden(reading: Reading, before: dict[str, Any]) -> list[str]:
     drew = [
         name
         for name, key in (("Python", "python"), ("NumPy", "numpy"))
-        if key in before and _moved(before[key], after[key])
+        if key in before and not same(before[key], after[key])
     ]
     name = f"dataset {reading.name!r}"
     found = [f"{name} draws from {one}'s global generator while TensorFlow reads ahead" for one in drew]
     found += [f"{name} changes a variable ({one}) while TensorFlow reads ahead" for one in reading.runs_ahead]
     return [f"{why}; resume from the end of an epoch" for why in found]
-
-
-def _moved(before: Any, after: Any) -> bool:
-    if isinstance(before, dict):
-        return any(_moved(value, after[key]) for key, value in before.items())
-    return not np.array_equal(before, after) if isinstance(before, np.ndarray) else bool(before != after)
 
 
 def _named(value: Any) -> dict[str, Any]:

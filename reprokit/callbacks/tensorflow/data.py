@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from reprokit.callbacks.tensorflow import private
+
 __all__ = ["Reading", "fingerprint"]
 
 _FINGERPRINT = 1024 * 1024  # bytes of each tensor that are looked at
@@ -92,18 +94,18 @@ class Reading:
 
     def _look(self, node: Any, place: str, above: list[str]) -> None:
         kind = _kind(node)
-        if hasattr(node, "_seed"):
+        if private.seeds_of(node) is not None:
             self._look_at_seeds(node, kind, place, above)
-        for number, below in enumerate(node._inputs()):
+        for number, below in enumerate(private.inputs_of(node)):
             self._look(below, f"{place}.{number}", [*above, kind])
 
     def _look_at_seeds(self, node: Any, kind: str, place: str, above: list[str]) -> None:
         if kind not in ("Shuffle", "Random"):
             self.refuse(f"nobody knows how to bring {kind} back to where it is")
             return
-        if int(node._seed) == 0 and int(node._seed2) == 0:
+        if private.seeds_of(node) == (0, 0):
             self.refuse(f"{kind} has no seed: call tf.random.set_seed before making the dataset, or give it one")
-        if not (node._reshuffle_each_iteration if kind == "Shuffle" else node._rerandomize):
+        if not private.reshuffles(node, shuffle=kind == "Shuffle"):
             return
         unknown = [one for one in above if one not in _ONCE and one not in _WHOLE]
         if unknown:
@@ -120,12 +122,11 @@ def _kind(node: Any) -> str:
 
 def _changing(dataset: Any) -> Iterator[str]:
     """Yield the operations in a pipeline's functions that change a variable."""
-    for function in dataset._functions():
-        graph = getattr(function.function, "graph", None)
-        for name in _operations(graph.as_graph_def()) if graph is not None else ():
+    for graph in private.graphs_of(dataset):
+        for name in _operations(graph.as_graph_def()):
             if name.startswith(_WRITERS) and name != "StatefulPartitionedCall":
                 yield name
-    for below in dataset._inputs():
+    for below in private.inputs_of(dataset):
         yield from _changing(below)
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import context
-from tensorflow.python.framework import op_def_registry
-from tensorflow.python.ops import stateful_random_ops
 
+from reprokit.callbacks.tensorflow import private
 from reprokit.callbacks.tensorflow.survey import raw
 from reprokit.client.rng import generator_state, rng_state, set_generator_state, set_rng_state
 
@@ -23,15 +20,13 @@ _SEEN: dict[str, tuple[set[str], set[str]]] = {}  # function → its operations 
 
 def capture_rng(held: Mapping[str, Any]) -> dict[str, Any]:
     """Return the states of the generators of Python, NumPy, TensorFlow and Keras, and of those that the user holds."""
-    eager = context.context()
-    chosen = stateful_random_ops.global_generator  # not get_global_generator(), which makes one
-    legacy = getattr(eager, "_rng", None)
+    chosen = private.global_generator()
     own = {
-        "seed": eager._seed,
-        "operations": None if legacy is None else legacy.getstate(),  # where eager random operations get seeds from
+        "seed": private.global_seed(),
+        "operations": private.operation_seeds(),
         "global": None if chosen is None else {"state": np.asarray(chosen.state), "algorithm": int(chosen.algorithm)},
     }
-    keras = _keras_seeds()
+    keras = private.keras_seeds()
     return {
         **rng_state(),
         "tensorflow": own,
@@ -55,30 +50,25 @@ def restore_rng(state: dict[str, Any], held: Mapping[str, Any]) -> None:
         else:
             variable.assign(state["held"][name])
     set_rng_state(state)
-    own, eager = state["tensorflow"], context.context()
-    if own["seed"] != eager._seed:
-        eager._set_global_seed(own["seed"])
+    own = state["tensorflow"]
+    if own["seed"] != private.global_seed():
+        private.set_global_seed(own["seed"])
     if own["operations"] is not None:
-        eager._rng.setstate(own["operations"])
+        private.set_operation_seeds(own["operations"])
     if own["global"] is not None:
-        chosen = stateful_random_ops.global_generator
+        chosen = private.global_generator()
         if chosen is None:
             made = tf.random.Generator.from_state(own["global"]["state"], own["global"]["algorithm"])
             tf.random.set_global_generator(made)
         else:  # the same object: functions that were traced hold its variable
             chosen.state.assign(own["global"]["state"])
     if state["keras"] is not None:
-        keras = _keras_seeds()
+        keras = private.keras_seeds()
         if keras is None:
             raise RuntimeError(
                 "reprokit: the checkpoint has the state of Keras's seed generator, which is not made here"
             )
         raw(keras.state).assign(state["keras"])
-
-
-def _keras_seeds() -> Any:
-    module = sys.modules.get("keras.src.backend.common.global_state")  # the global seed generator has no public home
-    return None if module is None else module.get_global_attribute("global_seed_generator")
 
 
 def _variable_of(generator: Any) -> Any:
@@ -96,10 +86,9 @@ def functions_that_draw() -> list[str]:
 
     Functions of `tf.data` are left out: they begin anew with each reading of their dataset.
     """
-    eager = context.context()
-    for name in eager.list_function_names():
+    for name, definition in private.functions():
         if name not in _SEEN and not name.startswith("__wrapped__"):
-            nodes = eager.get_function_def(name).node_def
+            nodes = definition().node_def
             called = {value.func.name for node in nodes for value in node.attr.values() if value.HasField("func")}
             _SEEN[name] = ({node.op for node in nodes if _draws_numbers(node.op)}, called)
     of_data = {name for name in _SEEN if "_Dataset_" in name}
@@ -125,7 +114,7 @@ def _called(name: str) -> set[str]:
 
 def _draws_numbers(operation: str) -> bool:
     """True for an operation that draws random numbers from a state of its own, which nobody can read."""
-    known = op_def_registry.get(operation)
+    known = private.operation(operation)
     if known is None or not known.is_stateful or "Dataset" in operation or "Generator" in operation:
         return False
     return {"seed", "seed2"} <= {attribute.name for attribute in known.attr}

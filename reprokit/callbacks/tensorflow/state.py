@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from reprokit.callbacks.tensorflow import private
 from reprokit.callbacks.tensorflow.survey import Found, Survey, is_keras, raw
 from reprokit.client.facts.numeric import note_parts
-from reprokit.client.restored import Restored
+from reprokit.client.restored import Restored, check_names
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.tensors import DTYPES, StoredArray
 
@@ -69,15 +70,11 @@ def restore_model(restored: Restored, survey: Survey) -> None:
 
 
 def _assign(section: str, found: list[Found], stored: Mapping[str, StoredArray]) -> None:
-    here = {one.name for one in found}
-    missing, extra = sorted(here - stored.keys()), sorted(stored.keys() - here)
-    if missing or extra:
-        parts = [f"not in the checkpoint: {', '.join(missing[:5])}"] if missing else []
-        parts += [f"only in the checkpoint: {', '.join(extra[:5])}"] if extra else []
-        raise RuntimeError(
-            f"reprokit: the {section} has other variables than the checkpoint ({'; '.join(parts)}). Variables that are "
-            "made when they are first used must be made before ckpt.epochs(…): call the model once, or its build()"
-        )
+    hint = (
+        ". Variables that are made when they are first used must be made before ckpt.epochs(…): call the model once, "
+        "or its build()"
+    )
+    check_names((one.name for one in found), stored, f"{section} has other variables", hint=hint)
     for one in found:
         variable, value = one.variable, stored[one.name]
         if DTYPES.get(variable.dtype.name) != value.dtype or not variable.shape.is_compatible_with(value.shape):
@@ -137,7 +134,7 @@ def _trained(optimizer: Any) -> list[Any] | None:
     """Return the variables that a Keras optimiser was built for, None if it was not, or is no Keras optimiser."""
     if not is_keras(optimizer) or not optimizer.built:
         return None
-    return list(optimizer._trainable_variables)
+    return private.trained_by(optimizer)
 
 
 def _of_optimizer(key: str, optimizer: Any, names: Mapping[int, str]) -> list[Found]:
@@ -146,7 +143,7 @@ def _of_optimizer(key: str, optimizer: Any, names: Mapping[int, str]) -> list[Fo
     for part in (optimizer, getattr(optimizer, "inner_optimizer", None)):
         trained = _trained(part) or []
         for slot, values in vars(part).items() if part is not None and trained else ():
-            if isinstance(values, list) and len(values) == len(trained) and slot != "_trainable_variables":
+            if isinstance(values, list) and len(values) == len(trained) and slot != private.TRAINED:
                 pairs = [(value, _name(one, names)) for value, one in zip(values, trained, strict=True)]
                 slots |= {
                     id(raw(value)): f"{name}.{slot.lstrip('_')}" for value, name in pairs if hasattr(value, "path")

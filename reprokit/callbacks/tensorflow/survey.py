@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.trackable import base
+
+from reprokit.callbacks.tensorflow import private
 
 __all__ = ["Found", "Survey", "is_keras", "raw"]
 
@@ -91,7 +92,7 @@ class _Walk:
                 if hasattr(node, "trainable"):
                     self.layers.append((path, node))
                 yield from self._of_keras(path, node)
-            elif _has_other_state(node):
+            elif private.has_other_state(node):
                 raise TypeError(
                     f"reprokit: {path!r} is a {type(node).__module__}.{type(node).__qualname__}, whose contents are "
                     "not stored; keep them in ckpt.state"
@@ -115,7 +116,7 @@ def _join(path: str, name: str) -> str:
 
 def _children(node: Any) -> list[tuple[str, Any]]:
     """Return what a node consists of: what TensorFlow tracks, and Keras's objects, not all of which it does."""
-    if not isinstance(node, base.Trackable):
+    if not private.is_trackable(node):
         return []
     found = [(str(name), child) for name, child in tf.train.TrackableView.children(node).items()]
     found = [(name, child) for name, child in found if not _is_keras_variable(child)]
@@ -155,9 +156,3 @@ def _keras_variables(node: Any) -> list[Any]:
 def raw(variable: Any) -> Any:
     """Return the tf.Variable of a Keras variable."""
     return variable.value if _is_keras_variable(variable) else variable
-
-
-def _has_other_state(node: Any) -> bool:
-    """True for what TensorFlow would store of its own accord, but not as variables: tables, iterators."""
-    saves = getattr(type(node), "_serialize_to_tensors", None)
-    return saves is not None and saves is not base.Trackable._serialize_to_tensors

@@ -8,31 +8,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any
 
 import torch
-import transformers
 from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import DistributedType
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import has_length
 
-from reprokit.callbacks.pytorch.callback import remake_workers, samplers_of
+from reprokit.callbacks.pytorch.batches import remake_workers
+from reprokit.callbacks.pytorch.callback import samplers_of
 from reprokit.callbacks.pytorch.driven import DrivenLoop, next_training, regroups, set_attributes, to_resume
+from reprokit.callbacks.transformers import private
 from reprokit.client.restored import Restored
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.writer import Saving
 
 __all__ = ["PackageCheckpoint"]
 
+_NO_DESCRIPTION = ("_name_or_path", "transformers_version")
 FRAMEWORK = "transformers"
 _KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-_COUNTERS = ("_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step")
 _CLOCKS = ("_runtime", "_per_second", "_time")
 # of the trainer's state: where its files are and which process this is; callbacks are kept by themselves
 _ELSEWHERE = ("best_model_checkpoint", "is_local_process_zero", "is_world_process_zero", "stateful_callbacks")
@@ -58,7 +58,7 @@ class PackageCheckpoint(TrainerCallback):  # type: ignore[misc]
         self._run: _Run | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the event's signature
-        trainer = _trainer_that_calls()
+        trainer = private.trainer_that_calls()
         train = trainer.train
 
         def training(resume_from_checkpoint: Any = None, *given: Any, **options: Any) -> Any:
@@ -94,16 +94,6 @@ class PackageCheckpoint(TrainerCallback):  # type: ignore[misc]
         return self._run
 
 
-def _trainer_that_calls() -> Any:
-    """Return the trainer that an event comes from, which events are not told."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if isinstance(caller := frame.f_locals.get("self"), Trainer):
-            return caller
-    raise RuntimeError("reprokit: PackageCheckpoint is a callback of transformers.Trainer")
-
-
 class _Run:
     """One call of `train`: follows the trainer, and tells the loop that saves where it is.
 
@@ -128,13 +118,13 @@ class _Run:
         self._metrics: dict[str, Any] = {}
         # first of all callbacks: what others draw when an epoch begins belongs to that epoch
         trainer.callback_handler.callbacks.sort(key=lambda one: one is not callback)
-        self._wrap("get_batch_samples", self._get_batches)
-        self._wrap("_maybe_log_save_evaluate", self._log_save_evaluate)
+        self._wrap(private.moments.batches, self._get_batches)
+        self._wrap(private.moments.between, self._log_save_evaluate)
         if self.restored is not None:
-            self._wrap("_init_training_state", self._init_state)
+            self._wrap(private.moments.begins, self._init_state)
             resumes = {"resume_from_checkpoint": FRAMEWORK}  # so that it skips the batches that were done
-            self._wrap("_run_epoch", lambda run_epoch, **given: run_epoch(**given | resumes))
-            self._wrap("_load_rng_state", lambda *_: None)
+            self._wrap(private.moments.epoch, lambda run_epoch, **given: run_epoch(**given | resumes))
+            self._wrap(private.moments.random, lambda *_: None)
 
     def _wrap(self, name: str, around: Callable[..., Any]) -> None:
         original = getattr(self._trainer, name)
@@ -166,7 +156,7 @@ class _Run:
             self._loop.go_back(self.restored)  # so that all callbacks see where the training is
 
     def epoch_begins(self) -> None:
-        remake_workers(_base(self._trainer.callback_handler.train_dataloader))
+        remake_workers(private.base_loader(self._trainer.callback_handler.train_dataloader))
         if self._epoch is not None:
             self._epoch += 1
             return
@@ -217,8 +207,8 @@ class _Run:
         return batches
 
     def _log_save_evaluate(self, original: Callable[..., Any], *given: Any, **options: Any) -> None:
-        for loader in getattr(self._trainer, "_eval_dataloaders", {}).values():
-            remake_workers(_base(loader))
+        for loader in private.evaluation_loaders(self._trainer):
+            remake_workers(private.base_loader(loader))
         original(*given, **options)
         ends, self.ends = self.ends, ""
         state, control = self._trainer.state, self._trainer.control
@@ -282,25 +272,28 @@ class _Loop(DrivenLoop):
         )
         self._local: Any = None
 
+    def _driven(self) -> Iterable[Any]:
+        return [*self._trainer.callback_handler.callbacks, self._trainer, self._trainer.model]
+
     def loaders_now(self) -> dict[str, Any]:
         return {"train": self._trainer.callback_handler.train_dataloader}
 
     def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
         trainer = self._trainer
-        self._local = self._of_all({"loss": trainer._tr_loss, "flos": float(trainer.current_flos)})
+        self._local = self._of_all({"loss": private.loss(trainer), "flos": float(trainer.current_flos)})
         return super()._save(metrics, kind=kind)
 
     def _capture(self, snapshot: Snapshot) -> None:
         super()._capture(snapshot)
         trainer = self._trainer
         config = getattr(trainer.model, "config", None)
-        snapshot.config = json.loads(config.to_json_string(use_diff=False)) if config is not None else None
+        snapshot.config = _description(config) if config is not None else None
         snapshot.state[FRAMEWORK] = {
             "state": _state(trainer.state),
             "control": dict(vars(trainer.control)),
             "callbacks": {name: one.state()["attributes"] for name, one in _exportable(trainer).items()},
             "samplers": [sampler.initial_seed for sampler in _seedable(self.loaders_now()["train"])],
-            "counters": {name: getattr(trainer, name) for name in _COUNTERS if hasattr(trainer, name)},
+            "counters": private.counters(trainer),
             "local": self._local,
         }
 
@@ -322,17 +315,15 @@ class _Loop(DrivenLoop):
             set_attributes(one, state["callbacks"][name], one.state()["attributes"].keys())
         for sampler, seed in zip(_seedable(self.loaders_now()["train"]), state["samplers"], strict=True):
             sampler.initial_seed = seed
-        set_attributes(trainer, state["counters"], _COUNTERS)
+        set_attributes(trainer, state["counters"], private.COUNTERS)
         own = self._own_of(state["local"])
-        trainer._tr_loss, trainer.current_flos = own["loss"].to(trainer.args.device), own["flos"]
+        private.set_loss(trainer, own["loss"])
+        trainer.current_flos = own["flos"]
 
 
 def _refuse(trainer: Any) -> None:
     """Refuse what cannot be saved, or not be repeated, by name."""
-    if not hasattr(trainer, "_run_epoch"):
-        raise RuntimeError(
-            f"reprokit: transformers {transformers.__version__} cannot be followed; 5.23 or newer is needed"
-        )
+    private.check()
     kind = trainer.accelerator.distributed_type
     sharded = getattr(trainer, "is_distributed_loading_by_transformers", False)
     if kind not in _KINDS or sharded:
@@ -371,6 +362,17 @@ def _unresumable(trainer: Any) -> str | None:
     return regroups(trainer.model_wrapped)
 
 
+def _description(config: Any) -> Any:
+    """Return a model's configuration, without where it was read from, and by which release."""
+
+    def told(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: told(one) for key, one in value.items() if key not in _NO_DESCRIPTION}
+
+    return told(json.loads(config.to_json_string(use_diff=False)))
+
+
 def _state(state: Any) -> dict[str, Any]:
     """Return a TrainerState as values, without places and clocks."""
     found = {key: value for key, value in dataclasses.asdict(state).items() if key not in _ELSEWHERE}
@@ -392,8 +394,3 @@ def _seedable(loader: Any) -> list[Any]:
     places = (loader, batches, getattr(batches, "batch_sampler", None))
     found = {id(one): one for place in places if (one := getattr(place, "sampler", None)) is not None}
     return [one for one in found.values() if isinstance(one, SeedableRandomSampler)]
-
-
-def _base(loader: Any) -> Any:
-    """Return the DataLoader inside accelerate's."""
-    return getattr(loader, "base_dataloader", loader)

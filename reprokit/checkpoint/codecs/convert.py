@@ -7,26 +7,48 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from reprokit.checkpoint.claims import check_claims
 from reprokit.checkpoint.reader import Checkpoint
+from reprokit.client.frameworks import find, frameworks
 from reprokit.client.tensors import spell
-from reprokit.core.logical_keys import os_errors
+from reprokit.core.atomic_files import os_errors
+from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import RefusedError, UsageError
 
-__all__ = ["FORMATS", "Format", "convert", "save_safetensors"]
+__all__ = ["FORMATS", "convert", "save_safetensors", "write_checkpoint"]
 
-Format = Literal["safetensors", "keras", "pt", "joblib"]
-FORMATS: tuple[Format, ...] = ("safetensors", "keras", "pt", "joblib")
-_WRITERS = {  # format: module, function, file, what to install
-    "pt": ("reprokit.checkpoint.codecs.torch", "save_pt", "checkpoint.pt", "torch"),
-    "keras": ("reprokit.checkpoint.codecs.keras", "save_keras", "model.keras", "keras"),
-    "joblib": ("reprokit.checkpoint.codecs.sklearn", "save_joblib", "model.joblib", "sklearn"),
-}
-_NOT_PYTORCH = {"numpy", "keras", "tensorflow", "sklearn"}
+_WRITERS = {form: (one, told) for one in frameworks().values() for form, told in one.stored.formats.items()}
+FORMATS = ("safetensors", *_WRITERS)
 
 
-def convert(checkpoint: Checkpoint, form: Format, folder: Path, *, types: Sequence[str] = ()) -> list[Path]:
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    form: str | None = None,
+    types: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> list[str]:
+    """Write a checkpoint into a new folder, as it is stored or converted, every byte verified; return the files' names.
+
+    Args:
+        form: One of FORMATS; the files as stored by default.
+        types: As for `convert`.
+    Raises:
+        RefusedError, DataMismatchError, UsageError: As `convert`.
+    """
+    check_claims(checkpoint)
+    if form is not None:
+        return [path.name for path in convert(checkpoint, form, folder, types=types)]
+    if types:
+        raise UsageError("--type goes with --format joblib.")
+    checkpoint.package.install(folder, progress=progress)
+    return list(checkpoint.package)
+
+
+def convert(checkpoint: Checkpoint, form: str, folder: Path, *, types: Sequence[str] = ()) -> list[Path]:
     """Write a checkpoint into a new folder, every byte verified; the folder appears whole or not at all.
 
     Args:
@@ -38,7 +60,7 @@ def convert(checkpoint: Checkpoint, form: Format, folder: Path, *, types: Sequen
         DataMismatchError: Something is corrupt, or cannot be had in that format.
         UsageError: The framework is not installed; or types were named for another format.
     """
-    if types and form != "joblib":
+    if types and not (form in _WRITERS and _WRITERS[form][1].takes_types):
         raise UsageError("Types are named for joblib files only.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RefusedError(f"{folder} exists and is not empty; nothing was written.", hint="Name a new folder.")
@@ -59,19 +81,20 @@ def convert(checkpoint: Checkpoint, form: Format, folder: Path, *, types: Sequen
     return sorted(folder.iterdir())
 
 
-def _write(checkpoint: Checkpoint, form: Format, folder: Path, types: Sequence[str]) -> None:
-    module, function, name, extra = _WRITERS[form]
+def _write(checkpoint: Checkpoint, form: str, folder: Path, types: Sequence[str]) -> None:
+    framework, told = _WRITERS[form]
+    module, _, function = told.writer.partition(":")
     try:
         write: Any = getattr(importlib.import_module(module), function)
     except ImportError as error:
         raise UsageError(
             f"Writing .{form} needs a library that is not installed here: {error.name}.",
-            hint=f"`pip install 'reprokit-runs[{extra}]'`",
+            hint=f"`pip install 'reprokit-runs[{framework.extra}]'`",
         ) from None
-    if form == "joblib":
-        write(checkpoint, folder / name, types=types)
+    if told.takes_types:
+        write(checkpoint, folder / told.file, types=types)
     else:
-        write(checkpoint, folder / name)
+        write(checkpoint, folder / told.file)
 
 
 def save_safetensors(checkpoint: Checkpoint, folder: Path) -> None:
@@ -83,14 +106,16 @@ def save_safetensors(checkpoint: Checkpoint, folder: Path) -> None:
     for section in checkpoint.sections:
         if f"{section}.safetensors.index.json" in checkpoint.package:
             _merge(checkpoint, section, folder / f"{section}.safetensors")
-    for name in ("state.json", "config.json", "model.skops"):
+    whole = [name for one in frameworks().values() for name in one.stored.files]
+    for name in ("state.json", "config.json", *whole):
         if name in checkpoint.package:
             (folder / name).write_bytes(checkpoint.package.entry(name).read())
 
 
 def _merge(checkpoint: Checkpoint, section: str, path: Path) -> None:
     aliases = checkpoint.aliases(section)
-    made_by = "np" if str(checkpoint.facts.get("framework")) in _NOT_PYTORCH else "pt"
+    framework = find(checkpoint.facts.framework)
+    made_by = framework.stored.made_by if framework is not None else "pt"
     arrays = {name: array for name, array in checkpoint.arrays(section).items() if name not in aliases}
     told = {name: (array.dtype, array.shape, len(array.data)) for name, array in arrays.items()}
     head, places = spell(told, metadata={**aliases, "format": made_by})

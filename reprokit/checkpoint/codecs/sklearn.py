@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import skops.io
-from skops.io.exceptions import UntrustedTypesFoundException
 
-from reprokit.checkpoint.reader import Checkpoint, load_checkpoint
+from reprokit.checkpoint.load import load_checkpoint
+from reprokit.checkpoint.reader import Checkpoint
 from reprokit.checkpoint.safe_pickle.load import BROKEN, load_pickled, not_named
 from reprokit.client.skops_audit import audit
+from reprokit.client.skops_import import skops_io
 from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.registry import Registry
 
@@ -56,9 +56,9 @@ def load_skops(data: bytes, *, types: Sequence[str] = (), what: str = "The skops
     """Return what a skops file of reprokit's holds; the errors are those of `load_estimator`."""
     try:
         audit(data)
-        return skops.io.loads(data, trusted=list(types))
-    except UntrustedTypesFoundException:
-        raise not_named(what, set(skops.io.get_untrusted_types(data=data)) - set(types)) from None
+        return skops_io.loads(data, trusted=list(types))
+    except skops_io.exceptions.UntrustedTypesFoundException:
+        raise not_named(what, set(skops_io.get_untrusted_types(data=data)) - set(types)) from None
     except BROKEN as error:
         raise DataMismatchError(
             f"{what} is not a skops file that reprokit wrote: {type(error).__name__}: {str(error)[:200]}."

@@ -41,7 +41,7 @@ def told(value: Any) -> str:
     """Return what a message says of something in a pickle: never its repr, which may be endless."""
     if isinstance(value, str):
         return repr(value[:80])
-    named = value if isinstance(value, type) or callable(value) else type(value)
+    named = value if callable(value) else type(value)
     return f"{getattr(named, '__module__', '?')}.{getattr(named, '__qualname__', '?')}"[:80]
 
 

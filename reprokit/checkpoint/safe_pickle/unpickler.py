@@ -47,7 +47,12 @@ _ENCODINGS = ("latin1", "latin-1", "utf-8", "ascii")
 _CONTAINERS: dict[str, Any] = {
     f"builtins.{kind.__name__}": kind
     for kind in (object, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, slice)
-} | {"collections.OrderedDict": collections.OrderedDict, "collections.defaultdict": collections.defaultdict}
+} | {
+    "builtins.long": int,  # as protocols up to 2 call them, which PyTorch writes
+    "builtins.unicode": str,
+    "collections.OrderedDict": collections.OrderedDict,
+    "collections.defaultdict": collections.defaultdict,
+}
 _SCALARS: dict[str, Any] = {
     f"numpy.{name}": getattr(np, name)
     for name in (

@@ -88,9 +88,8 @@ def _mapping(file: Path | None) -> dict[str, Any] | None:
         except ValueError as error:
             raise RecipeError(f"{file} is not JSON: {error}.") from None
     else:
-        load_yaml = importlib.import_module(
-            "reprokit.core.safe_yaml"
-        ).load_yaml  # a build without metadata does not pay
+        # a build without metadata does not pay
+        load_yaml = importlib.import_module("reprokit.core.safe_yaml").load_yaml
         value = load_yaml(file.read_bytes(), what=str(file))
     if not isinstance(value, dict):
         raise RecipeError(f"{file} must be a mapping.")

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from reprokit.checkpoint.codecs.convert import FORMATS, Format, convert
-from reprokit.checkpoint.reader import load_checkpoint
+from reprokit.checkpoint.codecs.convert import FORMATS, write_checkpoint
+from reprokit.checkpoint.load import load_checkpoint
 from reprokit.cli.face import Face, common
-from reprokit.errors import UsageError
 
 __all__ = ["checkpoint"]
 
@@ -32,18 +31,12 @@ def checkpoint() -> None:
     "--type", "types", multiple=True, metavar="NAME", help="With joblib: a type the estimator may hold, in full."
 )
 @common
-def get(face: Face, ref: str, folder: Path | None, form: Format | None, types: tuple[str, ...]) -> None:
+def get(face: Face, ref: str, folder: Path | None, form: str | None, types: tuple[str, ...]) -> None:
     """Write checkpoint REF (RUN@best:val_loss, RUN@epoch=2, NS/NAME:TAG) into FOLDER, every byte verified."""
     opened = load_checkpoint(ref, registry=face.registry())
     package = opened.package
     place = folder or Path(f"{package.name.partition('/')[2]}-{package.top_hash[:8]}")
-    if form is not None:
-        files = [path.name for path in convert(opened, form, place, types=types)]
-    elif types:
-        raise UsageError("--type goes with --format joblib.")
-    else:
-        package.install(place, progress=face)
-        files = list(package)
+    files = write_checkpoint(opened, place, form=form, types=types, progress=face)
     plain = {"package": package.name, "top_hash": package.top_hash, "folder": str(place), "files": files}
     told = ", ".join(files) if form is not None else f"{len(files)} files"
-    face.result(plain, f"{package.name}@{package.top_hash[:16]} → {place}: {told}, all verified")
+    face.result(plain, [f"{package.name}@{package.top_hash[:16]} → {place}: {told}, all verified"])

@@ -5,22 +5,110 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
-from reprokit.cli.commands.env import locked_environment
 from reprokit.cli.face import Face, common, size
-from reprokit.core.logical_keys import os_errors
-from reprokit.environment.local.interpreter import find_interpreter
-from reprokit.environment.lock_formats import as_environment_yml, as_explicit, as_pylock, as_requirements
-from reprokit.environment.pip.index import find_archives
-from reprokit.errors import EnvironmentMismatchError, UsageError
+from reprokit.core.atomic_files import os_errors
+from reprokit.errors import UsageError
+from reprokit.export.environment import export_environment
 from reprokit.export.image.context import write_image_context
 from reprokit.export.notebook import as_notebook
+from reprokit.runs.environment import environment_of
 from reprokit.runs.store import RunStore
 
 __all__ = ["export"]
+
+
+class _Asked(NamedTuple):
+    """What is exported, as what, and where to; options that only one form takes are None with the others."""
+
+    ref: str
+    form: str
+    output: Path | None
+    base: str | None
+    against: str | None
+
+
+class _Form(NamedTuple):
+    """One form of export.
+
+    Attributes:
+        help: What it is, in a few words.
+        write: Makes it, and tells the face.
+        option: The option that it takes and not every form does, without its dashes.
+    """
+
+    help: str
+    write: Callable[[Face, _Asked], None]
+    option: str | None = None
+
+
+def _tell(face: Face, asked: _Asked, text: str, **plain: object) -> None:
+    """Write what was made into the file that was asked for, or to stdout."""
+    output = asked.output
+    if output is not None:
+        with os_errors(f"Writing {output}"):
+            output.write_text(text, encoding="utf-8")
+    shown = f"wrote {output}" if output is not None else text.rstrip("\n")
+    face.result({"as": asked.form, "text": text, **plain}, shown)
+
+
+def _notebook(face: Face, asked: _Asked) -> None:
+    registry = face.registry()
+    run = RunStore(registry).load(asked.ref)
+    _tell(face, asked, as_notebook(run, registry=registry).decode(), run_id=run.record.run_id)
+
+
+def _report(face: Face, asked: _Asked) -> None:
+    if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib")):
+        raise UsageError(
+            "A report is drawn with matplotlib and jinja2, and they are not both installed.",
+            hint=f"Install them: `{sys.executable} -m pip install 'reprokit-runs[report]'`.",
+        )
+    # matplotlib is loaded for a report alone
+    as_report = importlib.import_module("reprokit.export.report.report").as_report
+    made = as_report(asked.ref, registry=face.registry(), against=asked.against, progress=face)
+    _tell(face, asked, made.html, run_id=made.run_id, other=made.other, verdict=made.verdict)
+
+
+def _environment(face: Face, asked: _Asked) -> None:
+    made = export_environment(
+        environment_of(asked.ref, registry=face.registry()), asked.form, cache=face.config.cache, progress=face
+    )
+    for package, why in made.missing.items():
+        face.note(f"{package} is not in it: {why}.")
+    _tell(face, asked, made.text, hash=made.hash, missing=made.missing)
+
+
+def _image(face: Face, asked: _Asked) -> None:
+    if asked.output is None:
+        raise UsageError("--as image writes a folder: name it with -o DIR.")
+    made = write_image_context(asked.ref, asked.output, context=face.context(), base=asked.base)
+    if "@sha256:" not in made.base:
+        face.note(f"The base image {made.base} is named by a tag, which may move: --base IMAGE@sha256:… pins it.")
+    plain = {
+        "as": "image", "run_id": made.run_id, "folder": str(made.folder), "base": made.base, "hash": made.environment,
+        "packages": made.packages, "size": made.size,
+    }  # fmt: skip
+    text = [f"wrote {made.folder}: {made.packages} packages, {size(made.size)}"]
+    text.append(f"  podman build --network none -t {made.image} {made.folder}")
+    text.append(f"  podman run --rm --network none {made.image}")
+    face.result(plain, text)
+
+
+_FORMS = {
+    "environment.yml": _Form("a conda environment", _environment),
+    "explicit": _Form("its explicit list", _environment),
+    "pylock": _Form("pylock.toml (PEP 751)", _environment),
+    "requirements": _Form("a requirements file with hashes", _environment),
+    "image": _Form("what an image is built from", _image, option="base"),
+    "notebook": _Form("a notebook on the run's data and best checkpoint", _notebook),
+    "report": _Form("a page for people", _report, option="against"),
+}
 
 
 @click.command()
@@ -29,9 +117,8 @@ __all__ = ["export"]
     "--as",
     "form",
     required=True,
-    type=click.Choice(["environment.yml", "explicit", "pylock", "requirements", "image", "notebook", "report"]),
-    help="A conda environment, its explicit list, pylock.toml (PEP 751), a requirements file with hashes; what an "
-    "image is built from; a notebook; or a report for people.",
+    type=click.Choice(list(_FORMS)),
+    help="; ".join(f"{name}: {form.help}" for name, form in _FORMS.items()) + ".",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write a file, and not to stdout; of an image, a folder."
@@ -53,75 +140,8 @@ def export(face: Face, ref: str, form: str, output: Path | None, base: str | Non
     report: a page of HTML on a reproduction and its original: the verdict, where and why they differ, curves, and the
     model layer by layer. Of an original it is on its newest reproduction.
     """
-    if against is not None and form != "report":
-        raise UsageError(f"--against is for --as report, not for {form}.")
-    if form == "image":
-        _image(face, ref, output, base)
-        return
-    if base is not None:
-        raise UsageError(f"--base is for --as image, not for {form}.")
-    if form == "report":
-        text, plain = _report(face, ref, against)
-    else:
-        text, plain = _notebook(face, ref) if form == "notebook" else _environment(face, ref, form)
-    if output is not None:
-        with os_errors(f"Writing {output}"):
-            output.write_text(text, encoding="utf-8")
-    face.result({"as": form, "text": text, **plain}, f"wrote {output}" if output is not None else text.rstrip("\n"))
-
-
-def _notebook(face: Face, ref: str) -> tuple[str, dict[str, object]]:
-    registry = face.registry()
-    run = RunStore(registry).load(ref)
-    return as_notebook(run, registry=registry).decode(), {"run_id": run.record.run_id}
-
-
-def _report(face: Face, ref: str, against: str | None) -> tuple[str, dict[str, object]]:
-    if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib")):
-        raise UsageError(
-            "A report is drawn with matplotlib and jinja2, and they are not both installed.",
-            hint=f"Install them: `{sys.executable} -m pip install 'reprokit-runs[report]'`.",
-        )
-    as_report = importlib.import_module(
-        "reprokit.export.report.report"
-    ).as_report  # matplotlib is loaded for a report alone
-    made = as_report(ref, registry=face.registry(), against=against, progress=face)
-    return made.html, {"run_id": made.run_id, "other": made.other, "verdict": made.verdict}
-
-
-def _environment(face: Face, ref: str, form: str) -> tuple[str, dict[str, object]]:
-    """Return an environment's text, and what else is to be said in JSON."""
-    locked, vault, name = locked_environment(face, ref)
-    if locked.container is not None:
-        raise EnvironmentMismatchError(f"The environment is the image {locked.container}: it has no packages to list.")
-    archives = list(vault.archives)
-    lost: dict[str, str] = {}
-    if form == "environment.yml":
-        text = as_environment_yml(locked, archives, name=name)
-    elif form == "explicit":
-        text, lost = as_explicit(locked, archives)
-    else:
-        wheels = [one for one in archives if one.kind == "pip" and one.file and one.sha256]
-        if {one.name for one in wheels} != {one.name for one in locked.pip}:
-            base = find_interpreter(version=locked.python, implementation=locked.implementation, system=locked.platform)
-            wheels, lost = find_archives(locked, interpreter=base, cache=face.config.cache, progress=face)
-        text = (as_pylock if form == "pylock" else as_requirements)(locked, wheels, lost)
-    for package, why in lost.items():
-        face.note(f"{package} is not in it: {why}.")
-    return text, {"hash": locked.hash, "missing": lost}
-
-
-def _image(face: Face, ref: str, output: Path | None, base: str | None) -> None:
-    if output is None:
-        raise UsageError("--as image writes a folder: name it with -o DIR.")
-    made = write_image_context(ref, output, registry=face.registry(), cache=face.config.cache, base=base, progress=face)
-    if "@sha256:" not in made.base:
-        face.note(f"The base image {made.base} is named by a tag, which may move: --base IMAGE@sha256:… pins it.")
-    plain = {
-        "as": "image", "run_id": made.run_id, "folder": str(made.folder), "base": made.base, "hash": made.environment,
-        "packages": made.packages, "size": made.size,
-    }  # fmt: skip
-    text = f"wrote {made.folder}: {made.packages} packages, {size(made.size)}\n"
-    text += f"  podman build --network none -t {made.image} {made.folder}\n"
-    text += f"  podman run --rm --network none {made.image}"
-    face.result(plain, text)
+    for option, value in (("against", against), ("base", base)):
+        if value is not None and option != _FORMS[form].option:
+            takes = next(name for name, other in _FORMS.items() if other.option == option)
+            raise UsageError(f"--{option} is for --as {takes}, not for {form}.")
+    _FORMS[form].write(face, _Asked(ref, form, output, base, against))

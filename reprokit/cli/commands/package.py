@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from reprokit.runs.listing import log as history
+
+if TYPE_CHECKING:
+    from reprokit.comparison.verify import Verification
+
+
 import importlib
 import re
 import sys
@@ -12,14 +20,11 @@ from pathlib import Path
 import click
 
 from reprokit.cli.face import Face, common
-from reprokit.core.refs import PackageRef, check_package_name, is_package_ref
-from reprokit.errors import NotFoundError, UsageError
-from reprokit.packages.package import RESERVED, Package, Problem, verify_registry
+from reprokit.core.refs import PackageRef
+from reprokit.errors import UsageError
+from reprokit.packages.package import Package
 from reprokit.registry import Registry
-from reprokit.registry.gc import uses as find_uses
-from reprokit.registry.local import LocalRegistry
-from reprokit.registry.repair import set_aside_damaged
-from reprokit.runs.store import RunStore
+from reprokit.registry.uses import uses as find_uses
 
 __all__ = ["install", "log", "tag", "verify"]
 
@@ -42,30 +47,15 @@ def install(face: Face, ref: str, folder: Path | None) -> None:
 @common
 def log(face: Face, name: str) -> None:
     """Show the history of package NAME, newest first, its chain of hashes verified."""
-    registry = face.registry()
-    entries = registry.log(check_package_name(name))
-    if not entries:
-        raise NotFoundError(f"No package {name} in {registry.url}.", hint="`reprokit ls` lists the packages.")
-    rows, lines = [], []
-    for entry in reversed(entries):
-        message = _message(registry, entry.top_hash)
-        pointing = sorted(tag for tag, hash_ in entries[-1].tags.items() if hash_ == entry.top_hash)
-        time = datetime.fromtimestamp(entry.time / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        rows.append({"seq": entry.seq, "action": entry.action, "top_hash": entry.top_hash, "time": entry.time,
-                     "writer": entry.writer, "message": message, "note": entry.note, "tags": pointing,
-                     "permanent": [tag for tag in entries[-1].permanent if tag in pointing]})  # fmt: skip
-        marks = f" ({', '.join(tag + '!' * (tag in entries[-1].permanent) for tag in pointing)})" if pointing else ""
-        said = entry.note if entry.action != "publish" and entry.note else message
-        doing = "" if entry.action == "publish" else f"  {entry.action}"
-        lines.append(f"{entry.top_hash[:16]}  {time}  {entry.writer}{doing}{marks}  {said or ''}".rstrip())
-    face.result(rows, "\n".join(lines))
-
-
-def _message(registry: Registry, top_hash: str) -> object:
-    try:
-        return registry.read_header(top_hash).get("message")
-    except NotFoundError:  # deleted, and swept by gc
-        return None
+    lines = []
+    rows = history(name, registry=face.registry())
+    for row in rows:
+        time = datetime.fromtimestamp(row.time / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        marks = f" ({', '.join(tag + '!' * (tag in row.permanent) for tag in row.tags)})" if row.tags else ""
+        said = row.note if row.action != "publish" and row.note else row.message
+        doing = "" if row.action == "publish" else f"  {row.action}"
+        lines.append(f"{row.top_hash[:16]}  {time}  {row.writer}{doing}{marks}  {said or ''}".rstrip())
+    face.result([row.plain() for row in rows], lines)
 
 
 @click.command()
@@ -101,60 +91,32 @@ def tag(face: Face, ref: str, name: str, permanent: bool, take_away: bool) -> No
 def verify(face: Face, refs: tuple[str, ...], everything: bool, repair: bool, uses: str | None) -> None:
     """Read every byte of REFS (package versions or runs) and compare it with its hash. Exit 4 if something is wrong.
 
-    The record of a run is also held against the checkpoints, outputs and metrics that it names.
+    Of a run its checkpoints are read too, and tensors and states digested again. Its record is held against its lock,
+    the checkpoints, outputs and metrics that it names and what was published of it before; the verdicts on it against
+    both records. With --all, histories that got shorter since this machine saw them are named.
     """
-    registry = face.registry()
+    context = face.context()
     if uses is not None:
         if refs or everything or repair:
             raise UsageError("--uses goes with no REF and not with --all or --repair.")
-        _print_uses(face, registry, uses)
+        _print_uses(face, context.registry, uses)
         return
-    if bool(refs) == everything:
-        raise UsageError("Name what to verify, or give --all.")
-    if repair and not (everything and isinstance(registry, LocalRegistry)):
-        raise UsageError("--repair goes with --all, and with a registry of reprokit's in a folder.")
-    problems: list[Problem] = []
-    versions = 0
-    moved = set_aside_damaged(registry, progress=face) if repair and isinstance(registry, LocalRegistry) else []
-    if everything:
-        versions, problems = verify_registry(registry, progress=face)
-    for ref in refs:
-        name = ref if is_package_ref(ref) else f"{RESERVED}/{RunStore(registry).find(ref)}"
-        package = Package.open(name, registry=registry)
-        found = package.verify(progress=face)
-        if not is_package_ref(ref) and not found:
-            check = importlib.import_module(
-                "reprokit.comparison.record_check"
-            ).contradictions  # loads what reads checkpoints
-            told = check(RunStore(registry).load(ref), registry)
-            found = [
-                Problem(
-                    package=package.name,
-                    top_hash=package.top_hash,
-                    logical_key="record.json",
-                    message=f"record.json: {what}: {how}",
-                )
-                for what, how in told
-            ]
-        problems += found
-        versions += 1
-    wrong = [problem for problem in problems if not problem.purged]
-    plain = {"versions": versions, "problems": [asdict(problem) for problem in problems]}
+    check = importlib.import_module("reprokit.comparison.verify").verify  # loads what reads checkpoints
+    found: Verification = check(refs, context=context, everything=everything, repair=repair)
     lines = [
         f"  set aside  {aside.file} → {aside.moved_to}" + (f", {aside.kept:,} sound objects kept" if aside.kept else "")
-        for aside in moved
+        for aside in found.set_aside or ()
     ]
-    if repair:
-        plain["set_aside"] = [asdict(aside) for aside in moved]
-    for problem in problems:
+    for problem in found.problems:
         where = f"{problem.package}@{problem.top_hash[:8]}  " if problem.package else ""
         lines.append(f"  {where}{problem.message}")
-    purged = len(problems) - len(wrong)
+    purged = len(found.problems) - len(found.wrong)
     lines.append(
-        f"{versions} version(s) verified, {len(wrong)} problem(s)" + (f", {purged} purged entries" if purged else "")
+        f"{found.versions} version(s) verified, {len(found.wrong)} problem(s)"
+        + (f", {purged} purged entries" if purged else "")
     )
-    face.result(plain, "\n".join(lines))
-    sys.exit(4 if wrong else 0)
+    face.result(found.plain(), lines)
+    sys.exit(4 if found.wrong else 0)
 
 
 def _print_uses(face: Face, registry: Registry, prefix: str) -> None:
@@ -162,4 +124,4 @@ def _print_uses(face: Face, registry: Registry, prefix: str) -> None:
         raise UsageError(f"Not a digest: {prefix!r}.", hint="Give 6 to 64 hexadecimal digits.")
     found = find_uses(registry, prefix)
     lines = [f"{use.package}@{use.top_hash[:16]}  {use.logical_key}" for use in found]
-    face.result([asdict(use) for use in found], "\n".join(lines) or f"no version in {registry.url} holds {prefix}")
+    face.result([asdict(use) for use in found], lines or [f"no version in {registry.url} holds {prefix}"])

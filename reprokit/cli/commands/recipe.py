@@ -10,53 +10,28 @@ import msgspec
 
 from reprokit.cli.face import Face, common
 from reprokit.core.canonical_json import canonical
-from reprokit.core.config import CONFIG_FILE
-from reprokit.errors import NotFoundError, RefusedError
+from reprokit.locking.draft import draft
 from reprokit.locking.git_tree import Repository
-from reprokit.locking.recipe_lock import lock_recipe, recipe_lock_path
+from reprokit.locking.recipe_file import recipe_lock_path
+from reprokit.locking.recipe_lock import lock_recipe
 from reprokit.schema.recipe import json_schema
 
 __all__ = ["init", "lock", "schema"]
-
-_DRAFT = """\
-name: {name}
-code: {{{kind}: {script}}}
-environment: current
-data: {{}}                        # images: {{package: vision/cifar10, path: data/cifar10}}
-params: {{}}                      # epochs: 3; the script reads them with reprokit.params()
-execution: {{seed: 42, determinism: strict}}
-checkpoints: {{package: {name}/model}}
-outputs: []                     # files that the script writes, such as metrics.json
-"""
 
 
 @click.command()
 @click.argument("script", required=False)
 @common
 def init(face: Face, script: str | None) -> None:
-    """Name the project's registry in .reprokit/config.yaml, and draft a recipe for SCRIPT, which may be a notebook."""
-    root = Repository(Path.cwd()).root
-    made = []
-    config = root / CONFIG_FILE
-    if face.registry_option and not config.exists():
-        config.parent.mkdir(exist_ok=True)
-        config.write_text(f"registry: {json.dumps(face.registry_option)}\n")
-        made.append(str(config))
-    if script is not None:
-        if not Path(script).is_file():
-            raise NotFoundError(f"No script {script}.", hint="Name an existing Python file or notebook.")
-        relative = Repository(Path.cwd()).relative(Path(script))
-        name = Path(script).stem.replace(".", "-")
-        recipe = root / "recipes" / f"{name}.yaml"
-        if recipe.exists():
-            raise RefusedError(f"{recipe} exists; nothing was written.", hint="Edit it, or move it away.")
-        recipe.parent.mkdir(exist_ok=True)
-        kind = "notebook" if relative.endswith(".ipynb") else "entrypoint"
-        recipe.write_text(_DRAFT.format(name=name, kind=kind, script=relative))
-        made.append(str(recipe))
-    face.result(
-        {"made": made}, "\n".join(f"made {path}" for path in made) or "nothing to do: give --registry or SCRIPT"
-    )
+    """Name the project's registry in .reprokit/config.yaml, and draft a recipe for SCRIPT, which may be a notebook.
+
+    If SCRIPT reads a command line (argparse, click, typer, fire, absl, Hydra, Lightning's CLI, HfArgumentParser), its
+    options become parameters that it gets as flags. It is read for that, not executed.
+    """
+    made = draft(script, registry=face.registry_option)
+    names = [str(path) for path in made]
+    told = "\n".join(f"made {name}" for name in names) or "nothing to do: give --registry or SCRIPT"
+    face.result({"made": names}, told)
 
 
 @click.command()
@@ -71,10 +46,7 @@ def lock(face: Face, recipe: Path, upgrade: bool, archives: bool) -> None:
     solver, a requirements file or pyproject.toml by pip, from what channels and indexes offer now.
     """
     root = Repository(recipe.absolute().parent).root
-    made, changes = lock_recipe(
-        recipe, registry=face.registry(), root=root, cache=face.config.cache, upgrade=upgrade, archives=archives,
-        progress=face,
-    )  # fmt: skip
+    made, changes = lock_recipe(recipe, context=face.context(), root=root, upgrade=upgrade, archives=archives)
     lines = [f"  environment  {made.environment.hash[:8]}  {made.environment.size} packages"]
     lines += [f"    {change}" for change in changes.environment]
     moved = {name: before for name, before, _ in changes.data}
@@ -83,7 +55,7 @@ def lock(face: Face, recipe: Path, upgrade: bool, archives: bool) -> None:
         note = "" if pin.name not in moved else " (new)" if before is None else f" (was {before[:8]})"
         lines.append(f"  data.{pin.name}  {pin}{note}")
     file = recipe_lock_path(recipe)
-    face.result(json.loads(canonical(msgspec.to_builtins(made))), "\n".join([f"locked {file}", *lines]))
+    face.result(json.loads(canonical(msgspec.to_builtins(made))), [f"locked {file}", *lines])
 
 
 @click.command()

@@ -9,12 +9,10 @@ from typing import Any
 import click
 
 from reprokit.cli.face import Face, absolute_address, common, size
-from reprokit.core.refs import is_package_ref, parse_run
 from reprokit.errors import UsageError
 from reprokit.registry import Registry, open_registry, registry_folder
 from reprokit.registry.quilt import QuiltRegistry
 from reprokit.registry.quilt_writer import QuiltWriter
-from reprokit.runs.store import RunStore
 from reprokit.runs.transfer import Transfer
 from reprokit.runs.transfer import pull as pull_version
 from reprokit.runs.transfer import push as push_version
@@ -34,7 +32,7 @@ _all = click.option(
     "--all",
     "everything",
     is_flag=True,
-    help="Of a run, also the inputs and checkpoints that its record names, and the verdicts on it.",
+    help="Of a run, also the inputs and checkpoints that it names, the verdicts on it, and the records behind those.",
 )
 
 
@@ -58,8 +56,7 @@ def push(
     opened = _target(target, layout)
     done: list[Transfer] = []
     for ref in refs:
-        name = _name(ref, source)
-        done += push_version(name, source=source, target=opened, tags=tags, everything=everything, progress=face)
+        done += push_version(ref, source=source, target=opened, tags=tags, everything=everything, progress=face)
     _tell(face, done)
 
 
@@ -91,19 +88,8 @@ def pull(
     target = face.registry()
     done: list[Transfer] = []
     for ref in refs:
-        name = _name(ref, opened)
-        done += pull_version(name, source=opened, target=target, tags=tags, everything=everything, progress=face)
+        done += pull_version(ref, source=opened, target=target, tags=tags, everything=everything, progress=face)
     _tell(face, done)
-
-
-def _name(ref: str, source: Registry) -> str:
-    if is_package_ref(ref):
-        return ref
-    parsed = parse_run(ref)
-    if parsed.selector is not None:
-        chosen = RunStore(source).checkpoint(parsed)
-        return f"{chosen.package}@{chosen.top_hash}"
-    return f"runs/{RunStore(source).find(parsed.run)}"
 
 
 def _target(address: str, layout: str | None) -> Registry | QuiltWriter:
@@ -126,4 +112,4 @@ def _tell(face: Face, done: list[Transfer]) -> None:
         copied = f"{one.new_objects:,} objects copied, {size(one.new_bytes)} new" if one.published else "already there"
         lines.append(f"{one.name}@{one.top_hash} → {one.target}{marks}")
         lines.append(f"  {one.entries:,} entries, {size(one.size)}; {copied}")
-    face.result([asdict(one) for one in done], "\n".join(lines))
+    face.result([asdict(one) for one in done], lines)

@@ -7,13 +7,16 @@ from dataclasses import asdict
 import click
 
 from reprokit.cli.face import Face, common, size
-from reprokit.core.refs import PackageRef, is_package_ref
-from reprokit.errors import RefusedError, UsageError
-from reprokit.packages.package import RESERVED, VERDICTS
+from reprokit.core.refs import PackageRef
+from reprokit.core.scratch import sweep
+from reprokit.core.terminal_text import printable
+from reprokit.errors import RegistryError, UsageError
+from reprokit.packages.purge import purge as purge_objects
 from reprokit.registry import Registry
-from reprokit.registry.gc import GRACE, collect_garbage, find_object
-from reprokit.registry.gc import purge as purge_objects
+from reprokit.registry.gc import GRACE, collect_garbage
 from reprokit.registry.local import LocalRegistry
+from reprokit.registry.uses import find_objects
+from reprokit.runs.remove import rm as remove
 from reprokit.runs.store import RunStore
 
 __all__ = ["gc", "purge", "rm", "rollback"]
@@ -46,35 +49,9 @@ def rollback(face: Face, ref: str, message: str | None) -> None:
 @common
 def rm(face: Face, ref: str, message: str | None, force: bool) -> None:
     """Delete a package version (NS/NAME@HASH, NS/NAME:TAG) or a run. Its bytes go when `gc` finds them unused."""
-    registry = face.registry()
-    runs = RunStore(registry)
-    if not is_package_ref(ref):
-        run = runs.load(ref)
-        if run.record.status == "running":
-            raise RefusedError(f"Run {run.record.run_id} is running.", hint="Stop it first.")
-        name = f"{RESERVED}/{run.record.run_id}"
-        hashes = registry.top_hashes(name)
-        users = runs.needing(run.record.run_id)
-    else:
-        parsed = PackageRef.parse(ref)
-        if parsed.tag is None and parsed.hash is None:
-            raise UsageError(
-                f"{ref} names all versions of a package.", hint=f"Name one: {ref}@HASH, as `reprokit log {ref}` lists."
-            )
-        if parsed.name.partition("/")[0] == VERDICTS:
-            raise RefusedError(f"{ref} is a verdict: they are only ever added to.")
-        name, hashes = parsed.name, [registry.resolve(parsed)]
-        users = runs.users(name, hashes[0])
-    if users and not force:
-        shown = ", ".join(users[:4]) + (f" and {len(users) - 4} more" if len(users) > 4 else "")
-        raise RefusedError(
-            f"{ref} is used by {shown}, which could not be reproduced without it.",
-            hint="Give --force to delete it all the same.",
-        )
-    for top_hash in hashes:
-        registry.delete(name, top_hash, note=message)
-    plain = {"name": name, "deleted": hashes, "used_by": users}
-    face.result(plain, f"{name}: {len(hashes)} version(s) deleted; `reprokit gc` frees what nothing uses")
+    done = remove(ref, registry=face.registry(), message=message, force=force)
+    told = f"{len(done.deleted)} version(s) deleted; `reprokit gc` frees what nothing uses"
+    face.result(done.plain(), f"{done.name}: {told}")
 
 
 @click.command()
@@ -90,9 +67,10 @@ def rm(face: Face, ref: str, message: str | None, force: bool) -> None:
 @click.option("--thorough", is_flag=True, help="Write every pack anew that holds anything unused.")
 @common
 def gc(face: Face, dry_run: bool, grace: float, thorough: bool) -> None:
-    """Remove from the registry what no version uses."""
+    """Remove from the registry what no version uses, and from this machine the scratch folders of killed runs."""
     registry = _local(face.registry())
     swept = collect_garbage(registry, grace=grace * 3600, dry_run=dry_run, thorough=thorough, progress=face)
+    count, freed = sweep(dry_run=dry_run)
     verb = "would be freed" if dry_run else "freed"
     lines = [
         f"{size(swept.bytes)} {verb} in {registry.url}",
@@ -101,9 +79,12 @@ def gc(face: Face, dry_run: bool, grace: float, thorough: bool) -> None:
         f"  {swept.packs:>7,} packs removed, {swept.rewritten:,} written anew",
         f"  {swept.temporary:>7,} leftovers of writers that died",
     ]
+    if count:
+        lines.append(f"  {count:>7,} scratch folders of killed runs on this machine, {size(freed)} {verb}")
     if swept.kept:
         lines.append(f"  {swept.kept:>7,} unused things stay: they are younger than {grace:g} h, or a run is alive")
-    face.result(asdict(swept), "\n".join([*lines, *swept.notes]))
+    plain = {**asdict(swept), "scratch": count, "scratch_bytes": freed}
+    face.result(plain, [*lines, *swept.notes])
 
 
 @click.command()
@@ -118,12 +99,7 @@ def purge(face: Face, objects: tuple[str, ...], entries: tuple[str, ...], reason
     Every version that holds them keeps its name and loses the bytes. A tombstone says when, by whom and why.
     """
     registry = _local(face.registry())
-    digests = {find_object(registry, prefix) for prefix in objects}
-    for place in entries:
-        ref, separator, key = _split_entry(place)
-        if not separator:
-            raise UsageError(f"Not an entry: {place!r}.", hint="Write NS/NAME@HASH:KEY.")
-        digests.add(registry.read_manifest(registry.resolve(PackageRef.parse(ref)))[key].digest)
+    digests = find_objects(registry, objects, entries)
     if not digests:
         raise UsageError("Name the objects to erase, or entries with --entry.")
     if not yes:
@@ -133,17 +109,23 @@ def purge(face: Face, objects: tuple[str, ...], entries: tuple[str, ...], reason
             abort=True,
             err=True,
         )
-    affected = purge_objects(registry, digests, cache=face.config.cache, reason=reason)
-    plain = {"purged": sorted(digest.hex for digest in digests), "affected": [asdict(use) for use in affected]}
+    done = purge_objects(registry, digests, cache=face.config.cache, reason=reason, also=[face.config.home / "runs"])
+    running = RunStore(registry).running_with({use.top_hash for use in done.affected})
+    plain = {
+        "purged": sorted(digest.hex for digest in digests),
+        "affected": [asdict(use) for use in done.affected],
+        "copies": [str(path) for path in done.copies],
+        "left": [{"path": str(path), "why": why} for path, why in done.left],
+        "running": running,
+    }
     lines = [f"{len(digests)} object(s) erased, from:"]
-    lines += [f"  {use.package}@{use.top_hash[:12]}  {use.logical_key}" for use in affected]
-    face.result(plain, "\n".join(lines))
-
-
-def _split_entry(place: str) -> tuple[str, str, str]:
-    """Split NS/NAME@HASH:KEY, NS/NAME:TAG:KEY or NS/NAME:KEY."""
-    ref, separator, rest = place.partition(":")
-    if "@" not in ref and ":" in rest:
-        tag, _, rest = rest.partition(":")
-        ref = f"{ref}:{tag}"
-    return ref, separator, rest
+    lines += [f"  {use.package}@{use.top_hash[:12]}  {use.logical_key}" for use in done.affected]
+    lines += [f"  {path}" for path in done.copies]
+    lines += [f"Run {run} goes on, and an input of it held what was erased: it is likely to fail." for run in running]
+    face.result(plain, lines)
+    if done.left:
+        shown = "; ".join(f"{path}: {why}" for path, why in done.left[:6])
+        raise RegistryError(
+            f"{len(done.left)} copies could not be erased: {printable(shown, 2000)}.",
+            hint="Erase them by hand, or purge again as who may.",
+        )

@@ -12,7 +12,7 @@ def make_bars() -> Progress:
     """Return bars that vanish when their work is done."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

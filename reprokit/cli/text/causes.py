@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+
+from reprokit.core.terminal_text import one_line
 from reprokit.schema.verdict import Cause, Verdict
 
 __all__ = ["explanation_text"]
@@ -18,7 +21,7 @@ def _block(cause: Cause, original: str) -> str:
     lines += [f"            why: {cause.why}"] if cause.why else []
     lines += [f"              {line}" for line in cause.lines]
     if cause.factor is not None:
-        lines.append(f"            try: reprokit reproduce {original} --with {_quoted(cause.factor)}")
+        lines.append(f"            try: reprokit reproduce {original} --with {shlex.quote(cause.factor.option)}")
     elif cause.kind == "machine":
         lines.append(
             "            no option gives another machine's numbers to a run; `reprokit env check` compares them"
@@ -27,8 +30,4 @@ def _block(cause: Cause, original: str) -> str:
         lines.append("            declare it under `data:` in the recipe: then it is pinned")
     elif cause.kind == "unexplained":
         lines.append("            try: reprokit doctor RECIPE looks for what is left to chance")
-    return "\n".join(lines)
-
-
-def _quoted(factor: str) -> str:
-    return f"'{factor}'" if set(factor) & set(' "[]{}*?$&|;<>()`\\!#') else factor
+    return "\n".join(map(one_line, lines))

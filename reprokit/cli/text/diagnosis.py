@@ -1,57 +1,15 @@
-"""doctor."""
+"""What `doctor` saw, as people read it."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import click
-
-from reprokit.cli.commands.run import parse_params
-from reprokit.cli.face import Face, common
-from reprokit.doctor.ablation import PARTS
-from reprokit.doctor.doctor import ALL
-from reprokit.doctor.doctor import doctor as examine
+from reprokit.cli.text.table import table
 from reprokit.doctor.findings import Diagnosis, Omission
 
-__all__ = ["doctor"]
-
-
-@click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="Override a parameter.")
-@click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True, help="Steps between checkpoints.")
-@click.option(
-    "--omit",
-    multiple=True,
-    metavar="PART",
-    type=click.Choice([*PARTS, ALL]),
-    help=f"Leave a part of the state out of the restore, to see that it is noticed: {', '.join(PARTS)}; {ALL}.",
-)
-@common
-def doctor(face: Face, recipe: Path, params: tuple[str, ...], steps: int, omit: tuple[str, ...]) -> None:
-    """See whether RECIPE's training resumes bit for bit: train, save, go on here and in a fresh process, compare.
-
-    What does not come back is named, with what to pass to the callback; what gives other bits on other machines too.
-    Files are taken as they are, committed or not, and nothing is recorded. Exit code 0 if all is well, 7 if something
-    is lost, 8 if it could not be seen or a part left out by --omit was not noticed, 6 if the script failed.
-    """
-    diagnosis = examine(
-        recipe,
-        registry=face.registry_option,
-        params=parse_params(params),
-        steps=steps,
-        omit=omit,
-        progress=face,
-        echo=face.write if face.verbose else None,
-    )
-    face.result(diagnosis.plain(), lambda: diagnosis_text(diagnosis))
-    sys.exit(diagnosis.exit_code)
-
+__all__ = ["diagnosis_text"]
 
 _RESULTS = {
     "BITWISE": "BITWISE: a fresh process went on to the very same bits, and everything found came back",
-    "INCOMPLETE": "INCOMPLETE: equal bits so far, but something that training depends on is not in the checkpoint",
+    "INCOMPLETE": "INCOMPLETE: equal bits so far, but something that training moves is not in the checkpoint",
     "DIVERGED": "DIVERGED: a resumed run does not go on as this one would have",
     "INCONCLUSIVE": "INCONCLUSIVE: it could not be seen whether a run of this script resumes",
 }
@@ -73,8 +31,7 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
     rows.append(
         ("result", f"{diagnosis.result}: {diagnosis.reason}" if diagnosis.reason else _RESULTS[diagnosis.result])
     )
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+    return table(rows)
 
 
 def _omission(omission: Omission) -> str:

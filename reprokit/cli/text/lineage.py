@@ -1,29 +1,15 @@
-"""lineage."""
+"""Lineage as a tree."""
 
 from __future__ import annotations
 
-import click
-
-from reprokit.cli.face import Face, common
-from reprokit.packages.package import RESERVED
+from reprokit.core.refs import RESERVED
+from reprokit.core.terminal_text import one_line
 from reprokit.runs.lineage import Lineage, RunNode, Use
-from reprokit.runs.lineage import lineage as trace
 
-__all__ = ["lineage"]
-
-
-@click.command()
-@click.argument("ref")
-@click.option("--forward", is_flag=True, help="What was made from it, instead of what it was made from.")
-@common
-def lineage(face: Face, ref: str, forward: bool) -> None:
-    """Show the chain of runs that REF (a run, RUN@best, a package version) was made by, down to the first inputs."""
-    face.recover()
-    found = trace(ref, registry=face.registry(), forward=forward)
-    face.result(found.plain(), lambda: "\n".join(_tree(found)))
+__all__ = ["lineage_text"]
 
 
-def _tree(found: Lineage) -> list[str]:
+def lineage_text(found: Lineage) -> str:
     """Return the graph as a tree, a run's own inputs (or users) told the first time that the run is met."""
     runs = {node.run_id: node for node in found.runs}
     children: dict[str, list[tuple[str, str | None]]] = {}
@@ -55,7 +41,7 @@ def _tree(found: Lineage) -> list[str]:
             children[run_id] = []
         deeper = prefix + ("   " if last else "│  ")
         pending += [(deeper, line, at == len(below) - 1) for at, line in enumerate(below)][::-1]
-    return lines
+    return "\n".join(map(one_line, lines))
 
 
 def _at(node: RunNode, checkpoint: str | None = None) -> str:

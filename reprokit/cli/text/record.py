@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+import msgspec
+
 from reprokit.cli.face import size
 from reprokit.cli.text.sparks import curve_lines
+from reprokit.cli.text.table import lines_of, table
 from reprokit.schema.record import CheckpointEntry, Record
-from reprokit.schema.verdict import Comparison, Verdict, VerdictRecord
+from reprokit.schema.verdict import Comparison, Rung, Verdict, VerdictRecord
 
 __all__ = ["checkpoint_line", "kept_verdict_text", "metrics_text", "run_text", "verdict_text"]
 
@@ -18,40 +21,38 @@ def metrics_text(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name}={value:.6g}" for name, value in metrics.items())
 
 
-def checkpoint_line(
-    entry: CheckpointEntry, kind: str = "checkpoint", *, among: Sequence[CheckpointEntry] = (), total: int | None = None
-) -> str:
+def checkpoint_line(entry: CheckpointEntry, *, among: Sequence[CheckpointEntry] = (), total: int | None = None) -> str:
     """Return a checkpoint in a line.
 
     Args:
         among: The others of its run; where several are of one epoch, each says its step.
         total: Bytes of its files, if that is to be said.
     """
-    several = sum(other.epoch == entry.epoch for other in among) > 1
-    if kind == "initial":
-        where = "initial"
-    elif entry.epoch is None:
-        where = f"step {entry.step}"
-    elif entry.step is not None and (several or entry.batch is not None or entry.reason):
-        where = f"epoch {entry.epoch} step {entry.step}"
-    else:
-        where = f"epoch {entry.epoch}"
-    parts = [f"{where:<9} {entry.package}@{entry.top_hash[:8]}"]
+    place = entry.place
+    alike = [other for other in among if other.place.comparable == place.comparable]
+    if not place.is_counted and entry in alike:
+        place = msgspec.structs.replace(place, save=1 + alike.index(entry))
+    several = place.epoch is not None and sum(other.epoch == entry.epoch for other in among) > 1
+    where = place.exact if several or place.batch is not None or place.is_by_chance else str(place)
+    parts = [f"{where:<13} {entry.package}@{entry.top_hash[:8]}"]
     parts += [f"{size(total):>8}"] if total is not None else []
     parts += ["dropped"] if entry.dropped else []
-    parts += [f"on {entry.reason}"] if entry.reason else []
+    parts += [f"on {entry.kind}"] if place.is_by_chance else []
     return "  ".join([*parts, metrics_text(entry.metrics)]).rstrip()
 
 
 def run_text(record: Record) -> str:
     """Return what `show RUN` and the end of `run` print."""
     rows: list[tuple[str, str]] = [("run", f"{record.run_id}  {record.name}"), ("status", record.status)]
+    rows += [("by", record.by)] if record.by else []
+    rows += [("resumed", str(attempt).removeprefix("resumed ")) for attempt in record.attempts]
     if record.failure:
-        rows.append(("failure", record.failure.replace("\n", "\n" + " " * 15)))
+        rows += lines_of("failure", record.failure)
     if record.code is not None:
         commit = (record.code.commit or "")[:8]
         dirty = " with uncommitted changes" if record.code.dirty else ""
-        rows.append(("code", f"{commit}{dirty} (tree {record.code.tree[:8]})"))
+        in_place = ", in the working tree" if record.execution is not None and record.execution.in_place else ""
+        rows.append(("code", f"{commit}{dirty} (tree {record.code.tree[:8]}){in_place}"))
     if record.environment is not None:
         rows.append(
             (
@@ -64,33 +65,54 @@ def run_text(record: Record) -> str:
         (f"data.{d.name}", f"{d}, {d.entries:,} files, {size(d.size)}" + (f"; {d.run}" if d.run else ""))
         for d in record.data
     ]
+    rows += [(f"data.{name}", f"CHANGED while the run went on: {file}") for name, file in record.changed_inputs.items()]
     if record.params:
-        rows.append(("params", "  ".join(f"{key}={value}" for key, value in record.params.items())))
+        told = ((f"{key}={value}", key in record.unused) for key, value in record.params.items())
+        rows.append(("params", "  ".join(f"{text} (unused)" if unused else text for text, unused in told)))
+    read = [one.name for one in record.variables if one.is_input]
+    if read:
+        rows.append(("variables", f"read and not declared: {', '.join(read)}"))
     if record.initial is not None:
-        rows.append(("checkpoint", checkpoint_line(record.initial, "initial")))
+        rows.append(("checkpoint", checkpoint_line(record.initial)))
     rows += [("checkpoint", checkpoint_line(entry, among=record.checkpoints)) for entry in record.checkpoints]
+    rows += [("no resume", text) for text in _unresumable(record)]
     rows += [("curve", line) for line in curve_lines(record, indent=15)]
     if record.metrics:
         rows.append(("metrics", metrics_text(record.metrics)))
     for output in record.outputs:
-        rows.append(("output", f"{output.path}  {'missing' if output.missing else size(output.size)}"))
+        kept = "missing" if output.missing else size(output.size)
+        rows.append(("output", f"{output.path}  {f'not kept: {output.unkept}' if output.unkept else kept}"))
     rows += [("notebook", f"{record.notebook}, executed")] if record.notebook else []
     rows += [("artifact", name) for name in record.artifacts]
+    if record.programs:
+        rows.append(("programs", ", ".join(dict.fromkeys(one.path.rpartition("/")[2] for one in record.programs))))
     if record.reproduces:
         rows.append(("reproduces", record.reproduces))
-    rows += [("verdict", verdict.verdict) for verdict in record.verdicts]
+    for verdict in record.verdicts:
+        rows += [("verdict", verdict.word), *(("proviso", text) for text in verdict.provisos)]
     rows += [("warning", text) for text in record.warnings]
+    rows += [("left out", f"{one.count:,} more of {one.what} (sha256 {one.digest[:12]}…)") for one in record.left_out]
     if record.lock_hash:
         rows.append(("lock", record.lock_hash[:16]))
-    return "\n".join(f"  {name:<12} {value}" for name, value in rows)
+    return table(rows, width=11)
 
 
-_VERDICTS = {
-    "BITWISE": "BITWISE: every state digest and declared output is equal in every bit",
-    "TENSOR-TOLERANCE": "TENSOR-TOLERANCE: every tensor is within the declared tolerance; not bitwise",
-    "METRIC-TOLERANCE": "METRIC-TOLERANCE: the declared metrics are within tolerance; the tensors are not",
-    "DIVERGED": "DIVERGED: beyond every declared tolerance",
-    "INCONCLUSIVE": "INCONCLUSIVE: nothing comparable, or the rerun did not finish",
+def _unresumable(record: Record) -> Iterator[str]:
+    """Yield why a run cannot be resumed, and from which of its checkpoints."""
+    saved = [*([record.initial] if record.initial is not None else []), *record.checkpoints]
+    for why in dict.fromkeys(why for entry in saved for why in entry.unresumable):
+        places = [str(entry.place) for entry in saved if why in entry.unresumable]
+        several = f" … {places[-1]} ({len(places)} checkpoints)" if len(places) > 1 else ""
+        yield f"from {places[0]}{several}: {why}"
+
+
+_MEANS: dict[Rung, str] = {
+    "BITWISE": "every state digest and declared output is equal in every bit",
+    "EQUAL-RELAXED": "all that was compared is equal in every bit, under changed conditions",
+    "TENSOR-TOLERANCE": "what differs is within the declared tolerance; not bitwise",
+    "METRIC-TOLERANCE": "the declared metrics are within tolerance; the checkpoints are not",
+    "DIVERGED": "something differs that the recipe does not tolerate",
+    "INCONCLUSIVE": "nothing comparable, or the rerun did not finish",
 }
 
 
@@ -105,9 +127,11 @@ def verdict_text(verdict: Verdict, *, title: str) -> str:
     rows += [("cause", f"{cause.weight:<9} {cause.text}") for cause in verdict.explanations]
     rows += [("", f"{'':<9} {cause.why}") for cause in verdict.explanations if cause.kind == "unexplained"]
     rows += [("relaxed", item) for item in verdict.relaxed]
-    rows.append(("verdict", _VERDICTS[verdict.verdict]))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+    rows += [("resumed", text) for text in verdict.resumed]
+    rows += [("proviso", text) for text in verdict.provisos]
+    word = verdict.word.replace("EQUAL-RELAXED", "EQUAL, RELAXED")
+    rows.append(("verdict", f"{word}: {_MEANS[verdict.verdict]}"))
+    return table(rows)
 
 
 def _gathered(comparisons: list[Comparison]) -> Iterator[Comparison]:
@@ -132,9 +156,7 @@ def kept_verdict_text(kept: VerdictRecord) -> str:
         rows.append((name, f"{link.run_id}  record {link.top_hash[:16]}  lock {str(link.lock_hash)[:16]}"))
     weights, metrics = kept.tolerance.get("weights"), kept.tolerance.get("metrics")
     rows.append(("tolerance", f"weights {weights}  metrics {metrics}"))
-    width = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
-    return "\n".join([*lines, verdict_text(kept.verdict, title="reproduce")])
+    return "\n".join([table(rows), verdict_text(kept.verdict, title="reproduce")])
 
 
 def _divergence(verdict: Verdict) -> str:

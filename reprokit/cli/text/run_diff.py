@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
+from reprokit.cli.text.table import table
+from reprokit.comparison.checkpoint_diff import TensorDiff, TensorRow
 from reprokit.comparison.run_diff import (
     CheckpointDiff,
     CheckpointSide,
@@ -17,8 +20,7 @@ from reprokit.comparison.run_diff import (
     Pair,
     RunDiff,
 )
-from reprokit.comparison.tensor_diff import TensorDiff, TensorRow
-from reprokit.core.safe_json import printable
+from reprokit.core.terminal_text import printable
 
 __all__ = ["checkpoint_diff_text", "run_diff_text"]
 
@@ -33,10 +35,15 @@ def run_diff_text(found: RunDiff) -> str:
     """Return two runs side by side; the last line is the verdict."""
     verdict = found.verdict
     rows: _Rows = [("diff", f"{verdict.reproduces} → {verdict.run_id}")]
+    for side, attempts in (("left", found.resumed.left), ("right", found.resumed.right)):
+        rows += _few(f"resumed {side}", (str(attempt).removeprefix("resumed ") for attempt in attempts), _FEW)
     rows += _code_rows(found.code)
     rows += _environment_rows(found.environment)
     rows += [(printable(f"data.{data.name}"), _data_text(data)) for data in found.data]
-    rows += _pair_rows("params", found.params)
+    idle = {row.what for row in verdict.comparisons}
+    notes = {name: "  changes nothing" for name in found.params if f"params.{name}" in idle}
+    notes |= dict.fromkeys(found.unused, "  unused: it never reached the script")
+    rows += _pair_rows("params", found.params, notes)
     rows += _pair_rows("execution", found.execution)
     rows += _metric_rows(found.metrics)
     details = {comparison.what: comparison for comparison in verdict.comparisons}
@@ -47,11 +54,16 @@ def run_diff_text(found: RunDiff) -> str:
     rows += _checkpoint_rows(found)
     if found.tensors is not None:
         where = f" in {found.checkpoints.first}"
-        rows += _tensor_rows(found.tensors, where=where, most=_MOST if found.values else _FEW)
+        if found.tensors.tensors:
+            rows += _tensor_rows(found.tensors, where=where, most=_MOST if found.values else _FEW)
+        if not found.tensors.differing:
+            beside = (file for file in found.tensors.files if file.how != "equal")
+            rows += _few("file", (f"{file.key}  {file.how}{where}" for file in beside), _FEW)
     rows += _few("cause", (f"{cause.weight:<9} {cause.text}" for cause in verdict.explanations), _FEW)
     note = "" if found.values or found.tensors is None else "; from metadata alone, --tensors says by how much"
-    rows.append(("verdict", verdict.verdict + note))
-    return _table(rows)
+    rows += [("proviso", printable(text, 1000)) for text in verdict.provisos]
+    rows.append(("verdict", verdict.word + note))
+    return table(rows)
 
 
 def checkpoint_diff_text(found: CheckpointDiff) -> str:
@@ -70,12 +82,7 @@ def checkpoint_diff_text(found: CheckpointDiff) -> str:
             text = file.how
         rows.append((printable(file.key, _NAME), text))
     rows.append(("result", "equal in everything that a state digest covers" if found.equal else "differs"))
-    return _table(rows)
-
-
-def _table(rows: _Rows) -> str:
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}".rstrip() for name, value in rows)
+    return table(rows)
 
 
 def _few(name: str, texts: Iterable[str], most: int) -> _Rows:
@@ -128,8 +135,9 @@ def _data_text(data: DataDiff) -> str:
     return f"{data.left or '(absent)'} → {data.right or '(absent)'}" + (f": {entries}" if entries else "")
 
 
-def _pair_rows(name: str, pairs: dict[str, Pair]) -> _Rows:
-    return _few(name, (f"{key}  {_value(pair.left)} → {_value(pair.right)}" for key, pair in pairs.items()), _MOST)
+def _pair_rows(name: str, pairs: dict[str, Pair], notes: Mapping[str, str] = MappingProxyType({})) -> _Rows:
+    told = ((key, f"{_value(pair.left)} → {_value(pair.right)}{notes.get(key, '')}") for key, pair in pairs.items())
+    return _few(name, (f"{key}  {text}" for key, text in told), _MOST)
 
 
 def _value(value: Any) -> str:
@@ -179,7 +187,9 @@ def _tensor_text(row: TensorRow) -> str:
     kind = f"{row.label}  {row.dtype} {row.shape}"
     if row.how in ("dtype", "shape"):
         return f"{kind} → {row.right_dtype} {row.right_shape}"
-    return f"{kind}  renamed to {row.renamed}" if row.how == "renamed" else f"{kind}  {row.how}"
+    if row.how == "renamed":
+        return f"{kind}  renamed to {row.renamed}"
+    return f"{kind}  only {row.side}, or renamed: --tensors reads it" if row.how == "unknown" else f"{kind}  {row.how}"
 
 
 def _state_text(found: CheckpointDiff, how: str) -> str:
@@ -192,7 +202,4 @@ def _state_text(found: CheckpointDiff, how: str) -> str:
 
 def _side(side: CheckpointSide) -> str:
     facts = side.facts
-    place = [f"{key} {facts[key]}" for key in ("epoch", "step", "batch") if type(facts.get(key)) is int]
-    run = [facts["run"]] if isinstance(facts.get("run"), str) else []
-    told = ", ".join(printable(str(part)) for part in [*run, *place])
-    return f"{side.name}@{side.top_hash[:8]}" + (f" ({told})" if told else "")
+    return f"{side.name}@{side.top_hash[:8]} ({printable(facts.run)}, {facts.place.exact})"

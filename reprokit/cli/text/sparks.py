@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
 
-from reprokit.core.safe_json import printable
+from reprokit.core.terminal_text import printable
 from reprokit.schema.record import Record
 
 __all__ = [

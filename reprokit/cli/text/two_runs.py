@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from reprokit.cli.text.sparks import columns, ends, here, metrics_by_checkpoint, short, spark, strip
+from reprokit.cli.text.table import table
 from reprokit.comparison.record_check import same_number
-from reprokit.runs.pairs import checkpoint_pairs
+from reprokit.runs.pairs import Pair, checkpoint_pairs
 from reprokit.schema.record import CheckpointEntry, Record
 
 __all__ = ["both_text"]
 
 _MOST = 8  # metrics
-
-_Pair = tuple[str, CheckpointEntry | None, CheckpointEntry | None]
 
 
 def both_text(left: Record, right: Record) -> str:
@@ -29,28 +28,21 @@ def both_text(left: Record, right: Record) -> str:
             rows.append((short(name), one, other, f"{ends(one, marks)}  both"))
         else:
             rows.append((short(name), one, other, ends(one, marks)))
-            rows.append(("", other, one, f"{ends(other, marks)}  from {_short(pairs[apart])} on"))
-    span = f"{_short(pairs[0])} {marks.arrow} {_short(pairs[-1])}"
+            rows.append(("", other, one, f"{ends(other, marks)}  from {_named(pairs[apart])} on"))
+    span = f"{_named(pairs[0])} {marks.arrow} {_named(pairs[-1])}"
     wide = max(map(len, ["checkpoints", *(name for name, *_ in rows)]))
     width = columns() - wide - max(map(len, [span, *(tail for *_, tail in rows)])) - 6
-    lines = [("checkpoints", f"{strip([_state(pair) for pair in pairs], width, marks)}  {span}")]
+    lines = [("checkpoints", f"{strip([pair.state for pair in pairs], width, marks)}  {span}")]
     lines += [(name, f"{spark(one, width, marks, beside=other)}  {tail}") for name, one, other, tail in rows]
     if len(found) > _MOST:
         lines.append(("", f"and {len(found) - _MOST:,} more metrics (--json has all)"))
-    return "\n".join(f"  {name:<{wide}}  {value}" for name, value in lines)
+    return table(lines, width=wide)
 
 
-def _sides(pairs: list[_Pair]) -> tuple[list[CheckpointEntry | None], list[CheckpointEntry | None]]:
+def _sides(pairs: list[Pair]) -> tuple[list[CheckpointEntry | None], list[CheckpointEntry | None]]:
     """Return the checkpoints of each run; initial states have no metrics."""
     return [one for _, one, _ in pairs], [other for _, _, other in pairs]
 
 
-def _state(pair: _Pair) -> str:
-    _, one, other = pair
-    if one is None or other is None:
-        return "missing"
-    return "equal" if one.state_digest == other.state_digest else "differs"
-
-
-def _short(pair: _Pair) -> str:
-    return "start" if pair[0] == "initial state" else pair[0]
+def _named(pair: Pair) -> str:
+    return "start" if pair.place.is_initial else str(pair.place)

@@ -5,7 +5,6 @@ every descendant pays for it, and it ends by handing over to the `sitecustomize`
 """
 
 import atexit
-import contextlib
 import importlib.machinery
 import importlib.util
 import os
@@ -28,7 +27,9 @@ def _install_seeds(seed, strict):
     def seed_torch(module):
         module.manual_seed(seed)
         if strict:
-            module.use_deterministic_algorithms(True)
+            # use_deterministic_algorithms(True), which would load torch.compile for a second to set what
+            # TORCHINDUCTOR_DETERMINISTIC has set
+            module.set_deterministic_debug_mode("error")
             module.backends.cudnn.benchmark = False
             module.backends.cudnn.deterministic = True
 
@@ -38,15 +39,28 @@ def _install_seeds(seed, strict):
             module.config.experimental.enable_op_determinism()
 
     def seed_keras(module):
-        module.utils.set_random_seed(seed)
+        state, told = (
+            sys.modules.get(f"keras.src.{name}") for name in ("backend.common.global_state", "utils.rng_utils")
+        )
+        if "tensorflow" in sys.modules or state is None or not hasattr(state, "set_global_attribute"):
+            module.utils.set_random_seed(seed)
+            return
+        # what set_random_seed does, but for loading TensorFlow to seed it: it is seeded when the script loads it
+        state.set_global_attribute(getattr(told, "GLOBAL_RANDOM_SEED", "global_random_seed"), seed)
+        state.set_global_attribute("global_seed_generator", None)
+        for name in ("random", "numpy.random", "torch"):
+            if name in sys.modules:
+                seeded[name](sys.modules[name])
 
-    actions = {
+    # a table of its own beside `client/frameworks`: every process of a run pays for what this file imports
+    seeded = {
         "random": seed_random,
         "numpy.random": seed_numpy,
         "torch": seed_torch,
         "tensorflow": seed_tensorflow,
         "keras": seed_keras,
     }
+    actions = dict(seeded)
     for name in list(actions):
         if name in sys.modules:
             actions.pop(name)(sys.modules[name])
@@ -109,54 +123,6 @@ def _number_children(process):
         sys.modules["subprocess"]._fork_exec = fork_exec
 
 
-def _watch_inputs(policy, report, allowed, tree, data):
-    """Note every file opened for reading that no declaration covers; with `deny`, refuse the open.
-
-    Of the run's own tree what is opened is noted too, but for modules and the data that is laid out in it, as a line of
-    the report that starts with NUL. Seen: opens through Python. Not seen: those of native code (HDF5, TensorFlow's
-    readers), and `python -I` or `-S`.
-    """
-    descriptor = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    here = os.path
-    tree, data = tree.rstrip("/") + "/", tuple(place.rstrip("/") + "/" for place in data)
-    prefixes = tuple(place.rstrip("/") + "/" for place in allowed)
-    seen, written = set(), set()
-    code = (".py", ".pyc", ".so", ".pth", ".pyi")
-    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-
-    def hook(event, arguments):
-        if event != "open" or not isinstance(arguments[0], (str, bytes)):
-            return
-        path = os.fsdecode(arguments[0])
-        mode, flags = arguments[1], arguments[2]
-        full = here.normpath(here.join(os.getcwd(), path))
-        if (isinstance(mode, str) and mode[:1] in "wax") or (isinstance(flags, int) and flags & writes):
-            written.add(full)
-            return
-        if full in seen or full in written or full.endswith(code):
-            return
-        if full.startswith(prefixes):
-            if full.startswith(tree) and not full.startswith(data):
-                seen.add(full)
-                with contextlib.suppress(OSError):
-                    os.write(descriptor, b"\0" + os.fsencode(full[len(tree) :]) + b"\n")
-            return
-        seen.add(full)
-        if not here.isfile(full):
-            return
-        if here.realpath(full).startswith(prefixes):
-            return
-        with contextlib.suppress(OSError):
-            os.write(descriptor, os.fsencode(full) + b"\n")
-        if policy == "deny":
-            raise PermissionError(
-                f"reprokit: {full} is not a declared input of this run. Declare it under `data:` in the recipe, "
-                "commit it, or set `execution.inputs: warn`."
-            )
-
-    sys.addaudithook(hook)
-
-
 def _report_at_exit(process):
     """Have the run's own process, and every one that saved, say as it ends what its numbers were computed with."""
     own = os.getpid()
@@ -165,9 +131,9 @@ def _report_at_exit(process):
         connection = sys.modules.get("reprokit.client.connection")
         talked = connection is not None and connection.is_connected()
         if os.getpid() == own and (process == "0" or talked):
-            from reprokit.client import at_exit as ending
+            from reprokit.client import at_exit
 
-            ending.report()
+            at_exit.report()
 
     atexit.register(report)
 
@@ -205,12 +171,23 @@ def _start():
     _report_at_exit(process)
     policy = os.environ.get("REPROKIT_INPUTS", "off")
     if policy != "off":
-        allowed = [place for place in os.environ.get("REPROKIT_ALLOWED", "").split(os.pathsep) if place]
-        allowed += [sys.prefix, sys.base_prefix, sys.exec_prefix]
-        tree, *data = os.environ.get("REPROKIT_TREE", os.devnull).split(os.pathsep)
-        _watch_inputs(policy, os.environ["REPROKIT_INPUTS_REPORT"], allowed, tree, data)
+        import reprokit_watch  # type: ignore[import-not-found]  # lies beside this file
+
+        reprokit_watch.install()
     if os.environ.get("REPROKIT_VFS"):
         _lay_over(os.environ["REPROKIT_VFS"])
+    if policy != "off" and os.environ.get("REPROKIT_ASKED"):
+        _watch_variables(policy)
+
+
+def _watch_variables(policy):
+    """Note which variables the user's code reads: last, for what stands above reads its own."""
+    import reprokit_variables  # type: ignore[import-not-found]  # it lies beside this file
+
+    here = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))) + os.sep
+    token = os.environ.get("REPROKIT_TOKEN", "")
+    reprokit_variables.watch(os.environ["REPROKIT_ASKED"], token, (here, package), policy)
 
 
 if os.environ.get("REPROKIT_RUN_ID"):

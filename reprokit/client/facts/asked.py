@@ -15,16 +15,21 @@ from typing import Any
 
 from reprokit.client.facts.fingerprint import fingerprint
 from reprokit.client.facts.numeric import numeric_facts
+from reprokit.client.frameworks import Framework, frameworks
 
-__all__ = ["FAMILIES", "answer"]
+__all__ = ["ARRAYS", "answer", "families"]
 
-_ALSO = {"scipy": ("scipy.linalg", "scipy.linalg.blas", "scipy.special")}
-FAMILIES = {
-    "arrays": (("numpy", "scipy", "sklearn"), ("libm", "numpy", "scipy")),
-    "torch": (("torch", "keras"), ("torch", "cuda")),
-    "tensorflow": (("tensorflow", "keras"), ("tensorflow",)),
-}
-"""Libraries that one process imports, in this order, and whose kernels it executes."""
+ARRAYS = "arrays"
+"""The process that is asked in any case: for C's own functions."""
+
+
+def families() -> dict[str, list[Framework]]:
+    """Return the frameworks that one process imports, in this order, and whose kernels it executes."""
+    found: dict[str, list[Framework]] = {}
+    for framework in frameworks().values():
+        for family in framework.numbers.asked:
+            found.setdefault(family, []).append(framework)
+    return found
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -34,45 +39,19 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         question: `family`, `libraries` (those of it that are wanted) and `switches`, as
             `reprokit.numerics.query_environment` makes them.
     """
-    libraries, kernels = FAMILIES[question["family"]]
-    for name in libraries:
-        if name in question["libraries"]:
-            for module in (name, *_ALSO.get(name, ())):
+    asked = families()[question["family"]]
+    for framework in asked:
+        if framework.name in question["libraries"]:
+            for module in (framework.name, *framework.numbers.also):
                 importlib.import_module(module)
-    switches: dict[str, Any] = question["switches"]
-    if "torch" in sys.modules and "torch" in libraries:
-        _set_torch(sys.modules["torch"], switches)
-    if "tensorflow" in sys.modules and "tensorflow" in libraries:
-        _set_tensorflow(sys.modules["tensorflow"], switches)
+    for framework in asked:
+        if framework.name in sys.modules:
+            framework.numbers.set_switches(sys.modules[framework.name], question["switches"])
     facts = numeric_facts(whole=True)
-    own = {*libraries, "blas"} if question["family"] == "arrays" else set(libraries)
+    own = {framework.name for framework in asked} | ({"blas"} if question["family"] == ARRAYS else set())
+    kernels = ["libm"] if question["family"] == ARRAYS else []
+    kernels += [library for framework in asked for library in framework.numbers.kernels]
     return {**{name: value for name, value in facts.items() if name in own}, "fingerprint": fingerprint(kernels)}
-
-
-def _set_torch(torch: Any, switches: dict[str, Any]) -> None:
-    if "threads" in switches:
-        torch.set_num_threads(switches["threads"])
-    if "interop_threads" in switches:
-        torch.set_num_interop_threads(switches["interop_threads"])
-    if "deterministic" in switches:
-        torch.use_deterministic_algorithms(switches["deterministic"])
-    if "mkldnn" in switches:
-        torch._C._set_mkldnn_enabled(switches["mkldnn"])
-    if "precision" in switches:
-        torch.set_float32_matmul_precision(switches["precision"])
-    if switches.get("flush_denormal"):
-        torch.set_flush_denormal(True)
-    if "cuda" in switches and torch.cuda.is_available():
-        torch.cuda.init()
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = switches["tf32"]
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = switches["cudnn_switches"]
-
-
-def _set_tensorflow(tensorflow: Any, switches: dict[str, Any]) -> None:
-    if "intra_op_threads" in switches:
-        tensorflow.config.threading.set_intra_op_parallelism_threads(switches["intra_op_threads"])
-    if "inter_op_threads" in switches:
-        tensorflow.config.threading.set_inter_op_parallelism_threads(switches["inter_op_threads"])
 
 
 if __name__ == "__main__":

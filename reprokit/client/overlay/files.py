@@ -1,6 +1,7 @@
 """What the hooks hand out for virtual files: file objects, descriptors and directory entries.
 
-Nothing here is on disk. A descriptor, where one is asked for, is a read-only one of sealed memory.
+Nothing here is on disk. A descriptor, where one is asked for, is a read-only one of sealed memory. A view of a mapped
+file is looked at before and after each copy from it: what changed on disk since it was verified is not handed out.
 """
 
 from __future__ import annotations
@@ -34,11 +35,17 @@ def open_bytes(data: bytes | memoryview, name: str | bytes) -> io.BufferedIOBase
 
 
 def descriptor_of(data: bytes | memoryview, at: int = 0) -> int:
-    """Return a new descriptor, read-only and not inheritable, of memory that holds `data`, at position `at`."""
+    """Return a new descriptor, read-only and not inheritable, of memory that holds `data`, at position `at`.
+
+    Raises:
+        OSError: What lies behind `data` changed on disk since it was verified.
+    """
+    _check_unchanged(data)
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile() as file:
             file.write(data)
             file.flush()
+            _check_unchanged(data)
             descriptor = os.dup(file.fileno())
         os.lseek(descriptor, at, os.SEEK_SET)
         return descriptor
@@ -47,6 +54,7 @@ def descriptor_of(data: bytes | memoryview, at: int = 0) -> int:
         rest = memoryview(data).cast("B")
         while rest:
             rest = rest[os.write(descriptor, rest) :]
+        _check_unchanged(data)
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
         with contextlib.suppress(OSError):
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
@@ -60,6 +68,14 @@ def descriptor_of(data: bytes | memoryview, at: int = 0) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _check_unchanged(data: bytes | memoryview) -> None:
+    """Raise an OSError if a view is one of a file that changed; a layer's mapped file knows it by its `unchanged()`."""
+    mapped = data.obj if isinstance(data, memoryview) else None
+    unchanged = getattr(mapped, "unchanged", None)
+    if unchanged is not None and not unchanged():
+        raise OSError(errno.EIO, "reprokit: the object changed on disk after it was verified: open the file again")
 
 
 class BytesFile(io.BytesIO):
@@ -128,14 +144,18 @@ class ViewFile(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         self._check()
+        _check_unchanged(self._data)
         piece = self._data[self._at : self._at + len(buffer)]
         buffer[: len(piece)] = piece
+        _check_unchanged(self._data)
         self._at += len(piece)
         return len(piece)
 
     def readall(self) -> bytes:
         self._check()
+        _check_unchanged(self._data)
         data = bytes(self._data[self._at :])
+        _check_unchanged(self._data)
         self._at += len(data)
         return data
 

@@ -1,4 +1,4 @@
-"""Which paths an overlay answers for, and what lies there. Hooks nothing (see `install`), and reads no content.
+"""Which paths an overlay answers for, and what lies there. Hooks nothing (see `overlay`), and reads no content.
 
 A `Tree` is one layer at one place. A `Table` is all trees that are in force: it is never changed, only replaced, so
 that looking a path up takes no lock and a forked child inherits a whole one. The hooks share one `Switch`.
@@ -32,7 +32,10 @@ class Layer(Protocol):
         """Return the length of a file in bytes."""
 
     def read(self, key: str) -> bytes | memoryview:
-        """Return a file's verified bytes; an OSError that it raises is what the caller of `open` gets."""
+        """Return a file's verified bytes; an OSError that it raises is what the caller of `open` gets.
+
+        A view whose `obj` has a method `unchanged` is read as long as that is true.
+        """
 
 
 class Tree:

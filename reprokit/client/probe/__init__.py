@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import random
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from reprokit.client import context
-from reprokit.client.probe import numerics, pytorch, tensorflow
+from reprokit.client.frameworks import frameworks
 from reprokit.client.probe.digests import UnreadableError, digest, is_generator, shown
 from reprokit.client.probe.places import Found, Living, callbacks_in_use, search
-from reprokit.client.probe.source import Given, Parts, Source, read, state_of, told
+from reprokit.client.probe.source import Given, Source, read, state_of
 
-__all__ = ["Moment", "look"]
+__all__ = ["Moment", "flat", "look"]
 
 Moment = Literal["initial", "saved", "start", "restored"]
 _COUNTS = {"looks": 0, "saved": 0}
@@ -50,18 +52,23 @@ def _see() -> dict[str, Any]:
     found = search()
     names = {id(thing): name for name, thing in reversed(found.objects)}
     callbacks = callbacks_in_use()
-    held = [value for callback in callbacks for value in _flat(vars(callback))]
+    held = [value for callback in callbacks for value in flat(vars(callback))]
     # of a framework's callback, one object at work belongs to the framework; of a hand-written loop, none does
     by_hand = [any(kind.__module__ == "reprokit.client.loop" for kind in type(one).__mro__) for one in callbacks]
     explicit = bool(by_hand) and all(by_hand)
     given, living = Given(held, explicit=explicit), Living()
-    sources = [*_rng(), *pytorch.find(names, given, living), *tensorflow.find(names, given, living)]
-    sources += [*_generators(found, names, given, living), *_estimators(found)]
+    sources = _rng()
+    for find in _hooks("find"):
+        sources += find(names, found.objects, given, living)
+    sources += _generators(found, names, given, living)
+    numerics: dict[str, Any] = {}
+    for facts in _hooks("facts"):
+        numerics |= facts(names, found.objects, held, living)
     return {
         "by_hand": explicit,
         "sources": [source._asdict() for source in _numbered(sources) if source.parts],
         "variables": _variables(found, callbacks),
-        "numerics": numerics.facts(names, found.objects, held, living),
+        "numerics": numerics,
     }
 
 
@@ -72,12 +79,24 @@ def _rng() -> list[Source]:
     if numpy is not None:
         state = numpy.get_state(legacy=False)
         found.append(Source("RNG", "NumPy RNG", None, None, state_of("NumPy RNG", state)))
-    return [*found, *pytorch.rng(), *tensorflow.rng()]
+    for rng in _hooks("rng"):
+        found += rng()
+    return found
+
+
+def _hooks(name: str) -> Iterator[Callable[..., Any]]:
+    """Yield what each framework has of that name to look at a process with."""
+    for framework in frameworks().values():
+        found = getattr(importlib.import_module(framework.probe), name, None) if framework.probe else None
+        if found is not None:
+            yield found
 
 
 def _generators(found: Found, names: dict[int, str], given: Given, living: Living) -> list[Source]:
     """Return the generators that loaders, datasets and the user's own variables hold."""
-    of_loaders = pytorch.generators_of_loaders(names, living)
+    of_loaders: dict[int, tuple[str, Any]] = {}
+    for generators in _hooks("generators"):
+        of_loaders |= generators(names, living)
     globals_ = {id(getattr(random, "_inst", None)), id(getattr(sys.modules.get("torch"), "default_generator", None))}
     globals_.add(id(getattr(getattr(sys.modules.get("numpy.random"), "mtrand", None), "_rand", None)))
     every = {id(thing): (name, thing) for name, thing in reversed(found.objects) if is_generator(thing)}
@@ -91,26 +110,9 @@ def _generators(found: Found, names: dict[int, str], given: Given, living: Livin
     return sources
 
 
-def _estimators(found: Found) -> list[Source]:
-    """Return the scikit-learn estimators that learn step by step."""
-    return [
-        Source("estimator", type(thing).__name__, name, None, read(_fitted, thing))
-        for name, thing in found.objects
-        if "sklearn" in sys.modules and hasattr(type(thing), "partial_fit") and hasattr(type(thing), "get_params")
-    ]
-
-
-def _fitted(estimator: Any) -> Parts:
-    items: dict[str, str] = {}
-    for name, value in vars(estimator).items():
-        with contextlib.suppress(UnreadableError):
-            items[name] = told(value)
-    return {"estimator": items}
-
-
 def _variables(found: Found, callbacks: list[Any]) -> dict[str, Any]:
     """Return the user's plain variables; what the callback itself keeps, such as `ckpt.state`, is not among them."""
-    kept = {id(value) for callback in callbacks for value in _flat(vars(callback))}
+    kept = {id(value) for callback in callbacks for value in flat(vars(callback))}
     variables = {}
     for name, value in found.plain.items():
         if id(value) not in kept or isinstance(value, (bool, int, str, float)):
@@ -119,14 +121,14 @@ def _variables(found: Found, callbacks: list[Any]) -> dict[str, Any]:
     return variables
 
 
-def _flat(values: dict[Any, Any], depth: int = 0) -> list[Any]:
+def flat(values: dict[Any, Any], depth: int = 0) -> list[Any]:
     """Return the values of a mapping, and those in mappings and lists among them."""
     found = []
     for value in values.values():
         found.append(value)
         if depth < 2 and isinstance(value, (dict, list, tuple)):
             inner = value if isinstance(value, dict) else dict(enumerate(value))
-            found += _flat(inner, depth + 1)
+            found += flat(inner, depth + 1)
     return found
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from reprokit.client import rng
+from reprokit.client.frameworks.sklearn import is_no_state
 
 __all__ = ["UnreadableError", "digest", "is_generator", "is_plain", "shown", "tensor_bytes"]
 
@@ -172,7 +173,10 @@ class _Hasher:
             self._add(b"global", reduced.encode())
             return
         self._add(b"object", f"{type(value).__module__}.{type(value).__qualname__}".encode())
+        module = type(value).__module__
         for part in reduced:
+            if isinstance(part, dict):
+                part = {name: one for name, one in part.items() if not is_no_state(name, module)}
             self.feed(list(part) if isinstance(part, types.GeneratorType) or hasattr(part, "__next__") else part, depth)
 
     def _add(self, kind: bytes, body: bytes) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
+import operator
 import os
 import sys
 import types
@@ -18,7 +20,7 @@ from typing import Any, NamedTuple
 
 from reprokit.client.probe.digests import is_generator, is_plain
 
-__all__ = ["Found", "Living", "callbacks_in_use", "search"]
+__all__ = ["Found", "Living", "Objects", "callbacks_in_use", "is_own_file", "is_own_type", "search"]
 
 _MAX_DEPTH = 8
 _MAX_OBJECTS = 50_000
@@ -29,7 +31,18 @@ _LIBRARIES = (
     f"{PurePath(os.__file__).parent}{os.sep}",
 )
 _LEAVES = (type(None), bool, int, float, complex, str, bytes, types.ModuleType, types.BuiltinFunctionType)
+_ITERATORS: tuple[type, ...] = (
+    type(iter([])),
+    type(iter(())),
+    type(iter(range(0))),
+    type(reversed([])),
+    type(iter({})),
+    type(iter(set())),
+)
 _FOREIGN = ("reprokit.", "logging", "threading", "_thread", "_io", "concurrent.", "multiprocessing.", "socket", "click")
+
+
+Objects = list[tuple[str, Any]]
 
 
 class Found(NamedTuple):
@@ -40,7 +53,7 @@ class Found(NamedTuple):
         plain: Numbers, text, arrays and containers of them, by name.
     """
 
-    objects: list[tuple[str, Any]]
+    objects: Objects
     plain: dict[str, Any]
 
 
@@ -55,7 +68,26 @@ def search() -> Found:
         if frame.f_code.co_name != "<module>":
             walk.start(f"{PurePath(frame.f_code.co_filename).name} {frame.f_code.co_name}()", frame.f_locals)
     walk.finish()
+    for thing in _held_elsewhere(walk):
+        walk.start(
+            PurePath(str(getattr(sys.modules.get(type(thing).__module__), "__file__", ""))).name,
+            {f"{type(thing).__qualname__}(…)": thing},
+        )
+    walk.finish()
     return found
+
+
+def _held_elsewhere(walk: _Walk) -> list[Any]:
+    """Return the living objects of the user's classes that no variable leads to: callbacks that a framework holds.
+
+    Of a class that has several, none could be told from another, so that they are left out.
+    """
+    by_type: dict[type, list[Any]] = {}
+    for thing in gc.get_objects():
+        by_type.setdefault(type(thing), []).append(thing)
+    own = [things for kind, things in by_type.items() if is_own_type(kind)]
+    unseen = [[thing for thing in things if not walk.has_seen(thing)] for things in own]
+    return [things[0] for things in unseen if len(things) == 1]
 
 
 def callbacks_in_use() -> list[Any]:
@@ -75,7 +107,8 @@ def callbacks_in_use() -> list[Any]:
     return found
 
 
-def _is_own(file: object) -> bool:
+def is_own_file(file: object) -> bool:
+    """True for a file of the user's, which no environment and no standard library brought."""
     return isinstance(file, str) and not file.startswith("<") and not any(part in file for part in _LIBRARIES)
 
 
@@ -86,7 +119,7 @@ def _own_modules() -> Iterator[types.ModuleType]:
         if not isinstance(module, types.ModuleType) or module.__name__ == "sitecustomize":
             continue
         file = str(getattr(module, "__file__", None))
-        if _is_own(file) and PurePath(file).is_absolute() and file.endswith(".py"):  # torch.ops says "_ops.py"
+        if is_own_file(file) and PurePath(file).is_absolute() and file.endswith(".py"):  # torch.ops says "_ops.py"
             yield module
 
 
@@ -95,7 +128,7 @@ def _own_frames() -> list[types.FrameType]:
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         ours = str(frame.f_globals.get("__name__", "")).startswith("reprokit")
-        if not ours and _is_own(frame.f_code.co_filename):
+        if not ours and is_own_file(frame.f_code.co_filename):
             found.append(frame)
         frame = frame.f_back
     return found[::-1]
@@ -115,15 +148,19 @@ class _Walk:
             if not name.startswith("__") and name != "_":
                 self._queue.append((where, name, value, 0, True))
 
+    def has_seen(self, value: Any) -> bool:
+        return id(value) in self._seen
+
     def finish(self) -> None:
         while self._queue and len(self._seen) < _MAX_OBJECTS:
             with contextlib.suppress(Exception):  # a proxy of the user's may raise whatever it is asked
                 self._visit(*self._queue.popleft())
 
     def _visit(self, where: str, name: str, value: Any, depth: int, own: bool) -> None:
-        if is_plain(value) and not _is_parameter(value):
+        place = _place_of(value)
+        if place is not None or (is_plain(value) and not _is_parameter(value)):
             if own:
-                self._found.plain.setdefault(f"{where} `{name}`", value)
+                self._found.plain.setdefault(f"{where} `{name}`", value if place is None else place)
             return
         if isinstance(value, _LEAVES) or id(value) in self._seen or _is_foreign(value):
             return
@@ -133,6 +170,15 @@ class _Walk:
         if depth < _MAX_DEPTH and not is_generator(value):
             for path, inner, inner_own in _inside(value):
                 self._queue.append((where, name + path, inner, depth + 1, inner_own))
+
+
+def _place_of(value: Any) -> tuple[Any, ...] | None:
+    """Return where an iterator over plain values stands, moving nothing; None for anything else."""
+    if isinstance(value, itertools.count):
+        return ("count", repr(value))
+    if isinstance(value, _ITERATORS):
+        return (type(value).__name__, operator.length_hint(value, -1))
+    return None
 
 
 def _is_foreign(value: Any) -> bool:
@@ -157,14 +203,15 @@ def _inside(value: Any) -> Iterator[tuple[str, Any, bool]]:
     elif isinstance(value, types.MethodType):
         yield ".__self__", value.__self__, False
     elif isinstance(value, types.FunctionType):
-        if _is_own(value.__code__.co_filename):
+        if is_own_file(value.__code__.co_filename):
             yield from _enclosed(value)
     elif isinstance(value, types.GeneratorType):
         frame = value.gi_frame
-        if frame is not None and _is_own(frame.f_code.co_filename):
+        if frame is not None and is_own_file(frame.f_code.co_filename):
+            yield "", (value.gi_code.co_name, frame.f_lasti), True  # where it stands
             yield from ((f".{name}", item, True) for name, item in list(frame.f_locals.items()))
     elif isinstance(value, type):
-        if _is_own_type(value):
+        if is_own_type(value):
             yield from (
                 (f".{name}", item, True) for name, item in list(vars(value).items()) if not name.startswith("__")
             )
@@ -182,9 +229,10 @@ def _enclosed(function: types.FunctionType) -> Iterator[tuple[str, Any, bool]]:
         yield f".__defaults__[{index}]", item, True
 
 
-def _is_own_type(kind: type) -> bool:
-    module = sys.modules.get(kind.__module__)
-    return _is_own(getattr(module, "__file__", None)) and not kind.__module__.startswith("reprokit")
+def is_own_type(kind: type) -> bool:
+    """True for a class that such a file defines."""
+    module = sys.modules.get(str(kind.__module__))
+    return is_own_file(getattr(module, "__file__", None)) and not str(kind.__module__).startswith("reprokit")
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any, bool]]:
@@ -194,7 +242,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any, bool]]:
         return
     if not isinstance(attributes, dict):
         return
-    own = _is_own_type(type(value))
+    own = is_own_type(type(value))
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.nn.Module):
         internal = vars(torch.nn.Module())

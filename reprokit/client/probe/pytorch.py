@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reprokit.client.probe.digests import UnreadableError, digest, is_plain
-from reprokit.client.probe.places import Living
+from reprokit.client.probe.digests import UnreadableError, digest, is_generator, is_plain
+from reprokit.client.probe.places import Living, Objects
 from reprokit.client.probe.source import Given, Parts, Source, read, state_of, told
 
-__all__ = ["find", "generators_of_loaders", "loaders", "rng"]
+__all__ = ["facts", "find", "generators", "rng"]
 
 _GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
 
@@ -26,7 +26,7 @@ def rng() -> Iterator[Source]:
         yield Source("RNG", "CUDA RNG", None, None, {"CUDA RNG": states})
 
 
-def find(names: Mapping[int, str], given: Given, living: Living) -> Iterator[Source]:
+def find(names: Mapping[int, str], _objects: Objects, given: Given, living: Living) -> Iterator[Source]:
     """Yield models, optimisers, schedulers, scalers and samplers that are alive.
 
     Args:
@@ -65,17 +65,17 @@ def find(names: Mapping[int, str], given: Given, living: Living) -> Iterator[Sou
                 yield Source(kind, type(thing).__name__, names.get(id(thing)), held, parts)
 
 
-def loaders(names: Mapping[int, str], living: Living) -> Iterator[tuple[str, Any]]:
+def _loaders(names: Mapping[int, str], living: Living) -> Iterator[tuple[str, Any]]:
     """Yield the DataLoaders that are alive, with the names that the user gave them."""
     data = sys.modules.get("torch.utils.data")
     for loader in living.of(data.DataLoader) if data is not None else ():
         yield names.get(id(loader), "a DataLoader"), loader
 
 
-def generators_of_loaders(names: Mapping[int, str], living: Living) -> dict[int, tuple[str, Any]]:
+def generators(names: Mapping[int, str], living: Living) -> dict[int, tuple[str, Any]]:
     """Return the generators that order batches or seed workers, by `id()`: (name, generator)."""
     found: dict[int, tuple[str, Any]] = {}
-    for name, loader in loaders(names, living):
+    for name, loader in _loaders(names, living):
         for path in _GENERATORS:
             thing = loader
             for part in path.split("."):
@@ -83,6 +83,48 @@ def generators_of_loaders(names: Mapping[int, str], living: Living) -> dict[int,
             if thing is not None:
                 found.setdefault(id(thing), (f"{name.rstrip('`')}.{path}`" if "`" in name else name, thing))
     return found
+
+
+def facts(names: Mapping[int, str], objects: Objects, held: list[Any], living: Living) -> dict[str, Any]:
+    """Return torch's switches, and the loaders with workers."""
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "backends"):
+        return {}
+    switches = {
+        "cuda": torch.cuda.is_available(),
+        "tf32": [name for name, on in _tf32(torch).items() if on],
+        "benchmark": bool(torch.backends.cudnn.benchmark),
+        "deterministic": bool(torch.are_deterministic_algorithms_enabled()),
+        "precision": str(torch.get_float32_matmul_precision()),
+    }
+    found = [
+        {
+            "name": name,
+            "workers": int(loader.num_workers),
+            "persistent": bool(loader.persistent_workers),
+            "held": any(loader is one for one in held),
+            "generators": _copied(name, objects),
+            "worker_init": loader.worker_init_fn is not None,
+        }
+        for name, loader in _loaders(names, living)
+        if loader.num_workers
+    ]
+    return {"torch": switches, "loaders": found}
+
+
+def _tf32(torch: Any) -> dict[str, bool]:
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "torch.backends.cuda.matmul.allow_tf32": bool(torch.backends.cuda.matmul.allow_tf32),
+        "torch.backends.cudnn.allow_tf32": bool(torch.backends.cudnn.allow_tf32),
+    }
+
+
+def _copied(loader: str, objects: Objects) -> list[str]:
+    """Return the generators below a loader's dataset: each worker gets a copy of them, and draws the same from it."""
+    inside = loader.rstrip("`") + ".dataset"
+    return [name for name, thing in objects if is_generator(thing) and name.startswith(inside)]
 
 
 def _top_models(torch: Any, living: Living) -> list[Any]:

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from reprokit.client.probe.places import Living
+from reprokit.client.probe.places import Living, Objects
 from reprokit.client.probe.source import Given, Parts, Source, read, state_of, told
 
-__all__ = ["find", "rng"]
+__all__ = ["facts", "find", "rng"]
 
 
 def rng() -> Iterator[Source]:
@@ -29,7 +29,7 @@ def rng() -> Iterator[Source]:
         yield _global("Keras RNG", _array(seeds.state))
 
 
-def find(names: Mapping[int, str], given: Given, living: Living) -> Iterator[Source]:
+def find(names: Mapping[int, str], _objects: Objects, given: Given, living: Living) -> Iterator[Source]:
     """Yield Keras models and optimisers, and the variables of TensorFlow that belong to none of them."""
     keras, tensorflow = sys.modules.get("keras"), sys.modules.get("tensorflow")
     known: set[int] = set()
@@ -51,6 +51,21 @@ def find(names: Mapping[int, str], given: Given, living: Living) -> Iterator[Sou
             known |= variables
     if tensorflow is not None and hasattr(tensorflow, "Module"):
         yield from _modules(tensorflow, names, given, living, known)
+
+
+def facts(_names: Mapping[int, str], _objects: Objects, _held: list[Any], living: Living) -> dict[str, Any]:
+    """Return Keras's backend, and whether it shuffles arrays."""
+    keras = sys.modules.get("keras")
+    if keras is None or not hasattr(keras, "config"):
+        return {}
+    return {"keras": {"backend": keras.config.backend(), "shuffles_arrays": _shuffles_arrays(living)}}
+
+
+def _shuffles_arrays(living: Living) -> bool:
+    """True if `fit` is shuffling arrays through tf.data."""
+    module = sys.modules.get("keras.src.trainers.data_adapters.array_data_adapter")
+    adapters = living.of(module.ArrayDataAdapter) if module is not None else []
+    return any(getattr(adapter, "_shuffle", False) is True for adapter in adapters)
 
 
 def _modules(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reprokit.core.safe_json import printable
+from reprokit.core.terminal_text import printable
 from reprokit.schema.verdict import Comparison
 
 __all__ = ["compare_pixels"]

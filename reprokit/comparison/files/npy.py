@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reprokit.core.safe_json import printable
+from reprokit.core.terminal_text import printable
 
 __all__ = ["MAX_BYTES", "Archive", "read_array"]
 

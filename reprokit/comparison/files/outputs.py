@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from reprokit.comparison.files.images import compare_pixels
 from reprokit.comparison.files.values import MAX_TEXT, compare_values
-from reprokit.core.safe_json import printable
+from reprokit.core.terminal_text import printable
 from reprokit.schema.recipe import OutputMode
 from reprokit.schema.verdict import Comparison
 
@@ -33,13 +33,7 @@ def compare_output(
     """
     if left == right:
         return Comparison(what=path, result="match", detail=f"{len(left):,} bytes")
-    if mode == "values":
-        return compare_values(path, left, right, tolerances)
-    if mode == "pixels":
-        return compare_pixels(path, left, right)
-    if mode == "lines":
-        return _compare_lines(path, left, right)
-    return _compare_bytes(path, left, right)
+    return _MODES[mode](path, left, right, tolerances)
 
 
 def _compare_bytes(path: str, left: bytes, right: bytes, why: str = "") -> Comparison:
@@ -89,3 +83,12 @@ def _shown(line: str | None, beside: str | None) -> str:
     same = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(line), len(beside or "")))
     start = same - 20 if same > 40 else 0
     return f"'{'…' if start else ''}{printable(line[start:])}'"
+
+
+_MODES: dict[OutputMode, Callable[[str, bytes, bytes, Mapping[str, float]], Comparison]] = {
+    "bytes": lambda path, left, right, _: _compare_bytes(path, left, right),
+    "values": compare_values,
+    "pixels": lambda path, left, right, _: compare_pixels(path, left, right),
+    "lines": lambda path, left, right, _: _compare_lines(path, left, right),
+}
+"""What compares the bytes of an output, by the word in the recipe; `ignore` compares nothing."""

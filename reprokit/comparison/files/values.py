@@ -10,7 +10,6 @@ import csv
 import io
 import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
@@ -18,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reprokit.comparison.files.npy import MAX_BYTES, Archive, read_array
-from reprokit.core.safe_json import load_json, printable
+from reprokit.comparison.files.tables import SEPARATORS, paired_cells, read_rows, value_of
+from reprokit.core.safe_json import load_json
+from reprokit.core.terminal_text import printable
 from reprokit.errors import DataMismatchError
 from reprokit.schema.verdict import Comparison
 
@@ -27,11 +28,6 @@ __all__ = ["MAX_TEXT", "compare_values"]
 MAX_TEXT = 64 * 1024 * 1024
 _MAX_VALUES = 10_000_000  # of JSON, which is read as a whole: 3 bytes of it can become 72 in memory
 _BLOCK = 1 << 20  # elements compared at once, so that an array is never held thrice
-_INTEGER = re.compile(r"-?(0|[1-9]\d{0,299})", re.ASCII)  # 007 is a label
-_REAL = re.compile(
-    r"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:e[+-]?\d+)?|\d+e[+-]?\d+|nan|inf(?:inity)?)", re.ASCII | re.IGNORECASE
-)
-_TABLES = {"csv": ",", "tsv": "\t"}
 
 
 class _Absent:
@@ -64,8 +60,8 @@ def compare_values(path: str, left: bytes, right: bytes, tolerances: Mapping[str
         else:
             if max(len(left), len(right)) > MAX_TEXT:
                 raise ValueError(f"more than {MAX_TEXT:,} bytes are not read")
-            if kind in _TABLES:
-                _compare_tables(_rows(left, _TABLES[kind]), _rows(right, _TABLES[kind]), tally)
+            if kind in SEPARATORS:
+                _compare_tables(left, right, SEPARATORS[kind], tally)
             elif kind in ("jsonl", "ndjson"):
                 values = itertools.zip_longest(_json_lines(left), _json_lines(right), fillvalue=_ABSENT)
                 for number, (one, other) in enumerate(values):
@@ -193,7 +189,7 @@ def _json(data: bytes) -> Any:
     if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
         raise ValueError(f"more than {_MAX_VALUES:,} values are not read")
     try:
-        return load_json(data, what="it", max_bytes=MAX_TEXT, constants=True)
+        return load_json(data, what="it", max_bytes=MAX_TEXT, constants=True, halves=True)
     except DataMismatchError as error:
         raise ValueError(error.message) from None
 
@@ -203,34 +199,23 @@ def _json_lines(data: bytes) -> Iterator[Any]:
     return (_json(line) for line in io.BytesIO(data) if line.strip())
 
 
-def _rows(data: bytes, delimiter: str) -> Iterator[list[str]]:
-    return csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True)
-
-
-def _compare_tables(ours: Iterator[list[str]], theirs: Iterator[list[str]], tally: _Tally) -> None:
+def _compare_tables(left: bytes, right: bytes, separator: str, tally: _Tally) -> None:
     """Compare cell by cell; columns have names if the first rows are equal and look like names."""
-    names: list[str] = []
-    one: list[str]
-    other: list[str]
-    for number, (one, other) in enumerate(itertools.zip_longest(ours, theirs, fillvalue=[])):
-        for column, (a, b) in enumerate(itertools.zip_longest(one, other, fillvalue=_ABSENT)):
-            name = names[column] if column < len(names) else ""
-            where = f"row {number if names else number + 1}, {name or f'column {column + 1}'}"
-            tally.value(*((a, b) if a == b else (_cell(a), _cell(b))), name, where)
-        if number == 0 and one == other and len(set(one)) == len(one) and not any(_is_number(_cell(c)) for c in one):
-            names = one
+    ours, theirs = read_rows(left, separator), read_rows(right, separator)
+    heads = [*itertools.islice(ours, 1)], [*itertools.islice(theirs, 1)]
+    names = heads[0][0] if heads[0] and heads[0] == heads[1] and _looks_like_names(heads[0][0]) else []
+    for row, column, one, other in paired_cells(itertools.chain(heads[0], ours), itertools.chain(heads[1], theirs)):
+        name = names[column] if column < len(names) else ""
+        where = f"row {row if names else row + 1}, {name or f'column {column + 1}'}"
+        tally.value(*((one, other) if one == other else (_value(one), _value(other))), name, where)
 
 
-def _cell(text: str | _Absent) -> Any:
-    if isinstance(text, _Absent):
-        return text
-    stripped = text.strip()
-    if _INTEGER.fullmatch(stripped):
-        return int(stripped)
-    if not _REAL.fullmatch(stripped):
-        return text
-    value = float(stripped)
-    return text if math.isinf(value) and "n" not in stripped.lower() else value  # 1e999 is no infinity
+def _looks_like_names(row: list[str]) -> bool:
+    return len(set(row)) == len(row) and not any(_is_number(value_of(cell)) for cell in row)
+
+
+def _value(text: str | None) -> Any:
+    return _ABSENT if text is None else value_of(text)
 
 
 # ── arrays ────────────────────────────────────────────────────────────────────────────────────────────────────────────

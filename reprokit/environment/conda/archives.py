@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from reprokit.core.logical_keys import os_errors
+from reprokit.core.atomic_files import os_errors
 from reprokit.core.progress import SILENT, Progress
 from reprokit.environment.conda.meta import conda_key
 from reprokit.environment.conda.rattler import download

@@ -34,6 +34,8 @@ class CondaInstalled:
         changed: Its files that were edited, or are missing, relative to the prefix.
         metadata: The folders of Python distributions that it brought, relative to the prefix.
         copies: Where the archive may still lie on this machine.
+        modules: What it brought for Python, relative to the prefix.
+        written: When it was installed, in ns.
     """
 
     package: CondaPackage
@@ -41,6 +43,8 @@ class CondaInstalled:
     changed: list[str]
     metadata: list[str]
     copies: list[Path]
+    modules: list[str]
+    written: int
 
 
 class _File(msgspec.Struct):
@@ -82,8 +86,8 @@ def conda_installed(prefix: Path, memory: Memory) -> list[CondaInstalled]:
     folder = prefix / FOLDER
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
-            record = _DECODER.decode(file.read_bytes())
-            found.append(_installed(record, prefix, memory, written=file.stat().st_ctime_ns))
+            data = file.read_bytes()
+            found.append(_installed(_DECODER.decode(data), prefix, memory, written=_written(file, data, memory)))
         except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, OSError) as error:
             raise EnvironmentMismatchError(
                 f"{file} cannot be read as a conda record: {error}.", hint="Repair the environment, or make a new one."
@@ -94,6 +98,19 @@ def conda_installed(prefix: Path, memory: Memory) -> list[CondaInstalled]:
 def conda_key(package: CondaPackage) -> str:
     """Return what conda calls a package's archive, without its suffix, below its platform."""
     return f"{package.subdir}/{package.name}-{package.version}-{package.build}"
+
+
+def _written(file: Path, data: bytes, memory: Memory) -> int:
+    """Return when a record was written; one that was touched later and says the same is as old as it was."""
+    key, seen = f"record:{file}", file.stat()
+    known = memory.get(key, seen)
+    if known is None:
+        known = {"digest": hashlib.sha256(data).hexdigest(), "written": seen.st_ctime_ns}
+        before = memory.last(key)
+        if before is not None and before["digest"] == known["digest"]:
+            known["written"] = min(known["written"], before["written"])
+        memory.put(key, seen, known)
+    return int(known["written"])
 
 
 def _installed(record: _Record, prefix: Path, memory: Memory, *, written: int) -> CondaInstalled:
@@ -118,7 +135,9 @@ def _installed(record: _Record, prefix: Path, memory: Memory, *, written: int) -
             url=url,
             sha256=record.sha256,
         )
-    return CondaInstalled(package, archive, sorted(changed), list(_metadata(files)), list(_copies(record)))
+    modules = [file.path for file in files if "-packages/" in file.path]
+    copies = list(_copies(record))
+    return CondaInstalled(package, archive, sorted(changed), list(_metadata(files)), copies, modules, written)
 
 
 def _changed(files: Iterable[_File], prefix: Path, memory: Memory, written: int) -> Iterator[tuple[str, str]]:

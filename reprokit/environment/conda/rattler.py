@@ -15,12 +15,11 @@ from typing import Any
 
 import msgspec
 
+from reprokit.core.package_root import IMPORT_ROOT
 from reprokit.errors import EnvironmentMismatchError
 from reprokit.schema.lock import Archive, CondaPackage
 
 __all__ = ["download", "install_conda", "solve_conda"]
-
-_ROOT = Path(__file__).resolve().parents[3]
 
 
 def solve_conda(
@@ -82,7 +81,7 @@ def _ask(request: dict[str, Any], advance: Callable[[int], None] | None = None) 
             "Conda packages need py-rattler, which is not installed beside reprokit.",
             hint="pip install 'reprokit-runs[conda]'",
         )
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")]))
     answer: dict[str, Any] | None = None
     with tempfile.TemporaryFile() as errors:
         with subprocess.Popen(

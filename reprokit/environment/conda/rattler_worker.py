@@ -1,4 +1,4 @@
-"""py-rattler's door: a program that solves, fetches and installs conda packages, as `rattler` asks on its stdin.
+"""py-rattler's door: a program that solves, fetches and installs conda packages, as `engine` asks on its stdin.
 
 It runs in a process of its own, because a hostile archive, and an answer that is still awaited at the end, abort the
 process that py-rattler is in. Source: https://conda.github.io/rattler/py-rattler; 0.28. Post-link scripts of packages

@@ -20,9 +20,10 @@ __all__ = ["Interpreter", "find_interpreter"]
 
 # asked of an interpreter that is not this one; -I: nothing of the user's comes in
 _ASK = (
-    "import json,platform,site,sys;"
+    "import json,platform,site,sys,sysconfig;"
     "print(json.dumps([platform.python_version(),platform.python_implementation(),"
-    "platform.system().lower()+'-'+platform.machine(),sys.prefix,site.getsitepackages()]))"
+    "platform.system().lower()+'-'+platform.machine(),sys.prefix,site.getsitepackages(),"
+    "sys.implementation.cache_tag,sysconfig.get_path('stdlib')]))"
 )
 _PATIENCE = 60.0
 
@@ -33,6 +34,10 @@ class Interpreter:
 
     Attributes:
         platform: As `linux-x86_64`.
+        places: All of them, those that `.pth` files add among them.
+        sites: Those that are installed to, and whose `.pth` files are executed.
+        tag: What it calls its bytecode: `cpython-311`.
+        library: Where its own library is.
     """
 
     python: Path
@@ -41,6 +46,9 @@ class Interpreter:
     platform: str
     prefix: Path
     places: tuple[str, ...]
+    sites: tuple[str, ...]
+    tag: str
+    library: str
 
     @classmethod
     def here(cls) -> Interpreter:
@@ -52,6 +60,9 @@ class Interpreter:
             platform=f"{platform.system().lower()}-{platform.machine()}",
             prefix=Path(sys.prefix),
             places=tuple(_places_here()),
+            sites=tuple(place for place in _sites_here() if Path(place).is_dir()),
+            tag=str(sys.implementation.cache_tag),
+            library=sysconfig.get_path("stdlib"),
         )
 
     @classmethod
@@ -70,10 +81,16 @@ class Interpreter:
             done = subprocess.run(
                 [python, "-I", "-c", _ASK], capture_output=True, text=True, timeout=_PATIENCE, check=True
             )
-            version, implementation, system, prefix, places = json.loads(done.stdout)
+            version, implementation, system, prefix, places, tag, library = json.loads(done.stdout)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise EnvironmentMismatchError(f"{python} is no Python that starts: {error}.") from None
-        return cls(python, version, implementation, system, Path(prefix), tuple(places))
+        known = tuple(place for place in places if Path(place).is_dir())  # Debian names some that it has not made
+        return cls(python, version, implementation, system, Path(prefix), known, known, str(tag), library)
+
+
+def _sites_here() -> list[str]:
+    own = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+    return [*own, *site.getsitepackages()]
 
 
 def _places_here() -> Iterator[str]:

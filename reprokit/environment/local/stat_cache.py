@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from reprokit.core.atomic_files import durable_write
 from reprokit.core.canonical_json import canonical, sha256_of
-from reprokit.core.logical_keys import durable_write
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "marks"]
 
 
 class Memory:
@@ -31,11 +31,16 @@ class Memory:
     def get(self, path: str, seen: os.stat_result) -> Any:
         """Return what was noted of a file, None if nothing was or if it has changed since."""
         row = self._rows.get(path)
-        return row["facts"] if row is not None and row["stat"] == _marks(seen) else None
+        return row["facts"] if row is not None and row["stat"] == marks(seen) else None
+
+    def last(self, path: str) -> Any:
+        """Return what was noted of a file last, whatever became of it since; None if nothing was."""
+        row = self._rows.get(path)
+        return row["facts"] if row is not None else None
 
     def put(self, path: str, seen: os.stat_result, facts: Any) -> None:
         """Note facts of a file as it was when `seen` was taken, before it was read."""
-        self._rows[path] = {"stat": _marks(seen), "facts": facts}
+        self._rows[path] = {"stat": marks(seen), "facts": facts}
         self._dirty = True
 
     def save(self) -> None:
@@ -47,5 +52,6 @@ class Memory:
             pass
 
 
-def _marks(seen: os.stat_result) -> list[int]:
-    return [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
+def marks(seen: os.stat_result) -> list[int]:
+    """Return what moves when a file is changed; the time of its change (ctime) is one that nobody sets by hand."""
+    return [seen.st_size, seen.st_mtime_ns, seen.st_ino, seen.st_ctime_ns, seen.st_dev]

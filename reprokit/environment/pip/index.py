@@ -15,7 +15,7 @@ import msgspec
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from reprokit.core.logical_keys import os_errors
+from reprokit.core.atomic_files import os_errors
 from reprokit.core.progress import SILENT, Progress
 from reprokit.environment.local.clean_url import clean_url
 from reprokit.environment.local.interpreter import Interpreter

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import os
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from reprokit.environment.local.interpreter import Interpreter
+from reprokit.environment.pip.installed import rows_of, spell
 from reprokit.environment.pip.wheelhouse import read_name
 from reprokit.errors import EnvironmentMismatchError
 from reprokit.schema.lock import EnvironmentLock
@@ -66,11 +69,29 @@ def _run(command: list[str], what: str) -> None:
 
 
 def name_the_final_place(building: Path, target: Path) -> None:
-    """Have scripts and activation name the folder that the environment will have."""
+    """Have scripts and activation name the folder that the environment will have, and RECORDs say so."""
     before, after = str(building).encode(), str(target).encode()
+    named = {}
     for file in [*(building / "bin").iterdir(), building / "pyvenv.cfg"]:
         if file.is_file() and not file.is_symlink():
             with file.open("rb") as handle:
                 head = handle.read(2)
             if head != b"\x7fE" and before in (data := file.read_bytes()):
-                file.write_bytes(data.replace(before, after))
+                named[file] = data.replace(before, after)
+                file.write_bytes(named[file])
+    for record in building.glob("lib/python*/site-packages/*.dist-info/RECORD"):
+        _record_again(record, named)
+
+
+def _record_again(record: Path, named: dict[Path, bytes]) -> None:
+    text = record.read_text(encoding="utf-8", errors="surrogateescape")
+    if "/bin/" not in text:
+        return
+    rows = []
+    for path, digest, size in rows_of(text):
+        data = named.get(Path(os.path.normpath(record.parent.parent / path)))
+        told = spell(io.BytesIO(data), digest) if data is not None and digest else None
+        rows.append((path, digest, size) if data is None or told is None else (path, told, str(len(data))))
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\n").writerows(rows)
+    record.write_text(written.getvalue(), encoding="utf-8", errors="surrogateescape")

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from reprokit.core.logical_keys import os_errors
+from reprokit.core.atomic_files import os_errors
 from reprokit.core.progress import SILENT, Progress
 from reprokit.environment.conda.archives import CondaVault
 from reprokit.environment.local.archive_cache import kept

@@ -64,7 +64,7 @@ COPY --from=build /reprokit/cache/environments /reprokit/cache/environments
 LABEL org.opencontainers.image.title="{context.image}"
 COPY registry /reprokit/registry
 ENTRYPOINT ["/reprokit/tool/bin/reprokit"]
-CMD ["reproduce", "{context.run_id}"]
+CMD ["reproduce", "-y", "{context.run_id}"]
 """
 
 
@@ -84,7 +84,7 @@ which must have {context.needs}: `--build-arg BASE=IMAGE` names another one.
     docker run --rm --network none {image}
 
     buildah build --network none -t {image} .
-    buildah run --network none $(buildah from {image}) -- /reprokit/tool/bin/reprokit reproduce {context.run_id}
+    buildah run --network none $(buildah from {image}) -- /reprokit/tool/bin/reprokit reproduce -y {context.run_id}
 
 It ends with the verdict, and exit code 0 if the run was reproduced, 7 if it diverged, 8 if nothing could be compared.
 Other commands of reprokit take its place: `podman run --rm {image} show {context.run_id}`.

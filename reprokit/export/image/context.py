@@ -17,9 +17,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from reprokit.core.atomic_files import os_errors
 from reprokit.core.canonical_json import sha256_of
-from reprokit.core.logical_keys import os_errors
-from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import is_run_id
 from reprokit.environment.conda.archives import gather_conda
 from reprokit.environment.local.interpreter import Interpreter
@@ -28,7 +27,7 @@ from reprokit.environment.vault import open_vault
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError, RefusedError, UsageError
 from reprokit.export.image.containerfile import ImageContext, containerfile, readme
 from reprokit.export.image.tool_wheels import installed_wheels, tool_wheels
-from reprokit.registry import Registry
+from reprokit.registry.context import Context
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.package_log import Stamp
 from reprokit.runs.store import RunStore, StoredRun
@@ -42,15 +41,7 @@ _MOMENT = 315532800  # 1980: what wheels, which are zips, can say
 _NAMESPACE = uuid.UUID("0b8f1c56-9f0e-4d55-8f57-6f1a8a0b3d2c")
 
 
-def write_image_context(
-    ref: str,
-    folder: Path,
-    *,
-    registry: Registry,
-    cache: Path,
-    base: str | None = None,
-    progress: Progress = SILENT,
-) -> ImageContext:
+def write_image_context(ref: str, folder: Path, *, context: Context, base: str | None = None) -> ImageContext:
     """Write a build context whose image reproduces a run; equal runs give equal files.
 
     Wheels come from the cache, the run's vault, what is installed here, or where pip looks, in this order.
@@ -69,22 +60,22 @@ def write_image_context(
     target = folder.resolve()
     with os_errors(f"Looking at {target}"):
         _check_free(target)
-    runs = RunStore(registry)
+    runs = RunStore(context.registry)
     run = runs.load(ref)
     lock = _lock_of(run, runs)
     base = _base(lock.environment, base)
-    context = ImageContext(
+    made = ImageContext(
         folder=target, run_id=run.record.run_id, base=base, needs=_needs(lock.environment),
         environment=lock.environment.hash, packages=lock.environment.size, size=0,
     )  # fmt: skip
     with os_errors(f"Writing the build context {target}"), _beside(target) as building:
-        _put_wheels(run, lock.environment, building, registry=registry, cache=cache, progress=progress)
-        _put_registry(run.record.run_id, building / "registry", source=registry, progress=progress)
-        (building / "Containerfile").write_text(containerfile(context))
-        (building / "README.txt").write_text(readme(context))
+        _put_wheels(run, lock.environment, building, context)
+        _put_registry(run.record.run_id, building / "registry", context)
+        (building / "Containerfile").write_text(containerfile(made))
+        (building / "README.txt").write_text(readme(made))
         size = _settle(building)
         building.rename(target)
-    return replace(context, size=size)
+    return replace(made, size=size)
 
 
 def _check_free(target: Path) -> None:
@@ -172,17 +163,10 @@ def _beside(target: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _put_wheels(
-    run: StoredRun,
-    environment: EnvironmentLock,
-    building: Path,
-    *,
-    registry: Registry,
-    cache: Path,
-    progress: Progress,
-) -> None:
+def _put_wheels(run: StoredRun, environment: EnvironmentLock, building: Path, context: Context) -> None:
     """Write the environment's lock, its wheels, and those of reprokit."""
-    vault = open_vault(run.manifest, registry)
+    cache, progress = context.cache, context.progress
+    vault = open_vault(run.manifest, context.registry)
     vault = vault._replace(wheels={**installed_wheels(environment.pip, cache=cache), **vault.wheels})
     offline = bool(os.environ.get("REPROKIT_OFFLINE"))
     with progress.task("Gathering packages", environment.size, unit="packages") as advance:
@@ -190,7 +174,7 @@ def _put_wheels(
             environment.pip, interpreter=Interpreter.here(), cache=cache, vault=vault, offline=offline,
             progress=progress,
         )  # fmt: skip
-        archives = _conda_archives(environment, vault, cache=cache, offline=offline, progress=progress)
+        archives = _conda_archives(environment, vault, context, offline=offline)
         for folder in ("wheels", "conda", "reprokit"):
             (building / folder).mkdir()
         for wheel in wheels:
@@ -212,23 +196,22 @@ def _put_wheels(
     (tool / "requirements.txt").write_text("".join(f"{name}=={version}\n" for name, version in names))
 
 
-def _conda_archives(
-    environment: EnvironmentLock, vault: Vault, *, cache: Path, offline: bool, progress: Progress
-) -> dict[str, Path]:
+def _conda_archives(environment: EnvironmentLock, vault: Vault, context: Context, *, offline: bool) -> dict[str, Path]:
     """Return the archives of an environment's conda packages by their SHA-256, as the cache keeps them."""
     if not environment.conda:
         return {}
     files = gather_conda(
-        environment.conda, archives=vault.archives, cache=cache, vault=vault.conda, offline=offline, progress=progress,
+        environment.conda, archives=vault.archives, cache=context.cache, vault=vault.conda, offline=offline,
+        progress=context.progress,
     )  # fmt: skip
     return {str(package.sha256): files[package.name] for package in environment.conda}
 
 
-def _put_registry(run_id: str, folder: Path, *, source: Registry, progress: Progress) -> None:
+def _put_registry(run_id: str, folder: Path, context: Context) -> None:
     """Copy the run, its inputs and its checkpoints, verified, into a registry of their own."""
     stamp = Stamp(uuid=str(uuid.uuid5(_NAMESPACE, run_id)), time=_began(run_id) * 10**9, writer="reprokit export")
     target = LocalRegistry(folder, stamp=stamp)
-    push(f"runs/{run_id}", source=source, target=target, everything=True, progress=progress)
+    push(f"runs/{run_id}", source=context.registry, target=target, everything=True, progress=context.progress)
     for name in ("tmp", "running"):
         shutil.rmtree(folder / name, ignore_errors=True)
 

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from reprokit._version import __version__
+from reprokit.core.package_root import PACKAGE
 from reprokit.environment.capture import capture, packages_of
 from reprokit.environment.local.interpreter import Interpreter
 from reprokit.environment.pip.wheelhouse import Vault, gather
@@ -32,7 +33,6 @@ NEEDS = (
     "rich>=13",
     "msgspec>=0.19",
     "PyYAML>=6",
-    "GitPython>=3.1.44",
     "platformdirs>=4",
     "numpy>=1.26",
     "psutil>=5.9",
@@ -43,7 +43,6 @@ NEEDS = (
 
 _NAME = "reprokit_runs"
 _TIME = (1980, 1, 1, 0, 0, 0)
-_PACKAGE = Path(__file__).resolve().parents[2]
 
 
 def tool_wheels(*more: str, cache: Path, own: Path) -> list[Path]:
@@ -108,7 +107,7 @@ def write_own_wheel(folder: Path) -> Path:
     """Write the wheel of reprokit from the files that run here, and return it; equal files give equal bytes."""
     target = folder / f"{_NAME}-{__version__}-py3-none-any.whl"
     info = f"{_NAME}-{__version__}.dist-info"
-    files = {f"{_PACKAGE.name}/{file.relative_to(_PACKAGE).as_posix()}": file.read_bytes() for file in _own_files()}
+    files = {f"{PACKAGE.name}/{file.relative_to(PACKAGE).as_posix()}": file.read_bytes() for file in _own_files()}
     needs = "".join(f"Requires-Dist: {text}\n" for text in NEEDS)
     about = f"Metadata-Version: 2.1\nName: reprokit-runs\nVersion: {__version__}\nLicense: Apache-2.0\n{needs}"
     files |= {
@@ -129,7 +128,7 @@ def write_own_wheel(folder: Path) -> Path:
 
 
 def _own_files() -> list[Path]:
-    found = [file for file in _PACKAGE.rglob("*") if file.suffix == ".py" or file.name == "py.typed"]
+    found = [file for file in PACKAGE.rglob("*") if file.suffix == ".py" or file.name == "py.typed"]
     return [file for file in found if file.is_file() and not file.name.startswith(".")]
 
 

@@ -12,50 +12,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from reprokit.comparison.record_check import same_number
-from reprokit.core.safe_json import printable
-from reprokit.runs.pairs import checkpoint_pairs
-from reprokit.schema.record import CheckpointEntry, Record
+from reprokit.core.terminal_text import printable
+from reprokit.schema.record import Record
 
-__all__ = ["Cell", "Curve", "Grid", "Pair", "curves", "group", "merged", "pairs", "thin", "thinned"]
+__all__ = ["Cell", "Curve", "Grid", "curves", "group", "merged", "thin", "thinned"]
 
 Points = list[tuple[float, float]]
 
 _MOST_CURVES = 12
 _MOST_POINTS = 400  # of a line; more are not seen
 _LARGEST = 1e300  # what is larger is drawn as little as an infinity: differences of two must be finite
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """A checkpoint of one run and the one of the other that was saved at the same place; None where there is none."""
-
-    label: str
-    epoch: int | None = None
-    one: CheckpointEntry | None
-    other: CheckpointEntry | None
-
-    @property
-    def state(self) -> Literal["equal", "differs", "missing"]:
-        if self.one is None or self.other is None:
-            return "missing"
-        return "equal" if self.one.state_digest == self.other.state_digest else "differs"
-
-    @property
-    def tick(self) -> str:
-        """The label of a column of a plot."""
-        return "start" if self.label == "initial state" else printable(self.label.removeprefix("epoch "), 12)
-
-
-def pairs(left: Record, right: Record, *, until: int | None = None) -> list[Pair]:
-    """Return the checkpoints of two runs that a verdict is about, by where they were saved.
-
-    Args:
-        until: The last epoch that is compared.
-    """
-    return [
-        Pair(label=label, epoch=next(side.epoch for side in (one, other) if side is not None), one=one, other=other)
-        for label, one, other in checkpoint_pairs(left, right, until)
-    ]
 
 
 # ---------------------------------------------------------------------------------------------------- curves
@@ -192,6 +158,9 @@ def _parts(count: int, parts: int) -> list[range]:
 # ------------------------------------------------------------------------------------------------------ grid
 
 
+Kind = Literal["absent", "equal", "unmeasured", "apart", "unlike"]
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """How a tensor, or several of a module, compare at one checkpoint.
@@ -202,7 +171,7 @@ class Cell:
         size: Largest |Δ| in parts of the largest |weight|; infinite where NaN or an infinity is on one side alone.
     """
 
-    kind: Literal["absent", "equal", "unmeasured", "apart", "unlike"]
+    kind: Kind
     size: float = 0.0
 
 

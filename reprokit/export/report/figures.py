@@ -22,7 +22,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from reprokit.core.safe_json import printable
+from reprokit.core.terminal_text import printable
 from reprokit.export.report.data import Cell, Curve, Grid, Points
 from reprokit.export.report.reading import Histogram
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,11 +16,12 @@ from markupsafe import Markup
 
 from reprokit._version import __version__
 from reprokit.core.progress import Progress
-from reprokit.export.report import figures
-from reprokit.export.report.data import Curve, Grid, Pair, curves, pairs
+from reprokit.export.report import figures as figures
+from reprokit.export.report.data import Curve, Grid, curves
 from reprokit.export.report.reading import Histogram, read_grid, read_histogram, read_steps
-from reprokit.export.report.sides import causes_of, check_again, experiments, hashes_of, moment, sides, text
+from reprokit.export.report.sides import check_again, experiments, hashes_of, moment, sides, text
 from reprokit.export.report.words import GLOSSARY, headline, how_far, how_it_grows, tolerance_text, where_first
+from reprokit.runs.pairs import Pair, checkpoint_pairs
 from reprokit.runs.store import RunStore, StoredRun
 from reprokit.schema.lock import RunLock
 from reprokit.schema.record import Record
@@ -56,14 +56,15 @@ def render(subject: Subject, runs: RunStore, *, budget: int, progress: Progress)
     left, right, verdict, registry = subject.left, subject.right, subject.verdict, runs.registry
     ours, theirs = left.record, right.record if right is not None else None
     locks = _lock(left, runs), _lock(right, runs)
-    found = pairs(ours, theirs, until=_until(verdict)) if theirs is not None else []
+    until = verdict.until if verdict is not None else None
+    found = checkpoint_pairs(ours, theirs, until) if theirs is not None else []
     grid, worst = read_grid(found, registry, budget=budget, progress=progress)
     histogram = read_histogram(*worst, registry) if worst is not None else None
     steps, unread = read_steps(left, registry)
     their_steps, also = read_steps(right, registry) if right is not None else ({}, [])
     best = locks[0].recipe.checkpoints.best if locks[0] is not None else {}
     drawn, hidden = curves(ours, theirs, (steps, their_steps), first=best)
-    explained = causes_of(verdict) if verdict is not None and verdict.verdict != "BITWISE" else []
+    explained = verdict.explanations if verdict is not None else []
     first = verdict.first_divergence if verdict is not None else None
     last_epoch = max((entry.epoch for entry in ours.checkpoints if entry.epoch is not None), default=None)
     names = ("original", "repetition") if subject.repeats and right is not None else ("first run", "second run")
@@ -80,7 +81,7 @@ def render(subject: Subject, runs: RunStore, *, budget: int, progress: Progress)
         first=where_first(first, found, last_epoch) if first is not None else [],
         divergence=first, grows=how_it_grows(grid) if grid is not None else [],
         comparisons=_condensed(verdict),
-        causes=explained, weighed=bool(verdict is not None and verdict.explanations),
+        causes=explained,
         experiments=experiments(explained, ours),
         plots=[(curve, _svg(figures.draw_curve(curve, _told(curve, names), own=f"curve{number}-")))
                for number, curve in enumerate(drawn)],
@@ -92,12 +93,6 @@ def render(subject: Subject, runs: RunStore, *, budget: int, progress: Progress)
         pairs=found, tables=sides(left, right, locks), hashes=hashes_of(left, right),
         commands_=check_again(ours, theirs, _last(ours)), glossary=GLOSSARY,
     )  # fmt: skip
-
-
-def _until(verdict: Verdict | None) -> int | None:
-    """Return the last epoch that a repetition was asked for, where it was."""
-    found = [re.fullmatch(r"until epoch=(\d{1,9})", item) for item in verdict.relaxed] if verdict is not None else []
-    return next((int(one[1]) for one in found if one is not None), None)
 
 
 def _lock(run: StoredRun | None, runs: RunStore) -> RunLock | None:
@@ -112,11 +107,11 @@ def _last(record: Record) -> str | None:
 def _contradictions(verdict: Verdict | None, found: Sequence[Pair], grid: Grid | None) -> list[str]:
     """Return in what the stored verdict, or a record, contradicts what is found in the registry now."""
     said = []
-    unlike = [pair.label for pair in found if pair.state != "equal"]
-    if verdict is not None and verdict.verdict == "BITWISE" and unlike:
+    unlike = [str(pair.place) for pair in found if pair.state != "equal"]
+    if verdict is not None and verdict.verdict in ("BITWISE", "EQUAL-RELAXED") and unlike:
         said.append(
-            f"The verdict on record says BITWISE, but {len(unlike):,} of {len(found):,} checkpoints differ, first "
-            f"{text(unlike[0], 80)}. Do not rely on it, and compare again: the commands are below."
+            f"The verdict on record says {verdict.verdict}, but {len(unlike):,} of {len(found):,} checkpoints differ, "
+            f"first {text(unlike[0], 80)}. Do not rely on it, and compare again: the commands are below."
         )
     if grid is not None and grid.contradictions:
         said.append(
@@ -163,7 +158,7 @@ def _facts(
     if theirs is None:
         kept = sum(not entry.dropped for entry in ours.checkpoints)
         facts = [_Fact(value=f"{kept:,}", what="checkpoints, each with its digest")]
-        facts.append(_Fact(value=f"{sum(not out.missing for out in ours.outputs):,}", what="declared outputs"))
+        facts.append(_Fact(value=f"{sum(out.is_kept for out in ours.outputs):,}", what="declared outputs"))
         facts += [
             _Fact(value=f"{value:.4g}", what=f"{text(name, 30)}, at the end")
             for name, value in [*ours.metrics.items()][:2]

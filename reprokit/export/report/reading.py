@@ -15,15 +15,19 @@ import numpy.typing as npt
 from reprokit.checkpoint.format import StoredTensor
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.client.tensors import StoredArray, as_array
+from reprokit.comparison.compare_runs import open_checkpoint
 from reprokit.comparison.tensor_distance import distance
+from reprokit.comparison.tensor_pairs import pair_tensors
 from reprokit.core.canonical_json import metric_values
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.safe_json import load_json
+from reprokit.core.terminal_text import printable
 from reprokit.errors import DataMismatchError, NotFoundError
-from reprokit.export.report.data import Cell, Grid, Pair, Points, group, merged, thinned
-from reprokit.packages.package import Package
+from reprokit.export.report.data import Cell, Grid, Kind, Points, group, merged, thinned
 from reprokit.registry import Registry
+from reprokit.runs.pairs import Pair
 from reprokit.runs.store import StoredRun
+from reprokit.schema.metric_log import MAX_LINE
 from reprokit.schema.record import CheckpointEntry
 
 __all__ = ["BUDGET", "Histogram", "read_grid", "read_histogram", "read_steps"]
@@ -53,7 +57,7 @@ def read_steps(run: StoredRun, registry: Registry) -> tuple[dict[str, Points], l
     for line in lines[:_MOST_LINES]:
         if line:
             try:
-                row = load_json(line, what=what, max_bytes=1024 * 1024, max_depth=4, constants=True)
+                row = load_json(line, what=what, max_bytes=MAX_LINE, max_depth=4, constants=True)
             except DataMismatchError:
                 unread += 1
                 continue
@@ -110,7 +114,7 @@ def read_grid(
     Which differ is known from metadata alone; only those are read, from the first checkpoint that differs on and then
     evenly spread, until the budget is used up. None if there are no two checkpoints to compare.
     """
-    if not any(pair.one is not None and pair.other is not None for pair in found):
+    if not any(pair.left is not None and pair.right is not None for pair in found):
         return None, None
     first = next((i for i, pair in enumerate(found) if pair.state == "differs"), None)
     shown = thinned(len(found), _MOST_COLUMNS, keep=[] if first is None else [max(first - 1, 0), first])
@@ -130,12 +134,12 @@ def read_grid(
     ]
     grid = Grid(
         rows=["whole checkpoint", *(_label(label, names) for label, names in rows.items())],
-        columns=[found[number].tick for number in shown],
+        columns=[printable(found[number].place.tick, 12) for number in shown],
         cells=cells,
         tensors=reading.tensors,
         numbers=reading.numbers,
         digests=(reading.equal, reading.compared),
-        contradictions=[found[n].label for n in shown if _contradicts(found[n], n, reading)],
+        contradictions=[str(found[n].place) for n in shown if _contradicts(found[n], n, reading)],
         notes=_notes(found, shown, rows, reading, budget),
     )
     worst = reading.worst
@@ -156,37 +160,33 @@ def _open(entry: CheckpointEntry | None, registry: Registry) -> Checkpoint | Non
     if entry is None or entry.dropped:
         return None
     try:
-        return Checkpoint(Package(entry.package, registry.read_manifest(entry.top_hash), registry))
+        return open_checkpoint(entry, registry)
     except NotFoundError:
         return None
 
 
-def _model(checkpoint: Checkpoint | None) -> dict[str, StoredTensor]:
+def _model(checkpoint: Checkpoint | None) -> dict[tuple[str, str], StoredTensor]:
     stored = checkpoint.all_stored() if checkpoint is not None else {}
-    return {name: tensor for (section, name), tensor in stored.items() if section == "model"}
+    return {key: tensor for key, tensor in stored.items() if key[0] == "model"}
 
 
 def _look(number: int, pair: Pair, reading: _Reading) -> None:
     """Compare the digests of a pair's tensors."""
-    left, right = _open(pair.one, reading.registry), _open(pair.other, reading.registry)
+    left, right = _open(pair.left, reading.registry), _open(pair.right, reading.registry)
     ours, theirs = _model(left), _model(right)
-    reading.names |= dict.fromkeys([*ours, *theirs])
+    reading.names |= dict.fromkeys(name for _, name in [*ours, *theirs])
     if len(ours) > reading.tensors:
         reading.tensors, reading.numbers = len(ours), sum(math.prod(t.shape) for t in ours.values())
     known = left is not None and right is not None
-    for name in dict.fromkeys([*ours, *theirs]):
-        one, other = ours.get(name), theirs.get(name)
-        if one is None or other is None:
-            missing = known or pair.state == "missing"  # else it was deleted, and not unlike
-            kind = "unlike" if missing else "equal" if pair.state == "equal" else "unmeasured"
-        elif (one.dtype, one.shape) != (other.dtype, other.shape):
-            kind = "unlike"
-        else:
-            kind = "equal" if one.digest == other.digest else "unmeasured"
+    for found in pair_tensors(ours, theirs):
+        kind: Kind = "equal" if found.how == "equal" else "unmeasured" if found.how == "differs" else "unlike"
+        if not known and pair.state != "missing":  # one of them was deleted, and is not unlike
+            kind = "equal" if pair.state == "equal" else "unmeasured"
         if known:
             reading.compared += 1
             reading.equal += kind == "equal"
-        reading.cells[number, name] = Cell(kind)  # type: ignore[arg-type]
+        for name in {stored.name for stored in (found.one, found.other) if stored is not None}:
+            reading.cells[number, name] = Cell(kind)
     if left is not None and right is not None:
         reading.opened[number] = left, right
 
@@ -204,7 +204,7 @@ def _measure(number: int, reading: _Reading) -> None:
     """Read the tensors that differ at a checkpoint, a file at a time."""
     left, right = reading.opened[number]
     files: dict[str, list[str]] = {}
-    for name, stored in _model(left).items():
+    for (_, name), stored in _model(left).items():
         if reading.cells[number, name].kind == "unmeasured":
             files.setdefault(stored.key, []).append(name)
     for names in files.values():
@@ -295,7 +295,7 @@ class Histogram:
 @np.errstate(all="ignore")
 def read_histogram(pair: Pair, name: str, registry: Registry) -> Histogram | None:
     """Return the distribution of a tensor in both runs; None if no two of its numbers are finite."""
-    left, right = _open(pair.one, registry), _open(pair.other, registry)
+    left, right = _open(pair.left, registry), _open(pair.right, registry)
     if left is None or right is None:
         return None
     one, other = left.arrays("model", [name])[name], right.arrays("model", [name])[name]
@@ -313,7 +313,7 @@ def read_histogram(pair: Pair, name: str, registry: Registry) -> Histogram | Non
     apart_edges = _edges(apart.min(), apart.max(), bins)
     return Histogram(
         name=name,
-        place=pair.label,
+        place=str(pair.place),
         shape=one.shape,
         edges=edges.tolist(),
         one=np.histogram(a, edges)[0].tolist(),

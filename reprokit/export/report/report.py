@@ -15,6 +15,7 @@ from reprokit.export.report.reading import BUDGET
 from reprokit.export.report.sides import text
 from reprokit.registry import Registry
 from reprokit.runs.store import RunStore, StoredRun
+from reprokit.runs.support import Support
 from reprokit.runs.verdict_store import VerdictStore
 
 __all__ = ["Report", "as_report"]
@@ -53,7 +54,7 @@ def as_report(
     subject = _against(run, runs.load(against), registry) if against is not None else _subject(run, runs)
     html = render(subject, runs, budget=budget, progress=progress)
     other = subject.right.record.run_id if subject.right is not None else None
-    verdict = subject.verdict.verdict if subject.verdict is not None else None
+    verdict = subject.verdict.word if subject.verdict is not None else None
     return Report(html=html, run_id=subject.left.record.run_id, other=other, verdict=verdict)
 
 
@@ -83,22 +84,23 @@ def _subject(run: StoredRun, runs: RunStore) -> Subject:
 
 def _newest_of(run_id: str, runs: RunStore) -> StoredRun | None:
     """Return the newest reproduction of a run; one with a verdict before one without."""
-    found = [s for s in runs.summaries() if s.get("reproduces") == run_id and s.get("status") != "running"]
-    found.sort(key=lambda s: (isinstance(s.get("verdict"), str), str(s.get("run"))))
-    return runs.load(str(found[-1]["run"])) if found else None
+    found = [one for one in runs.summaries() if one.reproduces == run_id and one.status != "running"]
+    found.sort(key=lambda one: (one.verdict is not None, one.run))
+    return runs.load(found[-1].run) if found else None
 
 
 def _reproduction(left: StoredRun, right: StoredRun, runs: RunStore) -> Subject:
     """Return a reproduction with the verdict that was given on it, or, where none was, one that is given now."""
-    kept = [
-        said
-        for said in VerdictStore(runs.registry).of(left.record.run_id)
-        if said.reproduction.run_id == right.record.run_id
-    ]
-    said = kept[-1] if kept else None
+    store, support = VerdictStore(runs.registry), Support(runs)
+    packages = (store.package(left.record.run_id, top_hash) for top_hash in store.versions(left.record.run_id))
+    read = ((store.read(package), package.manifest) for package in packages)
+    kept = [found for found in read if found[0].reproduction.run_id == right.record.run_id]
+    said = kept[-1][0] if kept else None
     verdict = said.verdict if said is not None else right.record.verdicts[-1] if right.record.verdicts else None
     notices: tuple[str, ...] = ()
     if verdict is None:
         verdict = compare_runs(left, right, registry=runs.registry)
         notices = ("No verdict on this repetition was recorded. What is shown was found when this page was written.",)
+    elif (why := support.unsupported(*kept[-1]) if kept else support.own(right.record)) is not None:
+        notices = (f"The records of the two runs do not bear this verdict out: {why}.",)
     return Subject(left=left, right=right, verdict=verdict, said=said, notices=notices)

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from reprokit.core.safe_json import printable
+import msgspec
+
+from reprokit.core.terminal_text import printable
 from reprokit.numerics.numeric_class import differences
 from reprokit.runs.store import StoredRun
 from reprokit.schema.lock import RunLock
 from reprokit.schema.record import Record
-from reprokit.schema.verdict import Cause, CauseKind, Verdict
+from reprokit.schema.verdict import Cause
 
-__all__ = ["Row", "Table", "causes_of", "check_again", "hashes_of", "moment", "sides", "text"]
+__all__ = ["Row", "Table", "check_again", "hashes_of", "moment", "sides", "text"]
 
 _MOST = 60  # rows of one kind
 _WIDE = 400  # characters of one value
@@ -69,7 +71,7 @@ def sides(left: StoredRun, right: StoredRun | None, locks: tuple[RunLock | None,
         Table(title="Code", rows=facts(_code)),
         Table(title="Environment", rows=facts(_environment) + _packages(*locks)),
         _many("Data", _data(ours), _data(theirs) if theirs else None),
-        _many("Parameters", _mapping(ours.params), _mapping(theirs.params) if theirs else None),
+        _many("Parameters", _params(ours), _params(theirs) if theirs else None),
         _many("Execution", _execution(ours), _execution(theirs) if theirs else None),
         _many("Machine", _machine(ours), _machine(theirs) if theirs else None),
     ]
@@ -120,6 +122,10 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _params(record: Record) -> Mapping[str, Any]:
+    return {name: f"{value!r} (unused)" if name in record.unused else value for name, value in record.params.items()}
+
+
 def _run(record: Record) -> dict[str, Any]:
     return {
         "run ID": record.run_id,
@@ -127,7 +133,7 @@ def _run(record: Record) -> dict[str, Any]:
         "status": record.status + (f": {' '.join(record.failure.split())}" if record.failure else ""),
         "started": moment(record.started),
         "took": _duration(record.started, record.ended),
-        "stopped and resumed": f"{len(record.attempts)} times" if record.attempts else "no",
+        "stopped and resumed": "; ".join(map(str, record.attempts[:_MOST])) or "no",
         "checkpoints": f"{len(record.checkpoints):,}",
     }
 
@@ -200,25 +206,23 @@ def _data(record: Record) -> dict[str, Any]:
 def _execution(record: Record) -> dict[str, Any]:
     return {
         str(key): value
-        for key, value in islice(_mapping(record.execution).items(), 10_000)
+        for key, value in (msgspec.to_builtins(record.execution) or {}).items()
         if value not in ({}, [], None)
     }
 
 
 def _machine(record: Record) -> dict[str, Any]:
-    machine = _mapping(record.machine)
-    numeric = _mapping(machine.get("numeric"))
-    memory = machine.get("memory_bytes")
-    gpus = machine.get("gpus")
+    machine = record.machine
+    memory = machine.memory_bytes
     found = {
-        "name": machine.get("hostname"),
-        "processor": numeric.get("cpu"),
-        "cores": machine.get("cores"),
-        "memory": f"{memory / 2**30:.0f} GiB" if isinstance(memory, int) and abs(memory) < 2**60 else None,
-        "GPUs": ", ".join(text(gpu, 60) for gpu in gpus[:16]) if isinstance(gpus, list) else None,
-        "GPU driver": machine.get("driver"),
-        "system": " ".join(text(part, 60) for part in (machine.get("os"), machine.get("kernel")) if part),
-        "C library": machine.get("libc"),
+        "name": machine.hostname,
+        "processor": machine.numeric.cpu,
+        "cores": machine.cores,
+        "memory": f"{memory / 2**30:.0f} GiB" if memory is not None and abs(memory) < 2**60 else None,
+        "GPUs": ", ".join(text(gpu, 60) for gpu in machine.gpus[:16]),
+        "GPU driver": machine.driver,
+        "system": " ".join(text(part, 60) for part in (machine.os, machine.kernel) if part),
+        "C library": machine.libc,
     }
     return {name: value for name, value in found.items() if value not in (None, "", " ")}
 
@@ -227,7 +231,7 @@ def _numeric(one: Record, other: Record | None) -> list[Row]:
     """Return in what the numeric classes differ."""
     if other is None:
         return []
-    found = differences(_mapping(one.machine).get("numeric"), _mapping(other.machine).get("numeric"))
+    found = differences(one.machine.numeric, other.machine.numeric)
     rows = []
     for item in found[:_MOST]:
         name, values = text(item.what, 80), (text(item.one, 120), text(item.other, 120))
@@ -235,21 +239,6 @@ def _numeric(one: Record, other: Record | None) -> list[Row]:
             name, values = f"kernels of {text(item.family, 40)}", (text(list(item.names[:12])), "give other bits")
         rows.append(Row(name=name, one=values[0], other=values[1], same=False))
     return rows
-
-
-# --------------------------------------------------------------------------------------------------- causes
-
-_KINDS: tuple[CauseKind, ...] = ("code", "data", "params", "execution", "environment", "machine", "inputs", "record")
-
-
-def causes_of(verdict: Verdict) -> list[Cause]:
-    """Return the verdict's causes as they are explained; of a verdict that has but their texts, made of these."""
-    return list(verdict.explanations) or [_from_text(cause) for cause in verdict.causes]
-
-
-def _from_text(cause: str) -> Cause:
-    kind: CauseKind = next((kind for kind in _KINDS if cause.startswith(kind)), "unexplained")
-    return Cause(kind=kind, what=cause.partition(" ")[0].rstrip(":"), text=cause)
 
 
 # ------------------------------------------------------------------------------------------- check it again
@@ -293,7 +282,7 @@ def hashes_of(left: StoredRun, right: StoredRun | None) -> list[Row]:
 
 def _identity(run: StoredRun) -> dict[str, Any]:
     record = run.record
-    kept = [entry for entry in record.checkpoints if entry.reason is None]
+    kept = [entry for entry in record.checkpoints if not entry.place.is_by_chance]
     return {
         "record (top hash of its package)": run.manifest.top_hash,
         "lock: all that was declared": record.lock_hash,
@@ -309,7 +298,7 @@ def experiments(causes: Iterable[Cause], left: Record) -> list[tuple[str, str]]:
     """Return commands that would settle what the cause is: the original, with one factor of the other run each."""
     one = shlex.quote(left.run_id)
     return [
-        (f"reprokit reproduce {one} --with {shlex.quote(cause.factor)}", cause.text)
+        (f"reprokit reproduce {one} --with {shlex.quote(option)}", cause.text)
         for cause in causes
-        if cause.factor and "\n" not in cause.factor and len(cause.factor) < 500
+        if cause.factor is not None and "\n" not in (option := cause.factor.option) and len(option) < 500
     ][:5]

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reprokit.core.safe_json import printable
-from reprokit.export.report.data import Grid, Pair
+from reprokit.core.terminal_text import printable
+from reprokit.export.report.data import Grid
+from reprokit.runs.pairs import Pair
 from reprokit.schema.record import Record
 from reprokit.schema.verdict import Divergence, Rung, Verdict
 
@@ -28,6 +29,7 @@ class Headline:
 
 _TONES: dict[Rung, tuple[str, str]] = {
     "BITWISE": ("good", "✓"),
+    "EQUAL-RELAXED": ("near", "="),
     "TENSOR-TOLERANCE": ("near", "≈"),
     "METRIC-TOLERANCE": ("fair", "≈"),
     "DIVERGED": ("bad", "≠"),
@@ -49,11 +51,15 @@ def headline(verdict: Verdict | None, right: Record, found: Sequence[Pair], *, r
     if not repeats:
         title = _OF_TWO[verdict.verdict]
     tone, mark = _TONES[verdict.verdict]
-    return Headline(rung=verdict.verdict, title=title, sentence=sentence, tone=tone, mark=mark)
+    if verdict.word != verdict.verdict:
+        tone, mark, title = "fair" if tone == "fair" else "near", f"{mark}*", f"{title}, with provisos"
+        sentence += " What is listed here as a proviso was no part of the comparison."
+    return Headline(rung=verdict.word, title=title, sentence=sentence, tone=tone, mark=mark)
 
 
 _OF_TWO: dict[Rung, str] = {
     "BITWISE": "The two runs are identical",
+    "EQUAL-RELAXED": "The two runs give the same result, under other conditions",
     "TENSOR-TOLERANCE": "The two runs agree within tolerance",
     "METRIC-TOLERANCE": "The two runs give the same metrics, with other weights",
     "DIVERGED": "The two runs differ",
@@ -69,12 +75,17 @@ def _meaning(verdict: Verdict, right: Record, found: Sequence[Pair], again: str)
         if again == "repetition":
             sentence = "The run was executed again from its recorded code, environment and data. " + sentence
         return "Reproduced exactly", sentence
+    if verdict.verdict == "EQUAL-RELAXED":
+        return (
+            "Same result, under changed conditions",
+            "Everything that was compared came out identical, down to the last bit; but what is listed here was "
+            f"changed for the {again}, so it is not called an exact reproduction.",
+        )
     if verdict.verdict == "TENSOR-TOLERANCE":
-        if same and not wrong:
+        if same:
             return (
-                "Same result, under changed conditions",
-                f"Every checkpoint is equal in every bit; but what is listed here was changed for the {again}, so it "
-                "is not called an exact reproduction.",
+                "Reproduced within tolerance: the model is identical, something else is not",
+                "Every checkpoint is equal in every bit. What differs otherwise is within what was declared.",
             )
         return (
             "Reproduced within tolerance",
@@ -120,12 +131,12 @@ def _listed(names: Sequence[str]) -> str:
 
 def where_first(first: Divergence, found: Sequence[Pair], last_epoch: int | None) -> list[str]:
     """Return in sentences where two runs differ first, and by how much."""
-    place = printable(first.what or (f"epoch {first.epoch}" if first.epoch is not None else ""), 200)
+    place = printable(first.what, 200)
     before = next((i for i, pair in enumerate(found) if pair.state != "equal"), len(found))
     said = []
-    if first.what and first.what.startswith("output "):
+    if first.output is not None:
         said.append(f"All {len(found):,} checkpoints are equal." if found and before == len(found) else "")
-        said.append(f"The first thing that differs is a file that the script wrote, {place.removeprefix('output ')}.")
+        said.append(f"The first thing that differs is a file that the script wrote, {printable(first.output, 200)}.")
     elif place:
         if before:
             said.append(f"The first {before:,} of {len(found):,} checkpoints are equal in every bit.")
@@ -136,9 +147,9 @@ def where_first(first: Divergence, found: Sequence[Pair], last_epoch: int | None
 
 
 def _checkpoint(place: str, first: Divergence, last_epoch: int | None) -> str:
-    if place == "initial state":
-        return "initial state: before the first step of training"
-    if first.epoch is None or "missing" in place:
+    if first.saved == "initial" and first.missing is None:
+        return f"{place}: before the first step of training"
+    if first.epoch is None or first.missing is not None:
         return place
     count = f" of {last_epoch + 1:,}" if last_epoch is not None and last_epoch >= first.epoch else ""
     return f"checkpoint of {place}: after pass {first.epoch + 1:,}{count} over the training data"
@@ -146,10 +157,11 @@ def _checkpoint(place: str, first: Divergence, last_epoch: int | None) -> str:
 
 def _tensor(first: Divergence) -> list[str]:
     name = printable(first.tensor or "", 160)
-    if name.startswith("state.json:"):
+    key, _, setting = name.partition(":")
+    if setting and key == first.shard:
         return [
-            f"What differs there is no weight yet but the setting {name.removeprefix('state.json:')}. It is kept "
-            "beside the weights, and governs how they change from then on."
+            f"What differs there is no weight but the setting {setting} in {key}. It is kept beside the weights; "
+            "the model works, or is trained, otherwise with another one."
         ]
     said = f"What differs there first is the tensor {name}"
     if first.differing is not None and first.elements:
@@ -255,11 +267,17 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "BITWISE",
         "The strongest verdict: every checkpoint and declared output is equal in every bit, and nothing was relaxed.",
     ),
+    ("EQUAL-RELAXED", "The same, but something was changed on purpose for the repetition."),
     (
         "TENSOR-TOLERANCE",
-        "Not bitwise, but every number of every checkpoint is within a tolerance that was declared.",
+        "Not bitwise, but whatever differs is within a tolerance that was declared for it.",
     ),
     ("METRIC-TOLERANCE", "The weights differ more than that, but the declared metrics are within theirs."),
-    ("DIVERGED", "Neither. INCONCLUSIVE: nothing could be compared, or the repetition failed."),
+    ("DIVERGED", "Beyond all of that. INCONCLUSIVE: nothing could be compared, or the repetition failed."),
+    (
+        "Proviso",
+        "What a verdict cannot vouch for although all that was compared came out so: a file that was read and that "
+        "nothing pins, for one. A verdict that has any is never printed without a word of it.",
+    ),
     ("Relaxed", "What was changed on purpose for a repetition (`--with`). It can forbid BITWISE, and excuses nothing."),
 )

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from reprokit.checkpoint.reader import Checkpoint, load_checkpoint
+from reprokit.checkpoint.load import load_checkpoint
+from reprokit.checkpoint.reader import Checkpoint
 from tests.conftest import Project
 from tests.resume.trials import Case, Trial
 
@@ -125,9 +126,10 @@ def test_what_cannot_be_resumed_bit_for_bit_is_refused_by_name(tmp_path: Path) -
         "pass all models: model={'net': net, 'loss': loss}",
         "REFUSED ValueError reprokit: the metric 'los' was not logged; there are: loss. Correct `monitor=`, or log it "
         "with `self.log`",
-        "WARNED reprokit: this run cannot be resumed: StochasticWeightAveraging makes its scheduler anew; use "
-        "WeightAveraging",
+        "WARNED",
     ]
+    (why,) = {entry["unresumable"][0] for entry in project.json("show", "latest")["checkpoints"]}
+    assert why == "StochasticWeightAveraging makes its scheduler anew; use WeightAveraging"
 
 
 @pytest.fixture(scope="module")

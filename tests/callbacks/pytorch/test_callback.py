@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reprokit.checkpoint.reader import load_checkpoint
+from reprokit.checkpoint.load import load_checkpoint
 from tests.conftest import Project
+from tests.resume.trials import Case, Trial
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 
@@ -91,3 +92,12 @@ def test_an_unchanged_frozen_shard_is_stored_once(project: Project) -> None:
     second = load_checkpoint("latest@epoch=1", registry=str(project.registry)).package
     key = "model/frozen.safetensors"
     assert first.manifest[key].digest == second.manifest[key].digest
+
+
+def test_what_a_killed_script_draws_from_a_dict_is_drawn_in_its_order(tmp_path: Path) -> None:
+    """`torch_loop.py` weighs its loss by one of three lots, whose names are in no order of the alphabet."""
+    trial = Trial(Case("torch", "torch_loop.py", 40, "3 steps"), tmp_path)
+    run = trial.killed_at(25)["run_id"]
+    trial.project.reprokit("resume", run, patience=300)
+    assert trial.record()["status"] == "finished"
+    assert trial.digests(trial.record()) == trial.whole

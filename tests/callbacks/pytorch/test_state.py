@@ -162,6 +162,7 @@ _OPTIMIZERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", _OPTIMIZERS)
 def test_every_optimiser_goes_on_with_the_same_bits(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     from reprokit.callbacks.pytorch import state as torch_state
+    from reprokit.callbacks.pytorch.optimizers import add_optimizer, restore_optimizer
 
     def make() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
@@ -194,12 +195,12 @@ def test_every_optimiser_goes_on_with_the_same_bits(name: str, dtype: torch.dtyp
 
     def capture(snapshot: Snapshot) -> None:
         names = torch_state.add_model(snapshot, "model", {"0": net})
-        torch_state.add_optimizer(snapshot, {"0": optimizer}, names)
+        add_optimizer(snapshot, {"0": optimizer}, names)
 
     restored = _through_a_folder(capture, tmp_path)
     other, again = make()
     torch_state.restore_model(restored, "model", {"0": other})
-    torch_state.restore_optimizer(restored, {"0": again}, torch_state.names_of({"0": other}))
+    restore_optimizer(restored, {"0": again}, torch_state.parameters_by_name({"0": other}))
     assert bits(other, again) == bits(net, optimizer)
     train(net, optimizer, range(3, 6))
     train(other, again, range(3, 6))
@@ -251,3 +252,34 @@ def test_every_scheduler_goes_on_with_the_same_rates(name: str, tmp_path: Path) 
     other.load_state_dict({"state": {}, "param_groups": restored.state("groups")})
     torch_state.restore_plain(again, restored.state("s"))
     assert rates(other, again, 6) == rates(optimizer, scheduler, 6)
+
+
+def test_compiled_parts_do_not_change_the_names_of_tensors() -> None:
+    from reprokit.callbacks.pytorch import state as torch_state
+
+    class Net(torch.nn.Module):
+        def __init__(self, wrap: Callable[[Any], Any]) -> None:
+            super().__init__()
+            self.body = wrap(torch.nn.Sequential(torch.nn.Linear(2, 2), wrap(torch.nn.BatchNorm1d(2))))
+            self.head = torch.nn.Linear(2, 1)
+
+    plain, compiled = Net(lambda part: part), Net(torch.compile)
+    assert "body._orig_mod.0.weight" in dict(compiled.named_parameters())
+    names = [name for name, _ in torch_state.parameters_in(compiled)]
+    assert names == [name for name, _ in plain.named_parameters()]
+    taken, other = Snapshot(framework="torch"), Snapshot(framework="torch")
+    torch_state.add_model(taken, "model", {"0": compiled.eval()})
+    torch_state.add_model(other, "model", {"0": plain.eval()})
+    assert {one["name"] for one in taken._tensors} == {one["name"] for one in other._tensors}
+    assert set(taken.state["model"]["0"]["evaluating"]) == set(other.state["model"]["0"]["evaluating"])
+
+
+def test_a_lazy_module_is_named_with_what_to_do() -> None:
+    from reprokit.callbacks.pytorch import state as torch_state
+
+    with pytest.raises(TypeError) as told:
+        torch_state.add_model(Snapshot(framework="torch"), "model", {"0": torch.nn.LazyLinear(2)})
+    assert str(told.value) == (
+        "reprokit: model tensor 'weight' belongs to a lazy module and has no shape before the model's first call; call "
+        "the model once on a batch's shapes before the checkpoints begin: model(torch.zeros(…))"
+    )

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from reprokit.checkpoint.reader import Checkpoint, load_checkpoint
+from reprokit.checkpoint.load import load_checkpoint
+from reprokit.checkpoint.reader import Checkpoint
 from tests.conftest import Project
 from tests.resume.trials import Case, Trial
 
@@ -89,9 +90,12 @@ def test_what_cannot_be_resumed_bit_for_bit_is_refused_by_name(tmp_path: Path) -
         "repeat; give per_device_train_batch_size",
         "REFUSED reprokit: the recipe asks for checkpoints inside epochs, but ignore_data_skip=True has it begin with "
         "other batches: this training can be resumed bit for bit at the ends of epochs alone. Give `every: 1 epoch`",
-        "WARNED reprokit: this run cannot be resumed: load_best_model_at_end=True needs checkpoint folders of the "
-        "trainer's own, which a resumed run begins without; take RUN@best instead",
+        "WARNED",
     ]
+    why = "load_best_model_at_end=True needs checkpoint folders of the trainer's own, which a resumed run begins "
+    assert {entry["unresumable"][0] for entry in project.json("show", "latest")["checkpoints"]} == {
+        f"{why}without; take RUN@best instead"
+    }
 
 
 @pytest.fixture(scope="module")

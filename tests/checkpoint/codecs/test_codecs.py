@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from reprokit.checkpoint.codecs.convert import convert
-from reprokit.checkpoint.reader import Checkpoint, load_checkpoint
+from reprokit.checkpoint.load import LoadedCheckpoint, load_checkpoint
 from reprokit.client.tensors import parse
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.registry.local import LocalRegistry
@@ -29,7 +29,7 @@ def registry(tmp_path: Path) -> LocalRegistry:
     return LocalRegistry(tmp_path / "registry", cache=tmp_path / "cache")
 
 
-def _saved(tmp_path: Path, script: str, **environment: str) -> Checkpoint:
+def _saved(tmp_path: Path, script: str, **environment: str) -> LoadedCheckpoint:
     """Run a script that saves to t/model outside a run, and open what it saved."""
     places = {f"REPROKIT_{name.upper()}": str(tmp_path / name) for name in ("home", "cache", "registry")}
     done = subprocess.run(
@@ -123,7 +123,7 @@ def _net(script: str = _TORCH) -> Any:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedCheckpoint, Path]:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     folder = tmp_path_factory.mktemp("torch")
     return _saved(folder, _TORCH + _TRAIN), folder
@@ -141,7 +141,7 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def test_a_state_dict_has_real_dtypes_and_ties(trained: tuple[Checkpoint, Path]) -> None:
+def test_a_state_dict_has_real_dtypes_and_ties(trained: tuple[LoadedCheckpoint, Path]) -> None:
     checkpoint, folder = trained
     torch: Any = sys.modules["torch"]
     expected = torch.load(folder / "expected.pt", weights_only=True)["model"]
@@ -157,7 +157,7 @@ def test_a_state_dict_has_real_dtypes_and_ties(trained: tuple[Checkpoint, Path])
     assert list(checkpoint.state_dict(names=["brain"])) == ["brain"]
 
 
-def test_changing_a_state_dict_changes_nothing_else(trained: tuple[Checkpoint, Path]) -> None:
+def test_changing_a_state_dict_changes_nothing_else(trained: tuple[LoadedCheckpoint, Path]) -> None:
     checkpoint, _ = trained
     first, second = checkpoint.state_dict(), checkpoint.state_dict()
     for tensor in first.values():
@@ -167,7 +167,7 @@ def test_changing_a_state_dict_changes_nothing_else(trained: tuple[Checkpoint, P
     assert checkpoint.package.verify() == []
 
 
-def test_a_model_is_put_to_what_was_saved_buffers_and_modes_too(trained: tuple[Checkpoint, Path]) -> None:
+def test_a_model_is_put_to_what_was_saved_buffers_and_modes_too(trained: tuple[LoadedCheckpoint, Path]) -> None:
     checkpoint, _ = trained
     net = _net(_TORCH.replace("manual_seed(0)", "manual_seed(1)"))
     net.eval().requires_grad_(False)
@@ -181,14 +181,14 @@ def test_a_model_is_put_to_what_was_saved_buffers_and_modes_too(trained: tuple[C
 
 
 def test_a_pt_file_loads_with_weights_only_and_resumes_the_optimiser(
-    trained: tuple[Checkpoint, Path], tmp_path: Path
+    trained: tuple[LoadedCheckpoint, Path], tmp_path: Path
 ) -> None:
     checkpoint, folder = trained
     torch: Any = sys.modules["torch"]
     (path,) = convert(checkpoint, "pt", tmp_path / "out")
     found = torch.load(path, weights_only=True)
     expected = torch.load(folder / "expected.pt", weights_only=True)
-    assert found.keys() == {"model", "optimizer", "state"}
+    assert found.keys() == {"model", "optimizer", "gradients", "state"}  # which nobody clears there
     assert _equal(found["optimizer"], expected["optimizer"])
     net = _net()
     net.load_state_dict({name: found["model"][name] for name in net.state_dict()})
@@ -304,7 +304,7 @@ def forest(tmp_path: Path) -> Any:
     return RandomForestClassifier(5, random_state=0).fit(rng.normal(size=(50, 4)), np.arange(50) % 2)
 
 
-def _skops(registry: LocalRegistry, model: Any) -> Checkpoint:
+def _skops(registry: LocalRegistry, model: Any) -> LoadedCheckpoint:
     from reprokit.callbacks.sklearn.skops_file import dump
 
     return make(registry, {}, files={"model.skops": dump(model).data}, framework="sklearn")

@@ -14,20 +14,22 @@ def _entry(**facts: Any) -> CheckpointEntry:
 
 def test_an_epochs_end_needs_no_step() -> None:
     entry = _entry(epoch=3, step=1200, metrics={"loss": 0.5})
-    assert checkpoint_line(entry, among=[entry, _entry(epoch=2, step=800)]) == "epoch 3   t/m@aaaaaaaa  loss=0.5"
-    assert checkpoint_line(_entry(step=7)) == "step 7    t/m@aaaaaaaa"
-    assert checkpoint_line(_entry(epoch=None, step=0), "initial") == "initial   t/m@aaaaaaaa"
+    assert checkpoint_line(entry, among=[entry, _entry(epoch=2, step=800)]) == "epoch 3       t/m@aaaaaaaa  loss=0.5"
+    assert checkpoint_line(_entry(step=7)) == "step 7        t/m@aaaaaaaa"
+    unnamed = [_entry(metrics={"loss": loss}) for loss in (1, 2)]
+    assert checkpoint_line(unnamed[1], among=unnamed) == "checkpoint 2  t/m@aaaaaaaa  loss=2"
+    assert checkpoint_line(_entry(kind="initial", step=0)) == "initial state t/m@aaaaaaaa"
 
 
 def test_checkpoints_of_one_epoch_say_their_steps() -> None:
     middle, end = _entry(epoch=3, step=1200, batch=200), _entry(epoch=3, step=1600)
-    assert checkpoint_line(middle) == "epoch 3 step 1200 t/m@aaaaaaaa"
-    assert checkpoint_line(end) == "epoch 3   t/m@aaaaaaaa"
-    assert checkpoint_line(end, among=[middle, end]) == "epoch 3 step 1600 t/m@aaaaaaaa"
+    assert checkpoint_line(middle) == "epoch 3, batch 200, step 1200 t/m@aaaaaaaa"
+    assert checkpoint_line(end) == "epoch 3       t/m@aaaaaaaa"
+    assert checkpoint_line(end, among=[middle, end]) == "epoch 3, step 1600 t/m@aaaaaaaa"
 
 
 def test_what_no_policy_asked_for_says_why_and_what_is_gone_says_so() -> None:
-    assert checkpoint_line(_entry(epoch=1, step=5, reason="signal")) == "epoch 1 step 5 t/m@aaaaaaaa  on signal"
+    assert checkpoint_line(_entry(epoch=1, step=5, kind="signal")) == "epoch 1, step 5 t/m@aaaaaaaa  on signal"
     dropped = _entry(epoch=0, step=2, dropped=True, metrics={"loss": 1})
-    assert checkpoint_line(dropped) == "epoch 0   t/m@aaaaaaaa  dropped  loss=1"
-    assert checkpoint_line(_entry(epoch=0), total=12_300) == "epoch 0   t/m@aaaaaaaa   12.3 KB"
+    assert checkpoint_line(dropped) == "epoch 0       t/m@aaaaaaaa  dropped  loss=1"
+    assert checkpoint_line(_entry(epoch=0), total=12_300) == "epoch 0       t/m@aaaaaaaa   12.3 KB"

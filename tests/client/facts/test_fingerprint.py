@@ -80,3 +80,11 @@ def test_tensorflow_processes_agree() -> None:
     pytest.importorskip("tensorflow")
     one, two = printed("tensorflow"), printed("tensorflow")
     assert one["first"] == two["first"] and len(one["first"]["tensorflow"]) == 18
+
+
+@pytest.mark.parametrize(("library", "kernels"), [("xgboost", 4), ("lightgbm", 3)])
+def test_boosters_agree_and_tell_their_threads(library: str, kernels: int) -> None:
+    pytest.importorskip(library)
+    one, two = printed(library), printed(library)
+    assert one["first"] == two["first"] and len(one["first"][library]) == kernels
+    assert one["facts"][library]["threads"] == 2

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import logging
 import math
 import random
 import struct
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import numpy as np
 import pytest
 
 from reprokit.client.probe.digests import UnreadableError, digest, is_plain
+from reprokit.client.probe.places import search
 from tests.conftest import ROOT
 
 _PAIRS = [
@@ -122,3 +126,32 @@ def test_everything_is_found_by_name_and_nothing_is_moved_by_looking(tmp_path: P
     assert {name for kind, name, _ in found if kind == "RNG"} == {"Python RNG", "NumPy RNG", "torch RNG"}
     assert seen["variables"][place + "`history`"]["shown"] == "1 items"
     assert seen["variables"][place + "`loader.collate_fn.func.calls`"]["shown"] == "3"
+
+
+class _Patience:
+    def __init__(self) -> None:
+        self.bad = 3
+
+
+def _numbers() -> Iterator[int]:
+    yield 1
+    yield 2
+
+
+def test_where_iterators_stand_and_what_only_a_framework_holds_is_seen_and_nothing_is_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging, "held", _Patience(), raising=False)
+    listed, ranged, counted, yielding = iter([1, 2, 3]), iter(range(5)), itertools.count(7), _numbers()
+
+    def seen() -> dict[str, Any]:
+        found = search().plain
+        return {name.partition("`")[2].rstrip("`"): value for name, value in found.items()}
+
+    names = ("listed", "ranged", "counted", "yielding")
+    before = seen()
+    assert before["_Patience(…).bad"] == 3
+    assert {name: seen()[name] for name in names} == {name: before[name] for name in names}
+    assert [next(listed), next(ranged), next(counted), next(yielding)] == [1, 0, 7, 1]
+    after = seen()
+    assert [name for name in names if after[name] == before[name]] == []

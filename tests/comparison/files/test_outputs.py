@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -11,16 +12,18 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
 from reprokit.checkpoint.reader import Checkpoint
+from reprokit.comparison.files import outputs
 from reprokit.comparison.files.outputs import MAX_OUTPUT, compare_output
-from reprokit.comparison.ladder import Side, compare
-from reprokit.schema.recipe import Tolerance
+from reprokit.comparison.ladder import Side, Terms, compare
+from reprokit.schema.recipe import OutputMode, Tolerance
 from reprokit.schema.record import CheckpointEntry, OutputFacts, Record
 from tests.conftest import RECIPE, SCRIPT, Project
 
@@ -124,6 +127,36 @@ def test_a_table_names_row_and_column() -> None:
 
 
 @pytest.mark.parametrize(
+    ("longer", "shorter", "place", "extra"),
+    [
+        (b"a,b\n1,2\n3,4\n", b"a,b\n1,2\n", "row 2, a: ", "3"),
+        (b"1,2\n3,4\n", b"1,2\n", "row 2, column 1: ", "3"),
+        (b"a,b\n1,2\n,\n", b"a,b\n1,2\n", "row 2, a: ", "''"),
+        (b"a,b\n1,2,9\n", b"a,b\n1,2\n", "row 1, column 3: ", "9"),
+        (b"a,b,c\n1,2,9\n", b"a,b\n1,2\n", "row 1, column 3: ", "'c'"),
+        (b"a,b\n1,2,\n", b"a,b\n1,2\n", "row 1, column 3: ", "''"),
+        (b"a\n", b"", "row 1, column 1: ", "'a'"),
+        (b"1\n", b"\n\n", "row 1, column 1: ", "1"),
+    ],
+)
+def test_a_row_or_a_column_more_or_fewer_is_never_equal(longer: bytes, shorter: bytes, place: str, extra: str) -> None:
+    everything = {"a": 1e300, "b": 1e300, "c": 1e300, "": 1e300}
+    for path, one, other in (
+        ("m.csv", longer, shorter),
+        ("m.tsv", *(s.replace(b",", b"\t") for s in (longer, shorter))),
+    ):
+        fewer, more = told(path, one, other, **everything), told(path, other, one, **everything)
+        assert (fewer[0], more[0]) == ("differs", "differs")
+        assert fewer[1].startswith(f"{place}{extra} → missing (")
+        assert more[1].startswith(f"{place}missing → {extra} (")
+
+
+def test_a_blank_line_is_no_row_wherever_it_stands() -> None:
+    one, other = b"a,b\n1,2\n3,4\n", b"\na,b\n1,2\n\n3,4\n\n\n"
+    assert told("m.csv", one, other) == told("m.csv", other, one) == ("tolerated", "other bytes, all 6 values equal")
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [("9007199254740993", "9007199254740992"), ("007", "7"), ("1e999", "2e999"), ("1_0", "10"), ("é", "e")],
 )
@@ -145,6 +178,35 @@ def test_arrays_are_compared_element_by_element() -> None:
     assert told("a.npy", npy(np.array(1.0)), npy(np.array(2.0)))[1] == "[]: 1.0 → 2.0 (1 of 1 values differ)"
     nan = np.array([np.nan, 1.0])
     assert told("a.npy", npy(nan), npy(nan.astype(">f8")))[0] == "tolerated"
+
+
+@pytest.mark.parametrize("kind", ["<f8", "<f4", "<f2", "<c16"])
+def test_nan_against_a_number_is_beyond_every_tolerance(kind: str) -> None:
+    sound, broken = np.array([1.0, 2.0], kind), np.array([1.0, np.nan], kind)
+    for one, other in ((sound, broken), (broken, sound)):
+        assert told("a.npy", npy(one), npy(other), **{"": 1e300})[0] == "differs"
+        result, detail = told("a.npz", npz(x=one), npz(x=other), x=1e300)
+        assert (result, detail.endswith("(1 of 2 values differ)")) == ("differs", True)
+        assert told("m.csv", f"x\n{one[1].real}\n".encode(), f"x\n{other[1].real}\n".encode(), x=1e300)[0] == "differs"
+    assert told("a.npz", npz(x=broken), npz(x=broken + 0.5), x=1.0)[0] == "tolerated"
+
+
+@pytest.mark.parametrize(
+    ("path", "spell"),
+    [
+        ("m.json", lambda number: json.dumps({"x": number}).encode()),
+        ("m.jsonl", lambda number: json.dumps({"x": number}).encode()),
+        ("m.csv", lambda number: f"x\n{number}\n".encode()),
+        ("m.npz", lambda number: npz(x=np.array([number]))),
+    ],
+)
+def test_a_distance_of_just_the_tolerance_is_allowed_and_no_more(path: str, spell: Callable[[float], bytes]) -> None:
+    for near, far in ((1.25, 1.25 + 2**-50), (0.75, 0.75 - 2**-50)):
+        result, detail = told(path, spell(1.0), spell(near), x=0.25)
+        assert (result, detail.endswith(" within 0.25")) == ("tolerated", True)
+        assert told(path, spell(1.0), spell(far), x=0.25)[0] == "differs"
+    whole = told(path, spell(7), spell(9), x=2), told(path, spell(7), spell(10), x=2)
+    assert [result for result, _ in whole] == ["tolerated", "differs"]
 
 
 def test_archives_of_arrays_have_tolerances_by_name() -> None:
@@ -400,6 +462,46 @@ WHOLE = [
 ]
 
 
+def settled(value: Any) -> Any:
+    """Return a value whose NaNs are equal."""
+    if isinstance(value, float) and value != value:
+        return "NaN"
+    if isinstance(value, dict):
+        return {key: settled(item) for key, item in value.items()}
+    return [settled(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def number_in(cell: str) -> Any:
+    try:
+        return settled(float(cell))
+    except ValueError:
+        return cell
+
+
+def read_plainly(path: str, data: bytes) -> Any:
+    """Return what a file holds as the usual reader has it."""
+    kind = path.rpartition(".")[2]
+    if kind == "json":
+        return settled(json.loads(data))
+    if kind == "jsonl":
+        return [settled(json.loads(line)) for line in data.split(b"\n") if line.strip()]
+    if kind == "csv":
+        rows = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        return [[number_in(cell) for cell in row] for row in rows if row]
+    if kind == "txt":
+        return data.decode().splitlines()
+    if kind in ("npy", "npz"):
+        found = np.load(io.BytesIO(data))
+        arrays = {"": found} if kind == "npy" else {name: found[name] for name in found.files}
+        return {name: (array.shape, settled(array.tolist())) for name, array in arrays.items()}
+    frames = []
+    with Image.open(io.BytesIO(data)) as opened:
+        for number in range(getattr(opened, "n_frames", 1)):
+            opened.seek(number)
+            frames.append(np.asarray(opened.convert("RGBA")).tobytes())
+    return frames
+
+
 @pytest.mark.parametrize(("path", "mode", "whole"), WHOLE, ids=[path for path, _, _ in WHOLE])
 def test_bytes_changed_at_random_never_match_and_never_raise(path: str, mode: str, whole: bytes) -> None:
     rng = random.Random(path)
@@ -410,6 +512,7 @@ def test_bytes_changed_at_random_never_match_and_never_raise(path: str, mode: st
             broken[at : at + rng.choice([0, 1, 1, 1, length])] = rng.randbytes(rng.choice([0, 1, 1, 1, length])) or b"x"
         if broken != whole:
             result, detail = told(path, whole, bytes(broken), mode)
+            assert result == "differs" or read_plainly(path, bytes(broken)) == read_plainly(path, whole)
             assert result in ("tolerated", "differs")
             assert len(detail) < 400 and detail.isprintable()
 
@@ -426,18 +529,18 @@ def _side(content: bytes, **facts: Any) -> Side:
         assert content, "it was not to be read"
         return content
 
-    return Side(record=record, lock=None, load=load, output=output)
+    return Side(record=record, lock=None, load=load, listed=load, output=output)
 
 
 def test_an_output_too_large_to_read_differs_by_its_digest() -> None:
     sides = [_side(b"", size=MAX_OUTPUT + 1, digest=f"sha2-256-chunked:{n}") for n in "ab"]
-    verdict = compare(*sides, tolerance=Tolerance(), relaxed=[], causes=[])
+    verdict = compare(*sides, Terms(tolerance=Tolerance(), relaxed=[]), causes=[])
     assert verdict.verdict == "DIVERGED"
     assert verdict.comparisons[0].detail == "268,435,457 and 268,435,457 bytes, too many to read"
 
 
 def test_outputs_without_digests_are_not_equal_for_that() -> None:
-    verdict = compare(_side(b"a"), _side(b"b"), tolerance=Tolerance(), relaxed=[], causes=[])
+    verdict = compare(_side(b"a"), _side(b"b"), Terms(tolerance=Tolerance(), relaxed=[]), causes=[])
     assert (verdict.verdict, verdict.comparisons[0].result) == ("DIVERGED", "differs")
 
 
@@ -465,6 +568,7 @@ DECLARED = """[metrics.json, {path: history.json, compare: values}, {path: plots
 
 
 def test_a_run_is_reproduced_by_the_modes_that_its_recipe_declares(project: Project) -> None:
+    project.python = sys.executable  # which has Pillow
     mark = project.base / "mark-"
     recipe = RECIPE.replace("threads: 1", f"threads: 1, variables: {{MARK: {mark}}}")
     project.write("recipe.yaml", recipe.replace("[metrics.json]", DECLARED))
@@ -494,3 +598,48 @@ def test_a_run_is_reproduced_by_the_modes_that_its_recipe_declares(project: Proj
     assert found["raw.bin"] == ("differs", "3 and 3 bytes, the first difference at byte 2 (from 0)")
     assert found["odd"] == ("missing", "the repetition has a folder there")
     assert found["odd/x"] == ("missing", "the original has a file odd instead")
+
+
+@pytest.mark.parametrize("mode", [mode for mode in get_args(OutputMode) if mode != "ignore"])
+def test_every_word_of_the_recipe_compares_what_is_not_equal(mode: OutputMode) -> None:
+    assert compare_output("x", mode, b"\xff1", b"\xff1", {}).result == "match"
+    assert compare_output("x", mode, b"\xff1", b"\xff2", {}).result == "differs"
+
+
+def test_too_long_texts_are_compared_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "MAX_TEXT", 4)
+    assert told("a.txt", b"abc\n", b"abd\n", "lines") == ("differs", "line 1: 'abc' → 'abd' (1 of 1 lines differ)")
+    for one, other in ((b"abc\n", b"abdd\n"), (b"abdd\n", b"abc\n")):
+        result, detail = told("a.txt", one, other, "lines")
+        assert (result, detail.startswith("more than 4 bytes are not read as lines: ")) == ("differs", True)
+
+
+def test_no_time_equals_no_time_and_nothing_else() -> None:
+    def again(array: Any) -> bytes:
+        handle = io.BytesIO()
+        np.lib.format.write_array(handle, array, version=(2, 0))
+        return handle.getvalue()
+
+    nat = np.array(["NaT", "2026-01-02"], "M8[D]")
+    assert told("a.npy", npy(nat), again(nat))[0] == "tolerated"
+    assert told("a.npy", npy(nat), npy(nat[::-1].copy()))[0] == "differs"
+    empty = np.zeros((0, 3))
+    assert told("a.npy", npy(empty), again(empty))[0] == "tolerated"
+
+
+def test_a_list_against_less_of_one_and_against_none() -> None:
+    assert values([], [1]) == ("differs", "[0]: missing → 1 (1 of 1 values differ)")
+    assert values({}, {"a": 1}) == ("differs", "a: missing → 1 (1 of 1 values differ)")
+    for one, other, detail in (
+        (3, [1], "3 → a list of 1"),
+        ([1], 3, "a list of 1 → 3"),
+        ({"a": 1}, [1], "an object of 1"),
+    ):
+        result, told_ = values(one, other)
+        assert result == "differs" and told_.startswith(detail)
+
+
+def test_a_tolerance_is_about_numbers_alone() -> None:
+    for one, other in ((["x"], ["y"]), ([True], [False])):
+        result, detail = told("a.npz", npz(a=np.array(one)), npz(a=np.array(other)), a=9.0)
+        assert (result, detail.startswith("a[0]: ")) == ("differs", True)

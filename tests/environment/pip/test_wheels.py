@@ -12,8 +12,10 @@ import pytest
 
 from reprokit.environment.capture import capture, capture_environment
 from reprokit.environment.local.interpreter import Interpreter
+from reprokit.environment.pip import wheels
 from reprokit.environment.pip.wheels import read_wheel, repack
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError
+from reprokit.schema.lock import PipPackage
 from tests.environment.making import digest, install, needed_by_reprokit, repacked, venv, wheel
 
 FILES = {
@@ -121,6 +123,59 @@ def test_a_wheel_whose_bytes_are_not_those_of_its_record_is_refused(tmp_path: Pa
     assert read_wheel(spoilt({})) == read_wheel(good)
 
 
+def test_a_file_of_a_wheel_has_the_size_that_its_record_says(tmp_path: Path) -> None:
+    good = wheel(tmp_path, "demo", "1.0", FILES)
+    with zipfile.ZipFile(good) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    record = "demo-1.0.dist-info/RECORD"
+    size = str(len(members["demo.py"])).encode()
+    row = next(row for row in members[record].splitlines() if row.startswith(b"demo.py,"))
+    assert row.endswith(b"," + size)
+
+    def with_size(told: bytes) -> Path:
+        with zipfile.ZipFile(good, "w") as archive:
+            for name, body in members.items():
+                archive.writestr(name, body.replace(row, row.removesuffix(size) + told) if name == record else body)
+        return good
+
+    read_wheel(with_size(size))
+    read_wheel(with_size(b""))  # RECORD may leave it out
+    with pytest.raises(DataMismatchError) as caught:
+        read_wheel(with_size(size + b"0"))
+    assert caught.value.message == f"The wheel {good.name}: demo.py is not what its RECORD says."
+
+
+@pytest.mark.parametrize("again", ["demo.py", "demo-1.0.dist-info/RECORD"])
+def test_a_wheel_that_holds_a_file_twice_is_refused(tmp_path: Path, again: str) -> None:
+    """Which of the two is installed, each reader decides for itself."""
+    good = wheel(tmp_path, "demo", "1.0", FILES)
+    with zipfile.ZipFile(good) as archive:
+        body = archive.read(again)
+    with zipfile.ZipFile(good, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(again, body)
+    with pytest.raises(DataMismatchError) as caught:
+        read_wheel(good)
+    assert caught.value.message == f"The wheel {good.name} holds too many files, or one twice."
+
+
+def test_a_wheel_has_at_most_so_many_files_and_a_record_of_at_most_so_many_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = wheel(tmp_path, "demo", "1.0", FILES)
+    with zipfile.ZipFile(good) as archive:
+        count = len(archive.namelist())
+        size = max(info.file_size for info in archive.infolist() if info.filename.endswith("/RECORD"))
+    monkeypatch.setattr(wheels, "_MAX_MEMBERS", count)
+    monkeypatch.setattr(wheels, "_MAX_RECORD", size)
+    read_wheel(good)
+    monkeypatch.setattr(wheels, "_MAX_RECORD", size - 1)
+    with pytest.raises(DataMismatchError, match=f" has a RECORD of more than {size - 1} bytes"):
+        read_wheel(good)
+    monkeypatch.setattr(wheels, "_MAX_MEMBERS", count - 1)
+    with pytest.raises(DataMismatchError, match="holds too many files"):
+        read_wheel(good)
+
+
 @pytest.mark.parametrize("cut", [0, 10, 200, -30])
 def test_a_wheel_that_was_cut_is_refused(tmp_path: Path, cut: int) -> None:
     good = wheel(tmp_path, "demo", "1.0", FILES)
@@ -181,3 +236,91 @@ def test_where_a_package_came_from_is_told_without_secrets_or_not_at_all(
     found = capture(interpreter=Interpreter.at(python)).archives
     assert len(found) == (told is not None)
     assert all(getattr(found[0], key) == value for key, value in (told or {}).items())
+
+
+def test_the_name_of_a_wheel_joins_its_tags() -> None:
+    def named(*tags: str) -> str:
+        return wheels.wheel_name(PipPackage(name="a-b", version="1.0-1", tags=[*tags]))
+
+    assert named("py3-none-any") == "a_b-1.0_1-py3-none-any.whl"
+    assert named("py2-none-any", "py3-none-any") == "a_b-1.0_1-py2.py3-none-any.whl"
+    assert named("cp311-cp311-x_1", "cp311-cp311-x_2") == "a_b-1.0_1-cp311-cp311-x_1.x_2.whl"
+
+
+def test_what_an_installer_makes_itself_is_not_packed(tmp_path: Path) -> None:
+    """Compiled files, what RECORD does not hash, scripts of entry points, and what lies outside of the environment."""
+    site = tmp_path / "env" / "lib" / "site-packages"
+    info = site / "demo-1.0.dist-info"
+    info.mkdir(parents=True)
+    files = {
+        "lib/site-packages/demo.py": "x = 1\n",
+        "lib/site-packages/demo.pyc": "c",
+        "lib/site-packages/free.py": "f",
+        "lib/site-packages/demo-1.0.dist-info/METADATA": "Name: demo\nVersion: 1.0\n\nName: body\n",
+        "lib/site-packages/demo-1.0.dist-info/WHEEL": "Tag: py3-none-any\n",
+        "lib/site-packages/demo-1.0.dist-info/entry_points.txt": "[console_scripts]\nrun=d:x\n[gui_scripts]\npip=d:y\n",
+        "bin/run": "made",
+        "bin/pip3": "made",
+        "bin/pip3.11": "made",
+        "bin/pip": "made",
+        "bin/own": "#!/usr/bin/python3\nown\n",
+        "share/notes.txt": "notes\n",
+        "../outside.txt": "no\n",
+    }
+    rows = []
+    for name, text in files.items():
+        path = tmp_path / "env" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        row = os.path.relpath(path, site)
+        rows.append(f"{row},{'' if name.endswith('free.py') else digest(text.encode())},{len(text)}")
+    rows += ["../../share/gone.txt,sha256=x,1", "gone.py,sha256=x,1", "demo-1.0.dist-info/RECORD,,"]
+    (info / "RECORD").write_text("\n".join(rows) + "\n")
+    packed = repack(info, prefix=tmp_path / "env", into=tmp_path)
+    assert packed.name == "demo-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(packed) as archive:
+        held = {name: archive.read(name).decode() for name in archive.namelist()}
+        modes = {row.filename: row.external_attr >> 16 for row in archive.infolist()}
+        assert {row.date_time for row in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}  # the same bytes at any time
+    record = held.pop("demo-1.0.dist-info/RECORD")
+    assert held == {
+        "demo.py": "x = 1\n",
+        "demo-1.0.data/scripts/own": "#!python\nown\n",
+        "demo-1.0.data/data/share/notes.txt": "notes\n",
+        **{
+            f"demo-1.0.dist-info/{name}": files[f"lib/site-packages/demo-1.0.dist-info/{name}"]
+            for name in ("METADATA", "WHEEL", "entry_points.txt")
+        },
+    }
+    assert modes.pop("demo-1.0.data/scripts/own") == 0o100755 and set(modes.values()) == {0o100644}
+    told = {row.split(",")[0]: row.split(",")[1:] for row in record.splitlines()}
+    assert told["demo.py"] == [digest(b"x = 1\n"), "6"]
+    assert told["demo-1.0.data/scripts/own"] == [digest(b"#!python\nown\n"), "13"]
+    assert told["demo-1.0.dist-info/RECORD"] == ["", ""]
+    assert read_wheel(packed).version == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("a/b.py", True),
+        ("a", True),
+        ("", False),
+        ("a//b", False),
+        ("./a", False),
+        ("a/../b", False),
+        ("/a", False),
+        ("a/", False),
+        ("a\\b", False),
+        ("a\0b", False),
+        ("C:/a", False),
+        ("a/b:c", True),
+    ],
+)
+def test_a_member_lies_inside(name: str, inside: bool) -> None:
+    assert wheels._is_inside(name) is inside
+
+
+def test_fields_of_a_header_are_lines_with_a_colon_up_to_the_first_that_is_empty() -> None:
+    text = "Name: demo\r\nodd line\n continued: x\n\ttoo: y\nTag:a:b \n\nName: body\n"
+    assert wheels._headers(text) == [("name", "demo"), ("tag", "a:b")]

@@ -16,7 +16,7 @@ import pytest
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError, PurgedError, RefusedError, UsageError
 from reprokit.export.image.context import ImageContext, write_image_context
 from reprokit.registry.local import LocalRegistry
-from tests.conftest import ROOT, Project, put_run
+from tests.conftest import ROOT, Project, context_of, put_run
 from tests.environment.making import install, needed_by_reprokit, only, repacked, venv, wheel
 from tests.export.building import Buildah, base_root
 
@@ -67,8 +67,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def export(made: Made, folder: Path, *, run: str | None = None, base: str | None = None) -> ImageContext:
     """Write a context here, in the tests' own environment, with a cache that holds nothing."""
     registry = LocalRegistry(made.project.registry)
-    cache = folder.parent / f"{folder.name}-cache"
-    return write_image_context(run or made.run, folder, registry=registry, cache=cache, base=base)
+    context = context_of(folder.parent / f"{folder.name}-own", registry)
+    return write_image_context(run or made.run, folder, context=context, base=base)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -79,7 +79,7 @@ def reproduced(context: Path, run: str, folder: Path) -> str:
     """Build an image on one made of this Python, without a network, and return what its command writes."""
     base_root(folder / "base" / "root")
     (folder / "base" / "Containerfile").write_text("FROM scratch\nCOPY root /\nENV PATH=/usr/local/bin:/bin\n")
-    command = ["/reprokit/tool/bin/reprokit", "reproduce", run]
+    command = ["/reprokit/tool/bin/reprokit", "reproduce", "-y", run]  # as its CMD and README do
     buildah = Buildah(folder)
     try:
         buildah.build(folder / "base", "localhost/base")
@@ -186,15 +186,15 @@ def test_nothing_is_left_of_a_context_that_cannot_be_written(made: Made, tmp_pat
     erase = ["purge", "--entry", "t/in:0.txt", "--reason", "asked to", "-y", "--registry", str(copied)]
     made.project.reprokit(*erase)
     with pytest.raises(PurgedError, match=r"was purged .*asked to"):
-        write_image_context(made.run, tmp_path / "x", registry=LocalRegistry(copied), cache=tmp_path / "context-cache")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["context-cache", "registry"]
+        write_image_context(made.run, tmp_path / "x", context=context_of(tmp_path, LocalRegistry(copied)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "context-own", "registry"]
 
 
 def test_the_name_of_a_package_that_is_no_run_s_goes_nowhere(tmp_path: Path) -> None:
     registry = LocalRegistry(tmp_path / "registry")
     put_run(registry, "not-a-run")
     with pytest.raises(DataMismatchError, match="runs/not-a-run is not the name of a run"):
-        write_image_context("not-a-run", tmp_path / "context", registry=registry, cache=tmp_path / "cache")
+        write_image_context("not-a-run", tmp_path / "context", context=context_of(tmp_path, registry))
 
 
 def test_a_folder_that_holds_something_is_not_touched(made: Made, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_run_without_a_lock_is_refused(made: Made, tmp_path: Path) -> None:
     registry = LocalRegistry(tmp_path / "registry")
     put_run(registry, "20260102-030405-abcdef")
     with pytest.raises(RefusedError, match="has no lock: it was not started from a recipe"):
-        write_image_context("latest", tmp_path / "context", registry=registry, cache=tmp_path / "cache")
+        write_image_context("latest", tmp_path / "context", context=context_of(tmp_path, registry))
 
 
 def test_options_that_do_not_go_together_are_named(made: Made, tmp_path: Path) -> None:

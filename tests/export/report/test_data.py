@@ -6,9 +6,10 @@ import math
 from itertools import pairwise
 from typing import Any
 
-from reprokit.export.report.data import Cell, Grid, curves, group, merged, pairs, thin, thinned
+from reprokit.export.report.data import Cell, Grid, curves, group, merged, thin, thinned
 from reprokit.export.report.figures import bins
 from reprokit.export.report.words import how_it_grows, how_large, where_first
+from reprokit.runs.pairs import checkpoint_pairs
 from reprokit.schema.record import CheckpointEntry, Record
 from reprokit.schema.verdict import Divergence
 
@@ -25,20 +26,22 @@ def _record(*entries: CheckpointEntry, status: Any = "finished", initial: Checkp
 
 
 def test_checkpoints_are_paired_by_epoch_batch_and_step() -> None:
-    left = _record(_entry(epoch=0, batch=2), _entry(epoch=0), _entry(step=7), _entry(), initial=_entry())
-    right = _record(_entry(epoch=0), _entry("b", epoch=0, batch=2), _entry(step=8), _entry(), initial=_entry("b"))
-    found = [(pair.label, pair.state) for pair in pairs(left, right)]
+    left = _record(_entry(epoch=0, batch=2), _entry(epoch=0), _entry(step=7), _entry(), initial=_entry(kind="initial"))
+    right = _record(
+        _entry(epoch=0), _entry("b", epoch=0, batch=2), _entry(step=8), _entry(), initial=_entry("b", kind="initial")
+    )
+    found = [(str(pair.place), pair.state) for pair in checkpoint_pairs(left, right)]
     assert found == [
         ("initial state", "differs"), ("epoch 0, batch 2", "differs"), ("epoch 0", "equal"), ("step 7", "missing"),
-        ("checkpoint 3", "equal"), ("step 8", "missing"),
+        ("checkpoint 1", "equal"), ("step 8", "missing"),
     ]  # fmt: skip
 
 
 def test_what_chance_saved_and_what_was_not_asked_for_is_no_pair() -> None:
-    stopped = _record(_entry(epoch=0), _entry(epoch=1, reason="signal"), status="interrupted")
+    stopped = _record(_entry(epoch=0), _entry(epoch=1, kind="signal"), status="interrupted")
     whole = _record(_entry(epoch=0), _entry(epoch=1), _entry(epoch=2))
-    assert [pair.label for pair in pairs(stopped, whole)] == ["epoch 0"]
-    assert [pair.label for pair in pairs(whole, _record(_entry(epoch=0)), until=0)] == ["epoch 0"]
+    assert [str(pair.place) for pair in checkpoint_pairs(stopped, whole)] == ["epoch 0"]
+    assert [str(pair.place) for pair in checkpoint_pairs(whole, _record(_entry(epoch=0)), until=0)] == ["epoch 0"]
 
 
 def test_thinning_keeps_ends_and_spikes() -> None:
@@ -103,16 +106,16 @@ def test_sizes_are_said_in_words() -> None:
 
 def test_the_first_difference_is_said_by_its_place() -> None:
     left, right = (_record(*(_entry(digest, epoch=n) for n, digest in enumerate(each))) for each in ("aaa", "aab"))
-    found = pairs(left, right)
+    found = checkpoint_pairs(left, right)
     first = Divergence(
-        what="epoch 2", epoch=2, tensor="w", differing=1, elements=4, max_abs=0.5, relative=0.25, index=[3]
+        saved="checkpoint", epoch=2, tensor="w", differing=1, elements=4, max_abs=0.5, relative=0.25, index=[3]
     )
     assert " ".join(where_first(first, found, 2)) == (
         "The first 2 of 3 checkpoints are equal in every bit. The first difference is in the checkpoint of epoch 2: "
         "after pass 3 of 3 over the training data. What differs there first is the tensor w: 1 of its 4 numbers differ."
         " The largest difference is 0.5, at place [3]: 25\u00a0% of the number there, large."
     )
-    only = where_first(Divergence(what="output a.txt"), found[:2], 2)
+    only = where_first(Divergence(output="a.txt"), found[:2], 2)
     assert only == [
         "All 2 checkpoints are equal.",
         "The first thing that differs is a file that the script wrote, a.txt.",

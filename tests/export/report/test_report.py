@@ -18,9 +18,12 @@ from reprokit.export.report.report import as_report
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore
 from reprokit.runs.verdict_store import VerdictStore
+from reprokit.schema.factor import Factor
+from reprokit.schema.facts import meta_of
+from reprokit.schema.machine import Machine, Numeric
 from reprokit.schema.manifest import Manifest
-from reprokit.schema.record import CheckpointEntry
-from reprokit.schema.verdict import Cause, Comparison, Divergence, RunLink, Verdict, VerdictRecord
+from reprokit.schema.record import CheckpointEntry, ExecutionFacts
+from reprokit.schema.verdict import Cause, Comparison, Divergence, Rung, RunLink, Verdict, VerdictRecord
 from tests.conftest import ROOT, SCRIPT, Project, lies_at, overwrite, put_run
 from tests.export.pages import Page
 
@@ -211,13 +214,37 @@ def test_a_repetition_without_its_original_shows_the_verdict_unchecked(registry:
     assert "DIVERGED" in page.text
 
 
-def test_a_verdict_that_the_records_contradict_is_not_repeated_without_a_word(registry: LocalRegistry) -> None:
+def test_equal_bits_under_other_conditions_are_said_to_be_that(registry: LocalRegistry) -> None:
+    put_run(registry, ONE, checkpoints=[_checkpoint(0, "a")])
+    verdict = Verdict(run_id=OTHER, reproduces=ONE, verdict="EQUAL-RELAXED", relaxed=["threads=2"])
+    put_run(registry, OTHER, reproduces=ONE, verdicts=[verdict], checkpoints=[_checkpoint(0, "a")])
+    page = Page(as_report(OTHER, registry=registry).html)
+    _sound(page)
+    assert "EQUAL-RELAXED" in page.text and "threads=2" in page.text and "causes" not in page.headings
+    assert "Same result, under changed conditions" in page.text and "within tolerance" not in page.text
+
+
+def test_a_proviso_stands_beside_the_verdict_and_in_its_title(registry: LocalRegistry) -> None:
+    put_run(registry, ONE, checkpoints=[_checkpoint(0, "a")])
+    verdict = Verdict(run_id=OTHER, reproduces=ONE, verdict="BITWISE", provisos=["Read: <b>/x</b>."])
+    put_run(registry, OTHER, reproduces=ONE, verdicts=[verdict], checkpoints=[_checkpoint(0, "a")])
+    report = as_report(OTHER, registry=registry)
+    page = Page(report.html)
+    _sound(page)
+    assert report.verdict == "BITWISE, with provisos" and report.verdict in page.text
+    assert "Reproduced exactly, with provisos" in page.text and "Provisos: Read: <b>/x</b>." in page.text
+
+
+@pytest.mark.parametrize("rung", ["BITWISE", "EQUAL-RELAXED"])
+def test_a_verdict_that_the_records_contradict_is_not_repeated_without_a_word(
+    registry: LocalRegistry, rung: Rung
+) -> None:
     put_run(registry, ONE, checkpoints=[_checkpoint(0, "a"), _checkpoint(1, "a")])
-    verdict = Verdict(run_id=OTHER, reproduces=ONE, verdict="BITWISE")
+    verdict = Verdict(run_id=OTHER, reproduces=ONE, verdict=rung)
     put_run(registry, OTHER, reproduces=ONE, verdicts=[verdict], checkpoints=[_checkpoint(0, "a"), _checkpoint(1, "b")])
     page = Page(as_report(OTHER, registry=registry).html)
     _sound(page)
-    assert "The verdict on record says BITWISE, but 1 of 2 checkpoints differ, first epoch 1." in page.text
+    assert f"The verdict on record says {rung}, but 1 of 2 checkpoints differ, first epoch 1." in page.text
 
 
 def test_dropped_checkpoints_are_compared_by_their_digests_alone(registry: LocalRegistry) -> None:
@@ -248,18 +275,20 @@ def test_what_strangers_wrote_is_text_and_short(registry: LocalRegistry) -> None
         run_id=OTHER, reproduces=ONE, verdict="DIVERGED", relaxed=[huge, evil],
         first_divergence=Divergence(
             epoch=2**60, step=-1, tensor=huge, shape=list(range(50_000)), elements=2**62, differing=-3, max_abs=1e308,
-            relative=1e300, ulp=2**63 - 1, index=list(range(50_000)), how=long, state=[long] * 9, what=long,
+            relative=1e300, ulp=2**63 - 1, index=list(range(50_000)), how=long, state=[long] * 9, output=long,
         ),
-        causes=[long] * 50,
         explanations=[
-            Cause(kind="code", what=long, text=huge, why=long, lines=["+" + long] * 99, factor="param.x=$(reboot)")
+            Cause(
+                kind="code", what=long, text=huge, why=long, lines=["+" + long] * 99,
+                factor=Factor(kind="param", name="x", value="$(reboot)"),
+            )
         ],
         comparisons=[Comparison(what=long, result="differs", detail=long)] * 200,
     )  # fmt: skip
     facts = {
         "name": huge, "params": {f"{evil}{n}": n for n in range(100_000)} | {evil: long},
-        "metrics": {evil: 1.0, huge: 2.0}, "execution": {evil: [long] * 100},
-        "machine": {"gpus": [long] * 100, "numeric": {"cpu": long, "isa": {evil: long}}},
+        "metrics": {evil: 1.0, long: 2.0}, "execution": ExecutionFacts(variables={evil: long}),
+        "machine": Machine(gpus=[long] * 100, numeric=Numeric(cpu=long, variables={evil: long})),
         "outputs": {}, "warnings": [long],
         "checkpoints": [_checkpoint(n, evil, metrics={f"{evil}{m}": 1.0 for m in range(20)}) for n in range(70)],
     }  # fmt: skip
@@ -278,7 +307,7 @@ def test_what_strangers_wrote_is_text_and_short(registry: LocalRegistry) -> None
     _sound(page)
     assert "<script" not in html
     assert "{{7*7}}" in page.text
-    assert f"reprokit reproduce {ONE} --with 'param.x=$(reboot)'" in page.text
+    assert f"reprokit reproduce {ONE} --with 'param.x=\"$(reboot)\"'" in page.text
     assert "and 99,941 more" in page.text
 
 
@@ -292,7 +321,7 @@ def test_lines_of_a_log_that_are_no_metrics_are_counted(registry: LocalRegistry)
     with registry.staging() as sink:
         digest, size = sink.put_bytes("\n".join(lines).encode())
     entry = type(run.manifest["record.json"])("metrics.jsonl", size, digest)
-    manifest = Manifest.make([*run.manifest.entries, entry], user_meta={"reprokit": record.summary()})
+    manifest = Manifest.make([*run.manifest.entries, entry], user_meta=meta_of(record.summary()))
     registry.publish(f"runs/{ONE}", manifest)
     page = Page(as_report(ONE, registry=registry).html)
     _sound(page)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
-from reprokit.client.facts.fingerprint import arrays, pytorch, tensorflow
+from reprokit.client.frameworks import frameworks
 
 __all__ = ["VERSION", "fingerprint"]
 
@@ -20,22 +20,15 @@ VERSION = 1
 """Fingerprints of different versions are not compared."""
 
 
-def fingerprint(
-    families: tuple[str, ...] = ("libm", "numpy", "scipy", "torch", "cuda", "tensorflow"),
-) -> dict[str, Any]:
-    """Return a digest, 12 hex digits, for each kernel of the loaded libraries among `families`."""
-    makers: dict[str, Callable[[], dict[str, Callable[[], Any]]]] = {
-        "libm": _libm,
-        "numpy": arrays.numpy_kernels,
-        "scipy": arrays.scipy_kernels,
-        "torch": pytorch.torch_kernels,
-        "cuda": pytorch.cuda_kernels,
-        "tensorflow": tensorflow.tensorflow_kernels,
-    }
+def fingerprint(families: Collection[str] | None = None) -> dict[str, Any]:
+    """Return a digest, 12 hex digits, for each kernel of the loaded libraries, or of those among `families`."""
+    makers: dict[str, Callable[[], dict[str, Callable[[], Any]]]] = {"libm": _libm}
+    for framework in frameworks().values():
+        makers |= framework.numbers.kernels
     found: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for family in families:
+        for family in makers if families is None else families:
             digests: dict[str, str] = {}
             for name, kernel in makers[family]().items():
                 try:

@@ -1,0 +1,5 @@
+"""The callback for LightGBM."""
+
+from reprokit.callbacks.lightgbm.callback import PackageCheckpoint
+
+__all__ = ["PackageCheckpoint"]

@@ -1,0 +1,5 @@
+"""The callback for XGBoost."""
+
+from reprokit.callbacks.xgboost.callback import PackageCheckpoint
+
+__all__ = ["PackageCheckpoint"]

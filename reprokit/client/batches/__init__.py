@@ -1,0 +1,1 @@
+"""How a script takes its batches: in a loop that can be entered again in the middle, or otherwise."""

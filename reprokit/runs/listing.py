@@ -1,0 +1,236 @@
+"""What there is in a registry: ls, show, log, logs. Records are read where one is shown, headers where many are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from reprokit.core.canonical_json import spelled
+from reprokit.core.refs import RESERVED, VERDICTS, PackageRef, check_package_name, is_package_ref, parse_run
+from reprokit.errors import NotFoundError, UsageError
+from reprokit.packages.package import Package
+from reprokit.registry import Registry
+from reprokit.runs.history import Amendment, amendments
+from reprokit.runs.query import RunRow, choose, overview
+from reprokit.runs.store import RunStore
+from reprokit.runs.support import Reproduction, Support
+from reprokit.runs.verdict_store import VerdictStore
+from reprokit.schema.record import Attempt, CheckpointEntry, Record
+from reprokit.schema.verdict import VerdictRecord
+
+__all__ = ["Checkpoints", "Contents", "Files", "LogRow", "ShownRun", "ShownVerdict", "log", "logs", "ls", "show"]
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """The runs and packages of a registry."""
+
+    runs: list[RunRow]
+    packages: list[str]
+
+    def plain(self) -> dict[str, Any]:
+        return {"runs": [run.plain() for run in self.runs], "packages": self.packages}
+
+
+class Checkpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """The checkpoints of a run, each with the bytes of its files; None where its version is gone."""
+
+    initial: tuple[CheckpointEntry, int | None] | None
+    saved: list[tuple[CheckpointEntry, int | None]]
+    attempts: list[Attempt]
+
+    def plain(self) -> dict[str, Any]:
+        def row(entry: CheckpointEntry, size: int | None) -> dict[str, Any]:
+            value: dict[str, Any] = spelled(msgspec.to_builtins(entry))
+            return {**value, "size": size}
+
+        first = row(*self.initial) if self.initial is not None else None
+        told = msgspec.to_builtins(self.attempts)
+        return {"initial": first, "checkpoints": [row(*one) for one in self.saved], "attempts": told}
+
+
+class Files(msgspec.Struct, frozen=True, kw_only=True):
+    """The files of a version."""
+
+    package: Package
+
+    def plain(self) -> list[dict[str, Any]]:
+        entries = self.package.manifest.entries
+        return [{"logical_key": e.logical_key, "size": e.size, "hash": e.digest.value} for e in entries]
+
+
+def ls(ref: str | None = None, where: str | None = None, *, registry: Registry) -> Contents | Checkpoints | Files:
+    """List the runs and packages of a registry; or the checkpoints of a run, or the files of a version.
+
+    Args:
+        ref: What is looked into.
+        where: Only runs of which this is true; see `reprokit.runs.query`.
+    Raises:
+        NotFoundError: There is nothing of that name.
+        UsageError: Both arguments; or the expression is none.
+    """
+    if ref is not None and where is not None:
+        raise UsageError("--where chooses among runs; what is in one is listed whole.")
+    runs = RunStore(registry)
+    if ref is None:
+        if where is not None:
+            return Contents(runs=choose(where, runs), packages=[])
+        return Contents(runs=overview(runs), packages=list(_packages(registry)))
+    if is_package_ref(ref):
+        return Files(package=Package.open(ref, registry=registry))
+    record = runs.load(parse_run(ref).run).record
+    return Checkpoints(
+        initial=_sized(record.initial, registry) if record.initial is not None else None,
+        saved=[_sized(entry, registry) for entry in record.checkpoints],
+        attempts=record.attempts,
+    )
+
+
+def _packages(registry: Registry) -> Iterator[str]:
+    for name in registry.packages():
+        head = None if name.partition("/")[0] in (RESERVED, VERDICTS) else registry.head(name)
+        if head is not None and (head.tags or head.action != "delete"):
+            yield name
+
+
+def _sized(entry: CheckpointEntry, registry: Registry) -> tuple[CheckpointEntry, int | None]:
+    if entry.dropped:
+        return entry, None
+    try:
+        return entry, registry.read_manifest(entry.top_hash).size
+    except NotFoundError:
+        return entry, None
+
+
+class ShownRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run with what came of repeating it.
+
+    Attributes:
+        amendments: Where its record does not go on from the one before, which is kept beside it.
+        unsupported: Why what it says of itself as a repetition is not borne out; None if it is, or it says nothing.
+    """
+
+    record: Record
+    reproductions: list[Reproduction]
+    amendments: list[Amendment] = []
+    unsupported: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        value: dict[str, Any] = self.record.plain()
+        for name in ("reproductions", "amendments", "unsupported"):
+            if told := getattr(self, name):
+                value[name] = msgspec.to_builtins(told)
+        return value
+
+
+class ShownVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """A verdict, and why the records of the two runs do not bear it out; None if they do."""
+
+    kept: VerdictRecord
+    unsupported: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        told = {"unsupported": self.unsupported} if self.unsupported is not None else {}
+        return {**self.kept.plain(), **told}
+
+
+def show(ref: str, *, registry: Registry) -> ShownRun | ShownVerdict | Package:
+    """Return a run, a verdict (`verdicts/RUN`), or the version that a reference or a checkpoint (`RUN@best`) names.
+
+    Raises:
+        NotFoundError: There is nothing of that name.
+        DataMismatchError: It is corrupt.
+    """
+    runs = RunStore(registry)
+    if is_package_ref(ref):
+        package = Package.open(ref, registry=registry)
+    else:
+        parsed = parse_run(ref)
+        if parsed.selector is None:
+            record = runs.load(parsed.run).record
+            support = Support(runs)
+            return ShownRun(
+                record=record,
+                reproductions=support.reproductions(record.run_id),
+                amendments=amendments(record.run_id, registry),
+                unsupported=support.own(record),
+            )
+        chosen = runs.checkpoint(parsed)
+        package = Package.open(PackageRef(chosen.package, hash=chosen.top_hash), registry=registry)
+    if package.name.partition("/")[0] == VERDICTS:
+        kept = VerdictStore(registry).read(package)
+        return ShownVerdict(kept=kept, unsupported=Support(runs).unsupported(kept, package.manifest))
+    return package
+
+
+class LogRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a package's log.
+
+    Attributes:
+        time: Nanoseconds since 1970 UTC.
+        message: Of the version; None where its manifest is gone.
+        tags, permanent: Those that point at the version now.
+    """
+
+    seq: int
+    action: str
+    top_hash: str
+    time: int
+    writer: str
+    message: object
+    note: str | None
+    tags: list[str]
+    permanent: list[str]
+
+    def plain(self) -> dict[str, Any]:
+        return msgspec.structs.asdict(self)
+
+
+def log(name: str, *, registry: Registry) -> list[LogRow]:
+    """Return the history of a package, newest first, its chain of hashes verified.
+
+    Raises:
+        NotFoundError: No such package.
+        DataMismatchError: The chain is broken.
+    """
+    entries = registry.log(check_package_name(name))
+    if not entries:
+        raise NotFoundError(f"No package {name} in {registry.url}.", hint="`reprokit ls` lists the packages.")
+    head, rows = entries[-1], []
+    for entry in reversed(entries):
+        pointing = sorted(tag for tag, top_hash in head.tags.items() if top_hash == entry.top_hash)
+        rows.append(
+            LogRow(
+                seq=entry.seq, action=entry.action, top_hash=entry.top_hash, time=entry.time, writer=entry.writer,
+                message=_message(registry, entry.top_hash), note=entry.note, tags=pointing,
+                permanent=[tag for tag in head.permanent if tag in pointing],
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _message(registry: Registry, top_hash: str) -> object:
+    try:
+        return registry.read_header(top_hash).get("message")
+    except NotFoundError:  # deleted, and swept by gc
+        return None
+
+
+def logs(ref: str, *, registry: Registry, journals: Path) -> tuple[str, bytes]:
+    """Return a run's ID, and what its script wrote so far, each line with its time.
+
+    Args:
+        journals: Where the runs that go on here are written.
+    Raises:
+        NotFoundError: No such run; or it goes on elsewhere, and its log is there.
+    """
+    stored = RunStore(registry).load(ref)
+    run_id = stored.record.run_id
+    if "log.txt" in stored.manifest:
+        return run_id, registry.read_object(stored.manifest["log.txt"], what=f"log.txt of run {run_id}")
+    journal = journals / run_id / "log.txt"
+    if not journal.exists():
+        raise NotFoundError(f"Run {run_id} has no log yet: it is {stored.record.status} elsewhere.")
+    return run_id, journal.read_bytes()

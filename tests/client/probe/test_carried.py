@@ -1,0 +1,136 @@
+"""What a training carries beside its checkpoints: which values count, and what of them did not come back."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reprokit.client.probe import carried
+from reprokit.client.probe.carried import Carried, of
+
+_CLASSES = """
+class Stopper:
+    def __init__(self):
+        self.left, self.seen, self.big = 3, [], None
+    def __call__(self):
+        self.left -= 1
+
+class Saved(Stopper):
+    def state_dict(self):
+        return {"left": self.left}
+
+class Net(Saved):
+    def parameters(self):
+        return []
+
+class Sampler:
+    def __init__(self):
+        self.epoch, self.turns = 0, 0
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+    def turn(self):
+        self.turns += 1
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of the user's, with classes of his own."""
+    file = tmp_path / "train.py"
+    file.write_text(_CLASSES)
+    module = ModuleType("train_of_this_test")
+    module.__file__ = str(file)
+    exec(compile(_CLASSES, str(file), "exec"), vars(module))  # noqa: S102 - a script of this test
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+def over(space: dict[str, Any]) -> carried.Places:
+    return lambda: iter(space.items())
+
+
+def test_what_moved_and_did_not_come_back_is_lost() -> None:
+    space = {"lr": 8.0, "seen": [1], "fixed": "a", "drawn": np.random.default_rng(1), "weight": np.ones(3)}
+    first = Carried(over(space))
+    assert first.moved() == {}
+    space["seen"].append(2)
+    space.update(lr=4.0)
+    space["drawn"].random()
+    space["weight"][1] = 2
+    moved = first.moved()
+    assert [*moved] == ["lr", "seen", "drawn", "weight"]
+    anew = {"lr": 8.0, "seen": [1, 2], "drawn": np.random.default_rng(1), "weight": np.array([1.0, 2.0, 1.0])}
+    resumed = Carried(over(anew))
+    assert resumed.lost(moved) == ["lr", "drawn"]
+    assert [*resumed.moved()] == ["lr", "seen", "drawn", "weight"], "the next checkpoint tells them again"
+    assert Carried(over({})).lost(moved) == [*moved]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: iter([1]), lambda: zip([1]), lambda: itertools.cycle([1]), lambda: (one for one in [1])]
+)
+def test_nobody_can_tell_where_an_iterator_stands(make: Any) -> None:
+    assert Carried(over({"it": make()})).moved() == {"it": "iterator"}
+    assert Carried(over({"it": make()})).lost({"it": "iterator"}) == ["it"]
+
+
+def test_what_is_too_large_or_of_no_plain_kind_is_not_looked_at() -> None:
+    space: dict[str, Any] = {
+        "data": np.zeros(1 << 18),
+        "text": "x" * (1 << 21),
+        "file": object(),
+        "many": [[0] * 10] * 9,
+    }
+    seen = Carried(over(space))
+    space["data"][0], space["text"], space["file"] = 1, "y", object()
+    assert [*seen.moved()] == ["text"], "small enough to be told now"
+    assert Carried(over({"many": [[0] * 10] * 9})).moved() == {}
+
+
+def test_more_places_than_fit_into_a_checkpoint_s_header_are_not_looked_at() -> None:
+    state = {"turn": 0}
+    every = Carried(lambda: ((f"n{number}", state["turn"]) for number in range(20_000)))
+    state["turn"] = 1
+    assert len(every.moved()) == 5000
+
+
+def test_attributes_count_that_the_script_s_own_classes_speak_of(script: Any) -> None:
+    stopper, other = script.Stopper(), script.Sampler()
+    stopper.unknown = 0  # as a library's base class would have
+    seen = Carried(of([stopper, other]))
+    stopper()
+    stopper.seen.append(1)
+    stopper.unknown = 1
+    other.turn()
+    other.set_epoch(3)  # which the script sets anew for each epoch
+    assert [*seen.moved()] == ["Stopper.left", "Stopper.seen", "Sampler.turns"]
+
+
+def test_what_the_callback_saves_is_not_lost_and_python_attributes_of_a_model_are(script: Any) -> None:
+    saved, net, held = script.Saved(), script.Net(), [1]
+    seen = Carried(over({"saved": saved, "net": net, "held": held}), [saved, net, held])
+    saved()
+    net()
+    held.append(2)
+    assert [*seen.moved()] == ["net.left"]
+
+
+def test_what_feeds_a_loader_is_looked_at(script: Any) -> None:
+    class DataLoader:
+        def __init__(self, sampler: Any) -> None:
+            self.sampler = sampler
+
+        def __iter__(self) -> Iterator[int]:
+            yield 1
+
+    loader = DataLoader(script.Sampler())
+    seen = Carried(over({"loader": loader}), [loader])
+    loader.sampler.turn()
+    assert [*seen.moved()] == ["loader.sampler.turns"]

@@ -1,0 +1,120 @@
+"""Names that a loop's body uses before they have a value, in each kind of statement."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from reprokit.client.probe.loop_source import names_in
+
+
+def names(tmp_path: Path, source: str) -> tuple[list[str], list[str]]:
+    """Execute a script in which `turns()` gives what a loop is about to begin; return the names that it carries."""
+    found: list[tuple[list[str], list[str]]] = []
+
+    def turns(count: int = 1) -> Any:
+        frame: FrameType | None = sys._getframe(1)
+        assert frame is not None
+        found.append(names_in(frame))
+        yield from range(count)
+
+    file = tmp_path / f"train{len(list(tmp_path.iterdir()))}.py"  # sources are read once
+    file.write_text(textwrap.dedent(source))
+    code = compile(file.read_text(), str(file), "exec")
+    exec(code, {"turns": turns, "__name__": "__main__"})  # noqa: S102 - a script of this test
+    (one,) = found
+    return one
+
+
+@pytest.mark.parametrize(
+    ("body", "carried"),
+    [
+        ("lr /= 4", "lr"),
+        ("lr = 4", ""),
+        ("lr = lr * 0.5", "lr"),
+        ("if epoch > 1: lr = 1\n    use(lr)", "lr use"),
+        ("if epoch > 1: lr = 1\n    else: lr = 2\n    use(lr)", "use"),
+        ("loss = 1\n    history.append(loss)", "history"),
+        ("for i in range(3): best = i\n    use(best)", "range use"),
+        ("for i in range(3): use(total); total = i", "range total use"),
+        ("while epoch < 0: x = 1\n    use(x)", "use x"),
+        ("table['a'] = 1", "table"),
+        ("stopper.count += 1", "stopper"),
+        ("use([i for i in rows if i], {k: v for k, v in pairs})", "pairs rows use"),
+        ("use(lambda x, y=start: x + y + offset)", "offset start use"),
+        ("with use() as file: file.x\n    use(file)", "use"),
+        ("try: x = 1\n    except E: x = 2\n    use(x)", "E use x"),
+        ("a, (b, *c) = 1, (2, 3)\n    use(a, b, c)", "use"),
+        ("x: int = 3\n    use(x)", "use"),
+        ("def f(q): return q + kept\n    f(1)", "kept"),
+        ("use(epoch)", "use"),
+    ],
+)
+def test_what_a_body_uses_before_it_has_a_value(tmp_path: Path, body: str, carried: str) -> None:
+    source = f"for epoch in turns(0):\n    {body}\n"
+    assert names(tmp_path, source) == (sorted(carried.split()), [])
+    inside = textwrap.indent(source, "    ")
+    held = "lr = use = x = history = table = stopper = kept = rows = pairs = start = offset = E = best = range = 1"
+    inner, outer = names(tmp_path, f"def main():\n    {held}\n{inside}\nmain()\n")
+    assert (inner, outer) == (sorted(carried.split()), [])
+
+
+def test_what_functions_of_the_script_share_through_its_module_is_carried(tmp_path: Path) -> None:
+    source = """
+        seen, rate, unused = [], 1.0, 2
+
+        def learn():
+            global rate
+            rate *= 0.5
+            seen.append(rate)
+
+        def main():
+            mine = 1
+            for epoch in turns(2):
+                learn()
+                mine += 1
+
+        main()
+    """
+    assert names(tmp_path, source) == (["mine"], ["learn", "rate", "seen"])
+
+
+def test_the_loop_is_the_one_that_begins_here(tmp_path: Path) -> None:
+    source = """
+        other = inner = outer = 1
+        for one in (1, 2):
+            other += one
+        for epoch in (
+            turns(1)
+        ):
+            outer += 1
+            for step in (1, 2):
+                inner += 1
+    """
+    assert names(tmp_path, source) == (["inner", "outer"], [])
+
+
+def test_a_while_around_an_iterator_is_found(tmp_path: Path) -> None:
+    source = """
+        lr = 1
+        epochs = turns(1)
+        while next(epochs, None) is not None:
+            lr *= 2
+    """
+    assert names(tmp_path, source) == (["lr"], [])
+
+
+def test_where_no_source_is_nothing_is_said() -> None:
+    found: list[Any] = []
+
+    def turns() -> Any:
+        found.append(names_in(sys._getframe(1)))
+        yield 1
+
+    exec("for epoch in turns(): x = epoch", {"turns": turns})  # noqa: S102
+    assert found == [([], [])]
