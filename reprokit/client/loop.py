@@ -62,6 +62,7 @@ class Loop(ABC):
         self._carried = Carried()
         self._counted = 0  # steps at the end of the epoch before
         self._has_batches = False  # some were counted in this epoch
+        self._owed = False  # a checkpoint was due after the last batch of this epoch: its end is saved instead
 
     @property
     def step(self) -> int:
@@ -152,6 +153,7 @@ class Loop(ABC):
                         f"reprokit: this run goes on from batch {self._resume_batch} of epoch {epoch}, but its loop "
                         "does not take its batches from ckpt.batches(…)"
                     )
+                self._save_if_owed()
                 self._tell({"type": "epoch", "epoch": epoch})
                 self._leave_if_told()
         self._carried = Carried()
@@ -259,18 +261,31 @@ class Loop(ABC):
 
     def _saved(self, kind: str) -> None:
         """Note that a checkpoint was saved; leave if it was the last one that this run is asked for."""
-        self._saved_at = (self._epoch, self._batch, self._steps)
+        self._saved_at, self._owed = (self._epoch, self._batch, self._steps), False
         if kind != "initial" and self._policy.saved(self._steps, epoch=self._epoch, batch=self._batch):
             self.close()
             raise SystemExit(0)
 
-    def _between_batches(self) -> None:
-        """Save if the policy asks for it here; save and leave if a signal does."""
+    def _between_batches(self, *, last: bool = False) -> None:
+        """Save if the policy asks for it here; save and leave if a signal does.
+
+        Args:
+            last: No batch follows in this epoch. A run that went on from here would not enter the loop's body, so that
+                all of this is done at the epoch's end.
+        """
         self._steps += self._steps_are_batches
         self._has_batches = True
-        if self._policy.due_after_batch(self._epoch, self._batch, self._steps):
+        self._owed = self._owed or self._policy.due_after_batch(self._epoch, self._batch, self._steps)
+        if last:
+            return
+        if self._owed:
             self._save({})
         self._leave_if_told()
+
+    def _save_if_owed(self) -> None:
+        """Save the end of an epoch after whose last batch a checkpoint was due, if the script did not."""
+        if self._owed:
+            self._save({})
 
     def _leave_if_told(self) -> None:
         if self._signal is None:

@@ -8,7 +8,7 @@ from itertools import islice
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-import torch.utils.data
+from torch.utils.data import IterableDataset
 
 from reprokit.callbacks.pytorch import private
 from reprokit.callbacks.pytorch.held import HELD
@@ -31,14 +31,14 @@ class LoopParts(NamedTuple):
     Attributes:
         random: Returns the random state.
         set_random: Puts it back.
-        between: Called between two batches, with how many were given of the epoch.
+        between: Called after a batch, with how many were given of the epoch, and whether it is known that none follows.
         stands_at: Called with how many were given; None if no reading is open.
         reached: Called when a resumed run has come to the batch of its checkpoint.
     """
 
     random: Callable[[], dict[str, Any]]
     set_random: Callable[[dict[str, Any]], None]
-    between: Callable[[int], None]
+    between: Callable[[int, bool], None]
     stands_at: Callable[[int | None], None]
     reached: Callable[[], None]
 
@@ -95,6 +95,16 @@ class Reading:
     def is_beside(self, other: Reading) -> bool:
         """True if one and the same loop takes both."""
         return self.consumer is not None and other.consumer is not None and self.consumer.is_same(other.consumer)
+
+    @property
+    def is_at_end(self) -> bool:
+        """True if the last batch was given, as far as the loader says how many it has."""
+        if self.endless or not self.begun or isinstance(getattr(self.loader, "dataset", None), IterableDataset):
+            return False
+        try:
+            return len(self.loader) == self.done
+        except TypeError:
+            return False
 
     def place(self) -> dict[str, Any]:
         """Return what it takes to come back to this batch."""
@@ -193,7 +203,7 @@ class Readings:
         if not reading.begun:
             self._begin(reading, frame)
         elif reading is self.first and not self.saved_end:
-            self._loop.between(reading.given)
+            self._loop.between(reading.given, self._ends_after(reading))
         batch = next(reading.batches, _END)
         if batch is _END and reading.endless and reading.done:
             self._read(reading, 0)
@@ -208,6 +218,10 @@ class Readings:
         if reading.over:
             raise StopIteration
         return batch
+
+    def _ends_after(self, reading: Reading) -> bool:
+        """True if the loop that takes a reading's batches gets no more: this one is at its end, or one beside it."""
+        return reading.is_at_end or any(one.is_at_end for one in self._open() if one.is_beside(reading))
 
     def _begin(self, reading: Reading, frame: FrameType) -> None:
         position = self._position
@@ -277,7 +291,7 @@ def _from(loader: Any, done: int) -> Any:
     order between the other draws: when the first batch is asked for.
     """
     attribute = "batch_sampler" if loader.batch_sampler is not None else "sampler"
-    if isinstance(loader.dataset, torch.utils.data.IterableDataset):
+    if isinstance(loader.dataset, IterableDataset):
         raise RuntimeError('reprokit: skip="index" needs a dataset with indices; use skip="load" for this loader')
     return private.with_sampler(loader, attribute, _Later(getattr(loader, attribute), done))
 

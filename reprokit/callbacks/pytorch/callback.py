@@ -122,10 +122,10 @@ class PackageCheckpoint(Loop):
             raise RuntimeError("reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`")
         return self._readings.make(loader, endless=endless)
 
-    def _between(self, batch: int) -> None:
-        """Save between two batches, if the policy or a signal asks for it."""
+    def _between(self, batch: int, last: bool) -> None:
+        """Save between two batches, if the policy or a signal asks for it; after the last, at the epoch's end."""
         self._batch = batch
-        self._between_batches()
+        self._between_batches(last=last)
 
     def _stands_at(self, batch: int | None) -> None:
         """Note how many batches of the epoch were given; None outside a loop over them."""

@@ -115,8 +115,8 @@ class PackageCheckpoint(Loop):
                 yield batch
                 due = first and self._is_due()
                 batch = next(batches, _END)
-                if due and batch is not _END:  # after the last one, the epoch's end is saved instead
-                    self._between_batches()
+                if due:
+                    self._between_batches(last=batch is _END)
             whole = True
         finally:
             if done:

@@ -171,9 +171,36 @@ def test_batches_are_counted_from_1_and_count_on(rehearse: Rehearse) -> None:
         _script("for i, (a, b) in enumerate(ckpt.batches(loader)):\n assert ckpt.batch == i + 1\n step(a, b)"), 2
     )
     saved = rehearsal.run()
-    assert [batch for _, _, batch in saved] == [None, 2, 4, None, 1, 3, 5, None, 2, 4, None]
+    assert [batch for _, _, batch in saved] == [None, 2, 4, None, 1, 3, None, 2, 4, None]
     rehearsal.run(resume=saved[1, 8, 3][1])
 
 
 def test_readings_have_the_length_of_their_loader(rehearse: Rehearse) -> None:
     rehearse(_script("assert len(ckpt.batches(loader)) == 5\nassert ckpt.batches(loader)")).run()
+
+
+_USES_LAST = "for a, b in ckpt.batches(loader):\n die(); last = step(a, b)\nassert last is None\ndel last"
+_SHORTER = "for a, c in zip(ckpt.batches(loader), ckpt.batches(other)):\n die(); last = step(*a); net(c)\ndel last"
+
+
+@pytest.mark.parametrize(("body", "batches"), [(_USES_LAST, 5), (_SHORTER, 3)])
+def test_no_checkpoint_stands_after_the_last_batch_where_the_body_of_the_loop_would_not_be_entered(
+    body: str, batches: int, rehearse: Rehearse
+) -> None:
+    rehearsal = rehearse(_script(body), batches)
+    assert [batch for _, _, batch in rehearsal.run()] == [None, None, None, None]
+    assert rehearsal.differences([batches, batches + 1, 2 * batches]) == []
+
+
+def test_what_was_due_after_the_last_batch_is_saved_at_the_end_of_an_epoch_without_a_save(rehearse: Rehearse) -> None:
+    body = "for a, b in ckpt.batches(loader):\n die(); last = step(a, b)\ndel last"
+    script = _script(body).replace("ckpt.save()", "")
+    rehearsal = rehearse(script, 5)
+    assert [*rehearsal.run()] == [(-1, 0, None), (0, 5, None), (1, 10, None), (2, 15, None)]
+    assert rehearsal.differences([6, 11]) == []
+
+
+def test_a_loader_that_says_too_few_is_saved_later(rehearse: Rehearse) -> None:
+    short = "class Short(list):\n        def __len__(self): return 2\n    short = Short(list(loader))\n    for epoch in"
+    script = _script("for a, b in ckpt.batches(short):\n die(); step(a, b)").replace("for epoch in", short)
+    assert [batch for _, _, batch in rehearse(script, 2).run()][:4] == [None, 3, 4, None]
