@@ -84,9 +84,19 @@ for name, every in (("epochs", None), ("steps", {"unit": "step", "n": 2})):
 """
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("tensorflow", marks=LONG)])
-def test_a_gan_with_optimisers_of_its_own_goes_on_with_the_same_bits(backend: str, tmp_path: Path) -> None:
-    (tmp_path / "gan.py").write_text(_GAN)
+_WITHOUT_CALL = _GAN.replace("    def call(self, x):\n        return self.d(x)\n", "")
+
+
+@pytest.mark.parametrize(
+    ("backend", "source"),
+    [
+        pytest.param("torch", _GAN, id="torch"),
+        pytest.param("tensorflow", _GAN, id="tensorflow", marks=LONG),
+        pytest.param("tensorflow", _WITHOUT_CALL, id="tensorflow, never called itself", marks=LONG),
+    ],
+)
+def test_a_gan_with_optimisers_of_its_own_goes_on_with_the_same_bits(backend: str, source: str, tmp_path: Path) -> None:
+    (tmp_path / "gan.py").write_text(source)
     ended = subprocess.run(
         [sys.executable, "-c", _TRIAL, backend, str(tmp_path / "gan.py")],
         cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

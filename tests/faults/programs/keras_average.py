@@ -1,6 +1,7 @@
 """An average of the weights that a callback keeps by hand, swapped in for the validation.
 
 every: 1 epoch
+loses: Average.kept
 """
 
 import os

@@ -1,6 +1,7 @@
 """A Python generator that goes on over the epochs and draws as it goes.
 
 every: 1 epoch
+refused: Generator has no place to come back to
 """
 
 import os

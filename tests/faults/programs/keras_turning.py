@@ -1,6 +1,7 @@
 """A callback with a count of its own, which turns the rate.
 
 every: 1 epoch
+loses: Turning.seen
 """
 
 import os
