@@ -207,9 +207,9 @@ class Feed:
     def build(self, model: Any, *, metrics: bool) -> None:
         """Make the variables of a model, and of its metrics, that TensorFlow would make with the first batch.
 
-        A model that is never called itself, as those whose `train_step` calls their parts, has none of its own.
+        A model that is never called itself has none of its own.
         """
-        if type(model).call is keras.Model.call:
+        if keras_state.has_no_call(model):
             return
         unbuilt = metrics or not all(layer.built for layer in private.layers_of(model))
         if keras_state.BACKEND == "tensorflow" and unbuilt:

@@ -63,6 +63,7 @@ class Fit(Loop):
         self._done = 0
         self._began = False
         self._uncaptured: list[str] | None = None
+        self._unbuilt = keras_state.unbuilt(owner.model)
         self._gradients = keras_state.gradients_of(owner.model)
         self._warned: set[str] = set()
 
@@ -266,7 +267,7 @@ class Fit(Loop):
             found += [f"in the middle of an epoch: {why}" for why in self._inside]
         if self._uncaptured is None and self._steps > self._steps_before:
             self._uncaptured = keras_state.uncaptured(self.model)
-        found += self._uncaptured or []
+        found += [*(self._uncaptured or []), *self._unbuilt]
         if self._data.draws_unseeded():
             found.append("TensorFlow has no seed, so it draws the order of the data anew")
         replicas = getattr(getattr(self.model, "distribute_strategy", None), "num_replicas_in_sync", 1)

@@ -280,6 +280,23 @@ def is_seeded() -> bool:
     return tensorflow_private.global_seed() is not None
 
 
+def has_no_call(model: Any) -> bool:
+    """True if a model is never called itself: its `train_step` calls its parts."""
+    return type(model).call is keras.Model.call
+
+
+def unbuilt(model: Any) -> list[str]:
+    """Return, in sentences, which parts the first batch will make that a resumed run could not make without it."""
+    if not has_no_call(model):
+        return []
+    return [
+        f"the layer {layer.name} is made by the first batch, which a resumed run leaves out, and the model has no "
+        "call() to make it by; give it its shape before model.fit, as by keras.Input"
+        for layer in model.layers
+        if not layer.built
+    ]
+
+
 def uncaptured(model: Any) -> list[str]:
     """Return what the compiled train step of TensorFlow keeps that no checkpoint holds."""
     if BACKEND != "tensorflow" or model.train_function is None:

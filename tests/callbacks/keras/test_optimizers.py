@@ -72,6 +72,13 @@ x = np.random.default_rng(1).normal(size=(24, 4)).astype("float32")
 model.fit(x, epochs=3, batch_size=8, verbose=0, callbacks=[PackageCheckpoint(), Dies()])
 """
 
+_WITHOUT_CALL = _GAN.replace("    def call(self, x):\n        return self.d(x)\n", "")
+_SHAPELESS = (
+    _WITHOUT_CALL.replace("layers.Input((4,)), ", "")
+    .replace("layers.Input((2,)), ", "")
+    .replace("        z = keras.random", "        self.d(real), self.g(real[:, :2])\n        z = keras.random")
+)
+
 _TRIAL = """
 import sys
 from pathlib import Path
@@ -84,9 +91,6 @@ for name, every in (("epochs", None), ("steps", {"unit": "step", "n": 2})):
 """
 
 
-_WITHOUT_CALL = _GAN.replace("    def call(self, x):\n        return self.d(x)\n", "")
-
-
 @pytest.mark.parametrize(
     ("backend", "source"),
     [
@@ -97,9 +101,22 @@ _WITHOUT_CALL = _GAN.replace("    def call(self, x):\n        return self.d(x)\n
 )
 def test_a_gan_with_optimisers_of_its_own_goes_on_with_the_same_bits(backend: str, source: str, tmp_path: Path) -> None:
     (tmp_path / "gan.py").write_text(source)
-    ended = subprocess.run(
-        [sys.executable, "-c", _TRIAL, backend, str(tmp_path / "gan.py")],
+    ended = _rehearsed(backend, tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, "[]\n[]\n"), ended.stderr
+
+
+@LONG
+def test_layers_that_only_the_first_batch_makes_are_named_when_saved(tmp_path: Path) -> None:
+    (tmp_path / "gan.py").write_text(_SHAPELESS)
+    ended = _rehearsed("tensorflow", tmp_path)
+    assert (
+        "cannot go on bit for bit from this checkpoint: the layer sequential is made by the first batch" in ended.stderr
+    )
+
+
+def _rehearsed(backend: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _TRIAL, backend, str(folder / "gan.py")],
         cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (ended.returncode, ended.stdout) == (0, "[]\n[]\n"), ended.stderr
