@@ -24,7 +24,6 @@ from reprokit.errors import DataMismatchError, Error
 from reprokit.execution.asked import Asked
 from reprokit.execution.hermetic import open_sandbox
 from reprokit.execution.in_place import stray_files, stray_warning
-from reprokit.execution.input_report import InputReport, digested, programs_of, some
 from reprokit.execution.inputs import ChangedInput, Laid, LaidTree, check_inputs, lay_data
 from reprokit.execution.launch import Place, check_notebook, shell_of, start, variables_of
 from reprokit.execution.orders import Continued, Orders
@@ -38,6 +37,8 @@ from reprokit.numerics.script_environ import of_the_shell
 from reprokit.packages.package import Package
 from reprokit.packages.tree_cache import is_protected, lay_out, moment
 from reprokit.recording.checkpoint_saver import Saver, SavingPolicy
+from reprokit.recording.earlier import LISTS, with_earlier
+from reprokit.recording.input_report import InputReport, digested, programs_of, some
 from reprokit.recording.journal import Journal
 from reprokit.recording.listener import DEAF, Listener, Unfailing
 from reprokit.recording.recorder import Recording, new_run_id, now
@@ -202,7 +203,7 @@ def _record(
     before = continued.record if continued else None
     public = {name: value for name, value in variables.items() if name not in lock.execution.secrets}
     machine = machine_facts(public, python=lock.environment.python)
-    return Record(
+    record = Record(
         run_id=run_id,
         name=prepared.name,
         status="running",
@@ -228,7 +229,7 @@ def _record(
         reproduces=orders.reproduces,
         relaxed=orders.relaxed,
         changed_inputs=before.changed_inputs if before else {},
-        left_out=[one for one in before.left_out if one.what in ("attempts", "checkpoints")] if before else [],
+        left_out=[one for one in before.left_out if one.what in ("attempts", "checkpoints", *LISTS)] if before else [],
         terms=orders.terms,
         warnings=[
             *prepared.warnings,
@@ -237,6 +238,7 @@ def _record(
         ],
         reprokit=__version__,
     )
+    return with_earlier(record, before)[0] if before else record
 
 
 def _other_numbers(before: Machine, now_: Machine) -> list[str]:
@@ -314,8 +316,8 @@ def _conclude(
     undeclared = digested(noted)
     asked = Asked.read(recording.journal.file("asked.txt"))
     unused = asked.unused(lock, workspace) if outcome.status == "finished" else []
-    if told := [file.path for file in undeclared if not is_benign(file.path, lock.execution.benign)]:
-        warnings.append(f"Files were read that are not declared inputs: {some(told)}.")
+    if read_so := [file.path for file in undeclared if not is_benign(file.path, lock.execution.benign)]:
+        warnings.append(f"Files were read that are not declared inputs: {some(read_so)}.")
     if noted.refused:
         went_on = "The script went on without what it was refused, not being declared"
         what = went_on if outcome.status == "finished" else "What is not a declared input was refused"
@@ -328,13 +330,8 @@ def _conclude(
         )
     if not collected.checkpoints and outcome.status == "finished":
         warnings.append("No checkpoint was saved: a reproduction can compare only the outputs.")
-    attempts = record.attempts
-    if resumes and not collected.resumed:
-        attempts = [*attempts[:-1], msgspec.structs.replace(attempts[-1], restored=False)]
-        warnings.append("The script did not restore the checkpoint that it was given: it started from its beginning.")
-    if attempts and collected.lost:
-        attempts = [*attempts[:-1], msgspec.structs.replace(attempts[-1], lost=collected.lost)]
-        warnings.append(attempts[-1].not_restored)
+    attempts, resumption = collected.attempts(record.attempts, not_restored=resumes and not collected.resumed)
+    warnings += resumption
     if outcome.outlived is not None:
         warnings.append(f"The script left {outcome.outlived} behind: what comes of that is not in the record.")
     if outcome.unwritten:
@@ -357,33 +354,30 @@ def _conclude(
         numeric=record.machine.numeric.updated(collected.numeric),
     )
     watched = lock.execution.inputs != "off"
-    return recording.end(
-        msgspec.structs.replace(
-            record,
-            status=outcome.status,
-            ended=now(),
-            changed_inputs={**record.changed_inputs, **{name: one.file for name, one in changed.items()}},
-            machine=machine,
-            code=record.code and _used(record.code, recording, collected.files, noted, strays, watched=watched),
-            undeclared=undeclared,
-            unused=unused,
-            **read,
-            refused=noted.refused,
-            programs=programs_of(noted),
-            initial=collected.initial,
-            checkpoints=collected.checkpoints,
-            metrics=collected.metrics,
-            artifacts=sorted(collected.artifacts),
-            outputs=facts,
-            attempts=attempts,
-            warnings=warnings,
-            failure=outcome.failure,
-            exit_code=outcome.exit_code,
-        ),
-        collected=collected,
-        outputs=outputs,
-        workspace=workspace,
+    told = msgspec.structs.replace(
+        record,
+        status=outcome.status,
+        ended=now(),
+        changed_inputs={**record.changed_inputs, **{name: one.file for name, one in changed.items()}},
+        machine=machine,
+        code=record.code and _used(record.code, recording, collected.files, noted, strays, watched=watched),
+        undeclared=undeclared,
+        unused=unused,
+        **read,
+        refused=noted.refused,
+        programs=programs_of(noted),
+        initial=collected.initial,
+        checkpoints=collected.checkpoints,
+        metrics=collected.metrics,
+        artifacts=sorted(collected.artifacts),
+        outputs=facts,
+        attempts=attempts,
+        failure=outcome.failure,
+        exit_code=outcome.exit_code,
     )
+    told, otherwise = with_earlier(told, record) if record.attempts else (told, [])
+    ended = msgspec.structs.replace(told, warnings=[*warnings, *otherwise])
+    return recording.end(ended, collected=collected, outputs=outputs, workspace=workspace)
 
 
 def _used(

@@ -19,9 +19,11 @@ from reprokit.registry import Registry
 from reprokit.registry.local import LocalRegistry
 from reprokit.schema.facts import CheckpointFacts, InputLink, VersionLink, facts_in, meta_of
 from reprokit.schema.manifest import Entry, Manifest
-from reprokit.schema.record import CheckpointEntry
+from reprokit.schema.record import Attempt, CheckpointEntry
 
 __all__ = ["Collected", "Saver", "SavingPolicy"]
+
+_BEGAN_ANEW = "The script did not restore the checkpoint that it was given: it started from its beginning."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class Collected:
         notes: What else is to be said.
         untold: Checkpoints that could not be stored, and whose script went on without learning it.
         resumed: The script restored the checkpoint that it was given.
+        went_on: It saved one of its own.
         lost: Variables of the script that do not hold what they held when that checkpoint was saved.
         imported: Top-level modules that the script's processes had imported at their ends.
         files: Files of the run's own code that they had imported.
@@ -71,6 +74,7 @@ class Collected:
     notes: list[str] = field(default_factory=list)
     untold: int = 0
     resumed: bool = False
+    went_on: bool = False
     lost: list[str] = field(default_factory=list)
     imported: set[str] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
@@ -95,6 +99,21 @@ class Collected:
         if place.is_counted:
             self.checkpoints = [old for old in self.checkpoints if old.place != place]
         self.checkpoints.append(entry)
+
+    def attempts(self, before: list[Attempt], *, not_restored: bool) -> tuple[list[Attempt], list[str]]:
+        """Return the attempts of a run with what became of the last resumption, and warnings that say it.
+
+        Args:
+            not_restored: The script began anew, though it was given a checkpoint.
+        """
+        warnings = []
+        if not_restored:
+            before = [*before[:-1], msgspec.structs.replace(before[-1], restored=False)]
+            warnings.append(_BEGAN_ANEW)
+        if before and self.lost:
+            before = [*before[:-1], msgspec.structs.replace(before[-1], lost=self.lost)]
+            warnings.append(before[-1].not_restored)
+        return before, warnings
 
     def drop(self, top_hash: str) -> None:
         """Note that a checkpoint's version was deleted."""
@@ -137,7 +156,7 @@ class Saver:
         """Write what is known from an earlier attempt into the journal, so that a kill loses none of it."""
         collected = self.collected
         for entry in [*([collected.initial] if collected.initial else []), *collected.checkpoints]:
-            self._journal.event("checkpoint", entry=spelled(msgspec.to_builtins(entry)))
+            self._journal.event("checkpoint", entry=spelled(msgspec.to_builtins(entry)), again=True)
         for key, kept in collected.artifacts.items():
             self._journal.event("artifact", key=key, size=kept.size, type=kept.digest.type, value=kept.digest.value)
 

@@ -20,6 +20,8 @@ from reprokit.core.logical_keys import check_logical_key
 from reprokit.core.refs import RESERVED
 from reprokit.errors import DataMismatchError, Error, RegistryError, UsageError
 from reprokit.recording.checkpoint_saver import Collected
+from reprokit.recording.earlier import with_earlier
+from reprokit.recording.input_report import InputReport, digested, programs_of
 from reprokit.recording.journal import Ended, Journal, abandoned, read_lines
 from reprokit.recording.kept_files import UnkeptError, keep_file
 from reprokit.registry import Registry, open_registry
@@ -28,7 +30,7 @@ from reprokit.runs.bounded import bounded
 from reprokit.runs.logged import MAX_SERIES, digests_of, is_well, series_of
 from reprokit.runs.store import LOCK_KEY, RECORD_KEY
 from reprokit.schema.bounds import LOGGED, LeftOut
-from reprokit.schema.facts import meta_of
+from reprokit.schema.facts import Name, meta_of
 from reprokit.schema.lock import RunLock
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.metric_log import METRICS_KEY
@@ -230,8 +232,12 @@ def _finalise(journal: Journal, events: list[dict[str, Any]]) -> bool:
         )
         return ended.left or bool(recording.unkept)
     workspace = journal.file("workspace")
+    given = bool(record.attempts) and record.attempts[-1].resumed_at is not None
+    began_anew = given and collected.went_on and not collected.resumed
+    attempts, resumption = collected.attempts(record.attempts, not_restored=began_anew)
     left = f" What its script wrote is in {workspace}." if workspace.is_dir() else ""
-    recording.end(
+    noted = InputReport.read(journal.file("inputs.txt"))
+    told, otherwise = with_earlier(
         msgspec.structs.replace(
             record,
             status="interrupted",
@@ -240,12 +246,16 @@ def _finalise(journal: Journal, events: list[dict[str, Any]]) -> bool:
             checkpoints=collected.checkpoints,
             metrics=collected.metrics,
             artifacts=sorted(collected.artifacts),
-            warnings=[*record.warnings, *collected.warnings],
+            attempts=attempts,
+            undeclared=digested(noted),
+            programs=programs_of(noted),
+            refused=noted.refused,
             failure=f"The runner was killed; the record was completed afterwards from its journal.{left}",
         ),
-        collected=collected,
-        outputs={},
+        record,
     )
+    warnings = [*record.warnings, *resumption, *otherwise, *collected.warnings]
+    recording.end(msgspec.structs.replace(told, warnings=warnings), collected=collected, outputs={})
     return True
 
 
@@ -280,12 +290,17 @@ def _take(event: dict[str, Any], collected: Collected) -> None:
         entry = msgspec.convert(
             {**event["entry"], "metrics": metric_values(event["entry"]["metrics"])}, CheckpointEntry
         )
+        collected.went_on |= not event.get("again", False)
         if entry.place.is_initial:
             collected.initial = entry
         else:
             collected.add(entry)
     elif kind == "dropped":
         collected.drop(str(event["top_hash"]))
+    elif kind == "resumed":
+        collected.resumed = True
+    elif kind == "lost":
+        collected.lost = msgspec.convert(event["names"], list[Name])
     elif kind == "stranger":
         collected.strangers.append(event.get("process"))
     elif kind == "artifact":

@@ -224,10 +224,14 @@ class Session:
             case Epoch():
                 self._listener.epoch(message.epoch)
             case Resumed():
-                self.collected.resumed = True
-                self.collected.numeric = message.numeric or self.collected.numeric
+                with self._lock:
+                    self._journal.event("resumed")
+                    self.collected.resumed = True
+                    self.collected.numeric = message.numeric or self.collected.numeric
             case Lost():
-                self.collected.lost = message.names
+                with self._lock:
+                    self._journal.event("lost", names=message.names)
+                    self.collected.lost = message.names
             case NumericFacts():
                 self._note_numeric(message)
             case Told():

@@ -134,6 +134,45 @@ def test_what_the_script_kept_in_variables_of_its_own_is_named_when_it_is_resume
     ]
 
 
+def test_what_a_killed_attempt_had_lost_and_read_is_in_the_record_of_the_run(loop: Project) -> None:
+    secret, often = loop.base / "early.txt", loop.base / "often.txt"
+    secret.write_text("1")
+    often.write_text("1")
+    kill = (
+        "lr = lr / 2\n"
+        f"    if epoch == 0: open({str(secret)!r}).read()\n"
+        f"    open({str(often)!r}).read()\n"
+        f"    if epoch in (2, 3) and not os.path.exists(died := {str(loop.base)!r} + f'/died{{epoch}}'):\n"
+        "        open(died, 'w').close()\n"
+        "        time.sleep(0.3)\n"
+        "        os.kill(os.getppid(), signal.SIGKILL)\n"
+        "        time.sleep(60)"
+    )
+    _write(loop, kill)
+    loop.write(
+        "loop.py",
+        (loop.root / "loop.py").read_text().replace("ckpt = Checkpoint()\n", "lr, ckpt = 8.0, Checkpoint()\n"),
+    )
+    loop.commit()
+    loop.reprokit("run", "loop.yaml", expect=-9)
+    first = loop.json("show", "latest")
+    assert {file["path"]: file["size"] for file in first["undeclared"]} == {str(secret): 1, str(often): 1}
+    often.write_text("22")
+    loop.reprokit("resume", "latest", expect=-9)
+    killed = loop.json("show", "latest")
+    assert killed["status"] == "interrupted" and killed["attempts"][0]["lost"] == ["lr"]
+    assert any(
+        "but variables of the script began anew that had moved before: `lr`" in one for one in killed["warnings"]
+    )
+    done = loop.json("resume", "latest")
+    assert done["status"] == "finished"
+    assert [attempt["lost"] for attempt in done["attempts"]] == [["lr"], ["lr"]]
+    read = {file["path"]: file["digest"] for file in done["undeclared"]}
+    assert read.keys() == {str(secret), str(often)} and read[str(secret)] and read[str(often)] is None
+    text = loop.reprokit("show", "latest").stdout
+    assert text.count("without lr of its script") == 2
+
+
 def test_nothing_is_said_of_variables_that_come_back(loop: Project) -> None:
     _write(
         loop,

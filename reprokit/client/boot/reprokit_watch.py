@@ -4,7 +4,7 @@ Seen is what goes through Python's own calls, in every process that inherits `si
 Python, its name and the files that its command line names. What each mode sees stands in `docs/inputs.md`, which a test
 holds against this. Standard library alone, and little of it: every process of a run pays for what is imported here.
 
-A line of the report is a path; what it begins with says what it is (`reprokit.execution.input_report`).
+A line of the report is a path; what it begins with says what it is (`reprokit.recording.input_report`).
 """
 
 import contextlib

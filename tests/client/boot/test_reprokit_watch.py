@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from reprokit.core.package_root import PACKAGE
-from reprokit.execution.input_report import InputReport
 from reprokit.numerics.script_environ import BENIGN, lay_bootstrap
+from reprokit.recording.input_report import InputReport
 
 SHM = "/dev/shm"  # noqa: S108 - watched as any other folder
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reprokit.execution import input_report
-from reprokit.execution.input_report import InputReport, digested
+from reprokit.recording import input_report
+from reprokit.recording.input_report import InputReport, digested
 
 
 def test_what_was_refused_was_not_read(tmp_path: Path) -> None:
