@@ -24,7 +24,7 @@ from reprokit.client.connection import connect
 from reprokit.client.notebook_cells import keep
 from reprokit.client.policy import Policy
 from reprokit.client.probe import flat
-from reprokit.client.probe.carried import Carried, around, loop_frame
+from reprokit.client.probe.carried import Carried, anew, around, loop_frame
 from reprokit.client.restored import Restored, resumed
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.writer import Saving, writer
@@ -137,7 +137,8 @@ class Loop(ABC):
         Raises:
             RuntimeError: A checkpoint could not be stored, or not be restored.
         """
-        self._carried = Carried(around(loop_frame()), flat(vars(self)))
+        frame = loop_frame()
+        self._carried = Carried(around(frame), flat(vars(self)), anew(frame))
         last = self._last = self._policy.last_epoch(total)
         self._tell({"type": "epochs", "total": last + 1})
         first = self._begin()

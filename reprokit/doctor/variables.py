@@ -93,7 +93,8 @@ def _judged(one: _Variable, looks: Looks) -> Finding | None:
         problem = f"counts anew in the resumed epoch: {_change(one.second, one.last)}"
         return _finding("loop variable", one, problem, hint=_COUNT, certain=not looks.equal)
     if looks.equal:
-        if one.differs and one.second is not None:
+        late = one.last is None and one.name in looks.second.get("anew", ())  # this turn has not come to it yet
+        if one.differs and one.second is not None and not late:
             return _finding("own variable", one, f"differs at the next checkpoint{_shown(one.second, one.last)}")
         passed = (tuple(side["variables"].get(one.name) for side in pair) for pair in looks.passing)
         if one.carries and any(not _same(*pair) for pair in passed):

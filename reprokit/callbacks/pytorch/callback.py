@@ -13,7 +13,7 @@ from reprokit.callbacks.pytorch import gradients
 from reprokit.callbacks.pytorch import state as torch_state
 from reprokit.callbacks.pytorch.batches import LoopParts, Reading, Readings, remake_workers
 from reprokit.callbacks.pytorch.held import HELD
-from reprokit.callbacks.pytorch.optimizers import Strangers, add_optimizer, groups_of, restore_optimizer
+from reprokit.callbacks.pytorch.optimizers import Strangers, add_optimizer, groups_of, restore_optimizer, unwrapped
 from reprokit.client.loop import Loop
 from reprokit.client.restored import Restored
 from reprokit.client.rng import same
@@ -81,7 +81,7 @@ class PackageCheckpoint(Loop):
     ) -> None:
         super().__init__(package=package, initial=initial)
         self.models = torch_state.named(model)
-        self.optimizers: dict[str, torch.optim.Optimizer] = torch_state.named(optimizer)
+        self.optimizers = {key: unwrapped(one) for key, one in torch_state.named(optimizer).items()}
         self.loaders = torch_state.named(loader)
         self.ema = torch_state.named(ema)
         self._generators = torch_state.generators_of(self.loaders, generators or {})
@@ -307,6 +307,11 @@ def samplers_of(loaders: dict[str, Any]) -> dict[str, Any]:
     for key, loader in loaders.items():
         for path in ("", "sampler", "batch_sampler"):
             thing = getattr(loader, path, None) if path else loader
-            if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
+            if hasattr(thing, "load_state_dict") and _has_state(thing):
                 found[f"{key}.{path}".rstrip(".")] = thing
     return found
+
+
+def _has_state(thing: Any) -> bool:
+    """True if it says what its state is; Accelerate's loaders all have the method, and few of them a state."""
+    return hasattr(thing, "state_dict") and getattr(thing, "use_stateful_dataloader", True) is not False

@@ -15,7 +15,7 @@ from reprokit.client.restored import Restored
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.tensors import StoredArray
 
-__all__ = ["Strangers", "add_optimizer", "groups_of", "restore_optimizer"]
+__all__ = ["Strangers", "add_optimizer", "groups_of", "restore_optimizer", "unwrapped"]
 
 _OWN = ("state", "param_groups")
 
@@ -116,6 +116,14 @@ def restore_optimizer(
         for index, slots in state.items():
             if index not in facts.get("other", {}):
                 _keep_bits(optimizer, order[index], slots, here[index])
+
+
+def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
+    """Return the optimiser that steps, inside what Accelerate and its like put around it."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    found: torch.optim.Optimizer = optimizer
+    return found
 
 
 class Strangers:

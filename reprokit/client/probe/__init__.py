@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from reprokit.client import context
 from reprokit.client.frameworks import frameworks
-from reprokit.client.probe.digests import UnreadableError, digest, is_generator, shown
+from reprokit.client.probe.digests import UnreadableError, digest, global_generators, is_generator, shown
 from reprokit.client.probe.places import Found, Living, callbacks_in_use, search
 from reprokit.client.probe.source import Given, Source, read, state_of
 
@@ -68,6 +68,7 @@ def _see() -> dict[str, Any]:
         "by_hand": explicit,
         "sources": [source._asdict() for source in _numbered(sources) if source.parts],
         "variables": _variables(found, callbacks),
+        "anew": sorted({name for one in callbacks for name in getattr(getattr(one, "_carried", None), "anew", ())}),
         "numerics": numerics,
     }
 
@@ -97,8 +98,7 @@ def _generators(found: Found, names: dict[int, str], given: Given, living: Livin
     of_loaders: dict[int, tuple[str, Any]] = {}
     for generators in _hooks("generators"):
         of_loaders |= generators(names, living)
-    globals_ = {id(getattr(random, "_inst", None)), id(getattr(sys.modules.get("torch"), "default_generator", None))}
-    globals_.add(id(getattr(getattr(sys.modules.get("numpy.random"), "mtrand", None), "_rand", None)))
+    globals_ = {id(one) for one in global_generators()}
     every = {id(thing): (name, thing) for name, thing in reversed(found.objects) if is_generator(thing)}
     sources = []
     for key, (name, thing) in (of_loaders | every).items():

@@ -15,22 +15,27 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import FrameType, GeneratorType
+from types import FrameType, FunctionType, GeneratorType, ModuleType, SimpleNamespace
 from typing import Any
 
 from reprokit.client.probe.digests import UnreadableError, digest, is_generator, is_plain
-from reprokit.client.probe.loop_source import attributes_in, names_in
-from reprokit.client.probe.places import is_own_file, is_own_type
+from reprokit.client.probe.loop_source import attributes_in, names_in, written_in
+from reprokit.client.probe.places import generators_in, is_own_file, is_own_type, place_of
 
-__all__ = ["Carried", "around", "of"]
+__all__ = ["Carried", "anew", "around", "of"]
 
 _MAX_NAMES = 200
 _MAX_PLACES = 5000
-_MAX_BYTES = 1 << 20  # of a value; what is larger is data
+_MAX_DEPTH = 5  # objects within objects
+_MAX_BYTES = 1 << 20  # of a value; of what is larger, every n-th element is looked at
 _MAX_TOTAL = 8 << 20
+_SAMPLED = 1024  # elements of a large array
 _MAX_ITEMS = 100_000  # of all containers in a value
+_MAX_PARTS = 200  # of a list of objects
 _ITERATOR = "iterator"
 
 Places = Callable[[], Iterator[tuple[str, Any]]]
@@ -42,9 +47,16 @@ class Carried:
     Args:
         places: Gives (name, value) of what may be carried, each time that it is called.
         held: What the callback was given, which it saves itself.
+        anew: Variables, as `places` names them, that each turn of the loop sets before it uses them.
+
+    Attributes:
+        anew: As given.
     """
 
-    def __init__(self, places: Places = lambda: iter(()), held: Iterable[Any] = ()) -> None:
+    def __init__(
+        self, places: Places = lambda: iter(()), held: Iterable[Any] = (), anew: frozenset[str] = frozenset()
+    ) -> None:
+        self.anew = anew
         self._places = places
         self._held = {id(one): one for one in held}
         self._before = dict(self._values())
@@ -78,22 +90,32 @@ class Carried:
                 continue
             if _is_iterator(value):
                 yield name, _ITERATOR
-            elif is_generator(value) or (is_plain(value) and (size := _size(value)) <= min(left, _MAX_BYTES)):
-                left -= 0 if is_generator(value) else size
+            elif is_generator(value):
                 with contextlib.suppress(UnreadableError):
                     yield name, digest(value)
+            elif is_plain(value):
+                if (size := _size(value)) > _MAX_BYTES:
+                    value = _sample(value)
+                    size = _size(value)
+                if size <= min(left, _MAX_BYTES):
+                    left -= size
+                    with contextlib.suppress(UnreadableError):
+                        yield name, digest(value)
 
     def _inside(self) -> Iterator[tuple[str, Any]]:
-        """Yield the places, and the attributes of objects of the script's own classes, those that feed a loader too."""
+        """Yield the places, and what hangs on them."""
+        seen: set[int] = set()
         for name, value in self._places():
-            yield name, value
-            if is_own_type(type(value)) and not self._saves_itself(value):
-                yield from _attributes(name, value)
-            if type(value).__name__.endswith("DataLoader"):
-                for part in ("sampler", "batch_sampler", "dataset"):
-                    inner = getattr(value, "__dict__", {}).get(part)
-                    if is_own_type(type(inner)) and not hasattr(inner, "state_dict"):
-                        yield from _attributes(f"{name}.{part}", inner)
+            yield from self._below(name, value, 0, seen)
+            yield from generators_in(name, value, self._held)
+
+    def _below(self, name: str, value: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
+        yield name, value
+        if depth < _MAX_DEPTH and not is_plain(value) and id(value) not in seen:
+            seen.add(id(value))
+            if not self._saves_itself(value):
+                for part, inner in _parts(name, value):
+                    yield from self._below(part, inner, depth + 1, seen)
 
     def _saves_itself(self, value: Any) -> bool:
         """True for what the callback was given and has a state of its own; Python attributes of modules are in none."""
@@ -102,14 +124,21 @@ class Carried:
 
 def around(frame: FrameType | None) -> Places:
     """Return the variables that the loop carries which a frame is about to begin."""
-    inner, outer = names_in(frame) if frame is not None else ([], [])
+    loop = names_in(frame) if frame is not None else None
 
     def places() -> Iterator[tuple[str, Any]]:
-        if frame is not None:
-            for names, space in ((inner, frame.f_locals), (outer, frame.f_globals)):
+        if frame is not None and loop is not None:
+            for names, space in ((loop.own, frame.f_locals), (loop.shared, frame.f_globals)):
                 yield from ((name, space[name]) for name in names[:_MAX_NAMES] if name in space)
 
     return places
+
+
+def anew(frame: FrameType | None) -> frozenset[str]:
+    """Return the variables that each turn of the loop sets before it uses them which a frame is about to begin."""
+    if frame is None:
+        return frozenset()
+    return frozenset(f"{place_of(frame)} `{name}`" for name in names_in(frame).anew)
 
 
 def of(objects: Iterable[Any]) -> Places:
@@ -127,6 +156,73 @@ def loop_frame() -> FrameType | None:
             return frame
         frame = frame.f_back
     return None
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what the script keeps in a value: attributes of its own classes and objects, names of its own modules,
+    items of a list of objects, what counts in a metric, and what feeds a loader.
+    """
+    kind = type(value)
+    if isinstance(value, (Namespace, SimpleNamespace)):
+        yield from ((f"{name}.{inner}", one) for inner, one in list(vars(value).items()))
+    elif isinstance(value, ModuleType):
+        if is_own_file(getattr(value, "__file__", None)) and not value.__name__.startswith("reprokit"):
+            yield from _named(name, vars(value))
+    elif isinstance(value, FunctionType):
+        if value.__module__ != "__main__" and is_own_file(value.__code__.co_filename):
+            space = value.__globals__
+            written = written_in(value.__code__.co_filename)
+            yield from ((f"{value.__module__}.{inner}", space[inner]) for inner in sorted(written) if inner in space)
+    elif isinstance(value, type):
+        if is_own_type(value):
+            yield from _named(name, vars(value))
+    elif isinstance(value, dict):
+        yield from ((f"{name}[{key!r}]", one) for key, one in itertools.islice(list(value.items()), _MAX_PARTS))
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"{name}[{index}]", one) for index, one in enumerate(value[:_MAX_PARTS]))
+    elif is_own_type(kind):
+        yield from _attributes(name, value)
+    elif kind.__name__.endswith("DataLoader"):
+        for part in ("sampler", "batch_sampler", "dataset"):
+            inner = getattr(value, "__dict__", {}).get(part)
+            if is_own_type(type(inner)) and not hasattr(inner, "state_dict"):
+                yield f"{name}.{part}", inner
+    elif (counted := _metric(value)) is not None:
+        yield name, counted
+
+
+def _named(name: str, space: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is no code of the names in a class or module."""
+    for inner, one in list(space.items()):
+        if not inner.startswith("__") and not isinstance(one, (FunctionType, ModuleType, property, classmethod)):
+            yield f"{name}.{inner}", one
+
+
+def _metric(value: Any) -> list[Any] | None:
+    """Return what a metric of Keras or torchmetrics has counted so far; None of anything else."""
+    for kind in type(value).__mro__:
+        if kind.__name__ == "Metric" and kind.__module__.startswith(("keras.", "torchmetrics.")):
+            with contextlib.suppress(Exception):  # a library's own property
+                if kind.__module__.startswith("torchmetrics."):
+                    return [*value.metric_state.items()]
+                return [sys.modules["keras"].ops.convert_to_numpy(one) for one in value.variables]
+    return None
+
+
+def _sample(value: Any, left: int = _MAX_ITEMS) -> Any:
+    """Return every n-th element of large arrays and texts, in containers too, with what they are."""
+    if isinstance(value, (str, bytes, bytearray)):
+        return value[:: max(1, len(value) // _SAMPLED)]
+    if isinstance(value, dict):
+        return [*map(str, value), _sample([*value.values()], left)]
+    if isinstance(value, (list, tuple)):
+        return [_sample(item, left - len(value)) for item in value] if len(value) <= left else len(value)
+    shape = getattr(value, "shape", None)
+    if not shape:
+        return value
+    step = max(1, math.prod(shape) // _SAMPLED)
+    part = value.flat[::step] if hasattr(value, "flat") else value.detach().flatten()[::step]
+    return [str(value.dtype), [*shape], part]
 
 
 def _attributes(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 from reprokit.client import rng
 from reprokit.client.frameworks.sklearn import is_no_state
 
-__all__ = ["UnreadableError", "digest", "is_generator", "is_plain", "shown", "tensor_bytes"]
+__all__ = ["UnreadableError", "digest", "global_generators", "is_generator", "is_plain", "shown", "tensor_bytes"]
 
 _MAX_DEPTH = 40
 _MAX_ITEMS = 100_000
@@ -79,6 +79,13 @@ def is_generator(value: Any) -> bool:
         or (numpy is not None and isinstance(value, (numpy.Generator, numpy.RandomState)))
         or (torch is not None and isinstance(value, torch.Generator))
     )
+
+
+def global_generators() -> list[Any]:
+    """Return those of Python, NumPy and torch that whoever has none of his own draws from."""
+    numpy, torch = sys.modules.get("numpy.random"), sys.modules.get("torch")
+    found = [getattr(random, "_inst", None), getattr(getattr(numpy, "mtrand", None), "_rand", None)]
+    return [one for one in (*found, getattr(torch, "default_generator", None)) if one is not None]
 
 
 def _nbytes(value: Any) -> int | None:

@@ -3,66 +3,129 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import linecache
 from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import NamedTuple
 
-__all__ = ["attributes_in", "names_in"]
+__all__ = ["LoopNames", "attributes_in", "names_in", "written_in"]
 
 
-def names_in(frame: FrameType) -> tuple[list[str], list[str]]:
-    """Return the names that the loop which a frame is about to begin carries: of its own variables, of its module's.
+class LoopNames(NamedTuple):
+    """What a loop does with variables.
 
-    Both are empty where there is no source, or no loop stands there.
+    Attributes:
+        own, shared: What it carries: of its own function's or module's variables; of its module's, if that is another.
+        anew: Its own variables that each turn gives a value before it uses them.
     """
+
+    own: list[str]
+    shared: list[str]
+    anew: frozenset[str]
+
+
+def names_in(frame: FrameType) -> LoopNames:
+    """Return the names of the loop that a frame is about to begin; none where no source is, or no loop stands there."""
     code = frame.f_code
-    parsed = _parsed(code.co_filename)
-    if parsed is None:
-        return [], []
-    tree, shared = parsed
+    script = _parsed(code.co_filename)
     is_module = code.co_name == "<module>"
-    scope = tree if is_module else _function_at(tree, code.co_name, code.co_firstlineno)
+    scope: ast.AST | None = None
+    if script is not None:
+        scope = script.tree if is_module else _function_at(script.tree, code.co_name, code.co_firstlineno)
     loop = _loop_at(scope, frame.f_lineno) if scope is not None else None
-    if loop is None:
-        return [], []
-    live = _Live(_targets(loop.target) if isinstance(loop, ast.For) else set())
+    if script is None or loop is None:
+        return LoopNames([], [], frozenset())
+    live = _Live(_targets(loop.target) if isinstance(loop, ast.For) else set(), script if is_module else None)
     live.body(loop.body)
     if is_module:
-        return sorted(live.names | shared), []
+        names = live.names | script.written
+        return LoopNames(sorted(names), [], frozenset(live.stored - names))
     mine = set(code.co_varnames) | set(code.co_cellvars) | set(code.co_freevars)
-    return sorted(live.names & mine), sorted((live.names - mine) | shared)
+    shared = (live.names - mine) | script.written | script.read()
+    return LoopNames(sorted(live.names & mine), sorted(shared), frozenset((live.stored & mine) - live.names))
 
 
 @functools.lru_cache(maxsize=64)
 def attributes_in(file: str) -> frozenset[str]:
     """Return the names of all attributes that a file speaks of, but for those that a `set_epoch` is there to set."""
-    parsed = _parsed(file)
-    if parsed is None:
+    script = _parsed(file)
+    if script is None:
         return frozenset()
-    setters = [node for node in ast.walk(parsed[0]) if isinstance(node, ast.FunctionDef) and node.name == "set_epoch"]
+    setters = [node for node in ast.walk(script.tree) if isinstance(node, ast.FunctionDef) and node.name == "set_epoch"]
     told = {node.attr for setter in setters for node in ast.walk(setter) if isinstance(node, ast.Attribute)}
-    return frozenset(node.attr for node in ast.walk(parsed[0]) if isinstance(node, ast.Attribute)) - told
+    return frozenset(node.attr for node in ast.walk(script.tree) if isinstance(node, ast.Attribute)) - told
+
+
+def written_in(file: str) -> set[str]:
+    """Return the names of a file's module that its functions give values to."""
+    script = _parsed(file)
+    return set() if script is None else script.written
+
+
+class _Script(NamedTuple):
+    """What a file's functions have of its module's names.
+
+    Attributes:
+        written: Those that any of them declares global.
+        reads: Of each function of the module, those that it uses, by itself or through others that it calls.
+        anywhere: Those that methods use, and functions that are handed on: any call may be one of them.
+    """
+
+    tree: ast.Module
+    written: set[str]
+    reads: dict[str, set[str]]
+    anywhere: set[str]
+
+    def read(self, call: ast.Call | None = None) -> set[str]:
+        """Return what a call may use; without one, what any function may."""
+        if call is None:
+            return self.anywhere.union(*self.reads.values())
+        if isinstance(call.func, ast.Name):
+            if call.func.id in self.reads:
+                return self.reads[call.func.id]
+            if hasattr(builtins, call.func.id):
+                return set()
+        return self.anywhere
 
 
 @functools.lru_cache(maxsize=16)
-def _parsed(file: str) -> tuple[ast.Module, set[str]] | None:
-    """Return a file's tree, and the names of its module that its functions write or may change in place."""
+def _parsed(file: str) -> _Script | None:
     try:
         tree = ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError, RecursionError):
         return None
-    shared: set[str] = set()
     assigned = {name for node in tree.body for name in _stored(node)}
+    functions = {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    written = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+    reads = {name: _shared_in(node, assigned) for name, node in functions.items()}
+    calls = {
+        name: {one.id for one in ast.walk(node) if isinstance(one, ast.Name)} & reads.keys()
+        for name, node in functions.items()
+    }
+    for _ in functions:  # as deep as they can call each other
+        reads = {name: own.union(*(reads[one] for one in calls[name])) for name, own in reads.items()}
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    handed_on = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and id(node) not in called and node.id in functions
+    }
+    anywhere: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Global):
-            shared.update(node.names)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            names = [one for one in ast.walk(node) if isinstance(one, ast.Name)]
-            own = {one.arg for one in ast.walk(node) if isinstance(one, ast.arg)}
-            own |= {one.id for one in names if isinstance(one.ctx, ast.Store)}
-            shared |= {one.id for one in names if one.id in assigned} - own
-    return tree, shared
+        inner = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and functions.get(node.name) is not node
+        if inner or isinstance(node, ast.Lambda):
+            anywhere |= _shared_in(node, assigned)
+    return _Script(tree, written, reads, anywhere.union(*(reads[name] for name in handed_on)))
+
+
+def _shared_in(function: ast.AST, assigned: set[str]) -> set[str]:
+    """Return the names of the module that a function uses and does not have itself."""
+    names = [one for one in ast.walk(function) if isinstance(one, ast.Name)]
+    own = {one.arg for one in ast.walk(function) if isinstance(one, ast.arg)}
+    own |= {one.id for one in names if isinstance(one.ctx, ast.Store)}
+    return {one.id for one in names if one.id in assigned} - own
 
 
 def _stored(node: ast.AST) -> Iterator[str]:
@@ -104,11 +167,19 @@ class _Live(ast.NodeVisitor):
 
     Args:
         bound: The names that have one to begin with.
+        script: Whose functions share these names.
     """
 
-    def __init__(self, bound: set[str]) -> None:
+    def __init__(self, bound: set[str], script: _Script | None = None) -> None:
         self.names: set[str] = set()
+        self.stored = set(bound)
         self._bound = set(bound)
+        self._script = script
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.generic_visit(node)
+        if self._script is not None:
+            self.names |= self._script.read(node) - self._bound
 
     def body(self, statements: Iterable[ast.stmt]) -> None:
         for statement in statements:
@@ -129,6 +200,7 @@ class _Live(ast.NodeVisitor):
                 self.names.add(node.id)
         else:
             self._bound.add(node.id)
+            self.stored.add(node.id)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.visit(node.value)
@@ -146,12 +218,14 @@ class _Live(ast.NodeVisitor):
             if node.target.id not in self._bound:
                 self.names.add(node.target.id)
             self._bound.add(node.target.id)
+            self.stored.add(node.target.id)
         else:
             self.visit(node.target)
 
     def visit_For(self, node: ast.For) -> None:
         self.visit(node.iter)
         self._bound |= _targets(node.target)
+        self.stored |= _targets(node.target)
         self.body(node.body)  # which is taken to have a turn: what is saved after it comes from the last one
         self.body(node.orelse)
 

@@ -14,17 +14,28 @@ import os
 import sys
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from reprokit.client.probe.digests import is_generator, is_plain
+from reprokit.client.probe.digests import global_generators, is_generator, is_plain
 
-__all__ = ["Found", "Living", "Objects", "callbacks_in_use", "is_own_file", "is_own_type", "search"]
+__all__ = [
+    "Found",
+    "Living",
+    "Objects",
+    "callbacks_in_use",
+    "generators_in",
+    "is_own_file",
+    "is_own_type",
+    "place_of",
+    "search",
+]
 
 _MAX_DEPTH = 8
 _MAX_OBJECTS = 50_000
 _MAX_ITEMS = 1000
+_MAX_SEEN = 2000  # objects that one value is looked through for generators
 _LIBRARIES = (
     f"{os.sep}site-packages{os.sep}",
     f"{os.sep}dist-packages{os.sep}",
@@ -66,7 +77,7 @@ def search() -> Found:
         walk.start(file, vars(module))
     for frame in _own_frames():
         if frame.f_code.co_name != "<module>":
-            walk.start(f"{PurePath(frame.f_code.co_filename).name} {frame.f_code.co_name}()", frame.f_locals)
+            walk.start(place_of(frame), frame.f_locals)
     walk.finish()
     for thing in _held_elsewhere(walk):
         walk.start(
@@ -75,6 +86,34 @@ def search() -> Found:
         )
     walk.finish()
     return found
+
+
+def place_of(frame: types.FrameType) -> str:
+    """Return what stands before the names of a frame's variables: `train.py`, `train.py main()`."""
+    name = PurePath(frame.f_code.co_filename).name
+    return name if frame.f_code.co_name == "<module>" else f"{name} {frame.f_code.co_name}()"
+
+
+def generators_in(name: str, value: Any, held: Container[int]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, generator) of the random generators that hang on a value, whoever's class it is of.
+
+    Args:
+        held: What is looked at elsewhere, by `id()`.
+    """
+    known = {id(one) for one in global_generators()}
+    seen: set[int] = set()
+    queue = deque([(name, value, 0)])
+    while queue and len(seen) < _MAX_SEEN:
+        path, one, depth = queue.popleft()
+        if isinstance(one, _LEAVES) or id(one) in seen or id(one) in held or _is_foreign(one):
+            continue
+        seen.add(id(one))
+        if is_generator(one):
+            if id(one) not in known:
+                yield path, one
+        elif depth < _MAX_DEPTH and not is_plain(one):
+            with contextlib.suppress(Exception):  # a proxy of the user's may raise whatever it is asked
+                queue.extend((path + inner_path, inner, depth + 1) for inner_path, inner, _ in _inside(one))
 
 
 def _held_elsewhere(walk: _Walk) -> list[Any]:
@@ -251,7 +290,8 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any, bool]]:
             return
         attributes = {name: item for name, item in attributes.items() if name not in internal}
     for name, item in list(attributes.items()):
-        if (own and not name.startswith("_self_")) or not name.startswith("_"):  # TensorFlow tracks in `_self_…`
+        public = not name.startswith("_") or is_generator(item)  # an environment's `_np_random`
+        if (own and not name.startswith("_self_")) or public:  # TensorFlow tracks in `_self_…`
             yield f".{name}", item, own
 
 

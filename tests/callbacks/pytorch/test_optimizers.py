@@ -70,3 +70,26 @@ def test_a_group_too_many_is_named(rehearse: Rehearse) -> None:
     )
     with pytest.raises(RuntimeError, match="the script has groups that the checkpoint has not; add them in the epoch "):
         early.run(resume=saved[0, 5, None][1])
+
+
+_PREPARED = """
+from accelerate import Accelerator
+accelerator = Accelerator(cpu=True)
+net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2), nn.Linear(4, 1))
+optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+loader = DataLoader(TensorDataset(x, y), batch_size=4, shuffle=True)
+schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+net, optimizer, loader, schedule = accelerator.prepare(net, optimizer, loader, schedule)
+ckpt = PackageCheckpoint(model=net, optimizer=optimizer, loader=loader, scheduler=schedule)
+for _ in ckpt.epochs(3):
+    for a, b in ckpt.batches(loader):
+        die(); optimizer.zero_grad(); accelerator.backward(mse(net(a), b)); optimizer.step(); schedule.step()
+    ckpt.save()
+"""
+
+
+def test_what_accelerate_has_prepared_comes_back(rehearse: Rehearse) -> None:
+    pytest.importorskip("accelerate", reason="the transformers extra is not installed")
+    rehearsal = rehearse(_PREPARED, 2)
+    assert rehearsal.differences([4, 8]) == []
+    assert rehearsal.said == []

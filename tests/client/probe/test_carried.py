@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,18 @@ class Saved(Stopper):
 class Net(Saved):
     def parameters(self):
         return []
+
+class Trainer:
+    def __init__(self):
+        self.stopper, self.all = Stopper(), {"late": [Stopper()]}
+
+class Rates:
+    now = 0.5
+
+count = 0
+def turn():
+    global count
+    count += 1
 
 class Sampler:
     def __init__(self):
@@ -81,17 +94,68 @@ def test_nobody_can_tell_where_an_iterator_stands(make: Any) -> None:
     assert Carried(over({"it": make()})).lost({"it": "iterator"}) == ["it"]
 
 
-def test_what_is_too_large_or_of_no_plain_kind_is_not_looked_at() -> None:
-    space: dict[str, Any] = {
-        "data": np.zeros(1 << 18),
-        "text": "x" * (1 << 21),
-        "file": object(),
-        "many": [[0] * 10] * 9,
-    }
+def test_what_is_of_no_plain_kind_is_not_looked_at() -> None:
+    space: dict[str, Any] = {"text": "x" * (1 << 21), "file": object()}
     seen = Carried(over(space))
-    space["data"][0], space["text"], space["file"] = 1, "y", object()
-    assert [*seen.moved()] == ["text"], "small enough to be told now"
-    assert Carried(over({"many": [[0] * 10] * 9})).moved() == {}
+    space["text"], space["file"] = "y", object()
+    assert [*seen.moved()] == ["text"]
+
+
+def test_of_large_arrays_every_nth_element_is_looked_at() -> None:
+    space: dict[str, Any] = {"average": {"w": np.ones((700, 700)), "b": np.ones(3)}, "data": np.zeros(1 << 20)}
+    seen = Carried(over(space))
+    space["average"]["w"] *= 0.9
+    moved = seen.moved()
+    assert [*moved] == ["average"]
+    anew = {"average": {"w": np.full((700, 700), 0.9), "b": np.ones(3)}, "data": np.zeros(1 << 20)}
+    assert Carried(over(anew)).lost(moved) == []
+    anew["average"]["b"][0] = 2  # type: ignore[index]
+    assert Carried(over(anew)).lost(moved) == ["average"]
+
+
+def test_objects_within_objects_namespaces_classes_and_modules_are_looked_into(script: Any) -> None:
+    script.Rates.now, script.count = 0.5, 0
+    trainer = script.Trainer()
+    options = Namespace(lr=20.0, inner=SimpleNamespace(rate=1))
+    space = {"options": options, "trainer": trainer, "module": script, "kind": script.Rates, "turn": script.turn}
+    seen = Carried(over(space))
+    options.lr /= 4
+    options.inner.rate = 2
+    trainer.stopper.left = 1
+    trainer.all["late"][0].seen.append(1)
+    script.Rates.now = 0.25
+    script.turn()
+    moved = seen.moved()
+    assert [*moved] == [
+        "options.lr", "options.inner.rate", "trainer.stopper.left", "trainer.all['late'][0].seen", "module.Rates.now",
+        "module.count", "train_of_this_test.count",
+    ]  # fmt: skip
+    assert Carried(over(space)).lost(moved) == []
+
+
+def test_generators_that_hang_on_a_library_s_objects_count(script: Any) -> None:
+    rng, given = np.random.default_rng(1), np.random.default_rng(2)
+    library = type("Environment", (), {"__module__": "numpy"})()
+    library._np_random, library.given, library.steps = rng, given, 0
+    library.numpys = np.random.mtrand._rand
+    wrapper = type("Wrapper", (), {"__module__": "numpy"})()
+    wrapper.env = library
+    seen = Carried(over({"env": wrapper}), held=[given])
+    rng.random(), given.random(), np.random.random()
+    library.steps = 1
+    assert [*seen.moved()] == ["env.env._np_random"]
+
+
+def test_what_a_metric_has_counted_so_far_is_looked_at() -> None:
+    torch = pytest.importorskip("torch")
+    metrics = pytest.importorskip("torchmetrics")
+    mean = metrics.MeanMetric()
+    seen = Carried(over({"mean": mean}))
+    assert seen.moved() == {}
+    mean.update(torch.tensor(3.0))
+    moved = seen.moved()
+    assert [*moved] == ["mean"]
+    assert Carried(over({"mean": metrics.MeanMetric()})).lost(moved) == ["mean"]
 
 
 def test_more_places_than_fit_into_a_checkpoint_s_header_are_not_looked_at() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reprokit.client.probe.loop_source import names_in
+from reprokit.client.probe.loop_source import LoopNames, names_in
 
 
 def names(tmp_path: Path, source: str) -> tuple[list[str], list[str]]:
@@ -20,7 +20,7 @@ def names(tmp_path: Path, source: str) -> tuple[list[str], list[str]]:
     def turns(count: int = 1) -> Any:
         frame: FrameType | None = sys._getframe(1)
         assert frame is not None
-        found.append(names_in(frame))
+        found.append(names_in(frame)[:2])
         yield from range(count)
 
     file = tmp_path / f"train{len(list(tmp_path.iterdir()))}.py"  # sources are read once
@@ -113,8 +113,76 @@ def test_where_no_source_is_nothing_is_said() -> None:
     found: list[Any] = []
 
     def turns() -> Any:
-        found.append(names_in(sys._getframe(1)))
+        found.append(names_in(sys._getframe(1))[:2])
         yield 1
 
     exec("for epoch in turns(): x = epoch", {"turns": turns})  # noqa: S102
     assert found == [([], [])]
+
+
+def loop(tmp_path: Path, source: str) -> LoopNames:
+    found: list[LoopNames] = []
+
+    def turns(count: int = 1) -> Any:
+        found.append(names_in(sys._getframe(1)))
+        yield from range(count)
+
+    file = tmp_path / "train.py"
+    file.write_text(textwrap.dedent(source))
+    exec(compile(file.read_text(), str(file), "exec"), {"turns": turns, "__name__": "__main__"})  # noqa: S102
+    return found[0]
+
+
+def test_a_name_that_functions_use_after_each_turn_set_it_is_not_carried(tmp_path: Path) -> None:
+    found = loop(
+        tmp_path,
+        """
+        import torch
+        model, seen, rate, late, handed, kept = 1, [], 1, 1, 1, 1
+
+        def show():
+            print(epoch, rate)
+
+        def learn():
+            show()
+            seen.append(late)
+
+        def told(value):
+            return value + handed
+
+        class Model:
+            def step(self):
+                return kept
+
+        callbacks = [told]
+        for epoch in turns(0):
+            print(epoch)
+            rate = 0.1 / (1 + epoch)
+            learn()
+            late = 2
+            handed = 3
+            kept = 4
+            model.step()
+        """,
+    )
+    assert found.own == ["late", "learn", "model", "print", "seen"]
+    assert found.anew == {"epoch", "rate", "handed", "kept"}
+
+
+def test_what_a_function_may_use_before_it_is_set_is_carried(tmp_path: Path) -> None:
+    found = loop(
+        tmp_path,
+        """
+        handed, kept, mine = 1, 1, 1
+        def told(value):
+            return value + handed
+        class Model:
+            def step(self):
+                return kept
+        hooks, model = [told], Model()
+        for epoch in turns(0):
+            model.step()
+            handed = kept = mine = 2
+        """,
+    )
+    assert (found.own, found.anew) == (["handed", "kept", "model"], {"epoch", "mine"})
