@@ -245,7 +245,7 @@ def _compare(bench: _Bench, here: _Trained, there: _Trained, *, start: int = 0) 
     unchecked += _unseen(bench, here.record.checkpoints)
     after = there.record.checkpoints[start + 1 :]
     if there.record.status == "failed" and not after:
-        failed = Finding(part="restore", where="", problem=f"the fresh process failed. {there.record.failure or ''}")
+        failed = Finding(part="restore", where="", problem=_failure(there.record.failure or ""))
         return msgspec.structs.replace(known, result="DIVERGED", findings=[failed])
     if there.look("start") is None:
         return msgspec.structs.replace(known, reason=_NO_RESTORE)
@@ -280,6 +280,17 @@ def _compare(bench: _Bench, here: _Trained, there: _Trained, *, start: int = 0) 
         first_difference=differs,
         sources=len(first["sources"]) if first else 0,
         findings=findings,
+    )
+
+
+def _failure(told: str) -> str:
+    """Return why a restore failed, in one line: what a callback said if it refused, else how the process ended."""
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    refused = next((line.partition(": reprokit: ")[2] for line in reversed(lines) if ": reprokit: " in line), None)
+    return (
+        f"refused: {refused}"
+        if refused
+        else f"the fresh process failed. {' … '.join(dict.fromkeys([*lines[:1], *lines[-1:]]))}".rstrip()
     )
 
 

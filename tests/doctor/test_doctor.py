@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 import reprokit
+from reprokit.doctor.doctor import _failure
 from reprokit.callbacks.pytorch import PackageCheckpoint
 
 class Data(Dataset):
@@ -261,3 +262,21 @@ def test_an_unknown_part_is_refused_before_anything_runs(project: Project) -> No
         "'everything' is not one of"
         in project.reprokit("doctor", "recipe.yaml", "--omit", "everything", expect=2).stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (
+            "The script ended with exit code 1.\n  Traceback\n    File x\nRuntimeError: reprokit: no run can be resumed: a; b",
+            "refused: no run can be resumed: a; b",
+        ),
+        (
+            "The script ended with exit code 1.\n  Traceback\nKeyError: 'a'",
+            "the fresh process failed. The script ended with exit code 1. … KeyError: 'a'",
+        ),
+        ("", "the fresh process failed."),
+    ],
+)
+def test_a_restore_that_fails_is_told_in_one_line(told: str, said: str) -> None:
+    assert _failure(told) == said

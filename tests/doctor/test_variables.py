@@ -82,3 +82,16 @@ def test_a_clock_is_a_note() -> None:
     (clock,) = without_clocks(lost, _look(1), _look(2))
     assert (clock.certain, clock.hint) == (False, None) and "differs between two trainings" in clock.problem
     assert without_clocks(lost, _look(1), None) == lost
+
+
+def test_what_each_turn_sets_before_it_uses_it_is_not_lost_where_this_turn_has_not_come_to_it() -> None:
+    def found(anew: list[str]) -> list[Finding]:
+        initial, first, second, restored, last = map(_look, (None, 1, 2, None, None))
+        looks = Looks(
+            initial=initial, first=first, second={**second, "anew": anew}, start=initial, restored=restored, next=last,
+            equal=True,
+        )  # fmt: skip
+        return moved_variables(looks)
+
+    assert found(["x"]) == []
+    assert [finding.where for finding in found(["y"])] == ["x"]

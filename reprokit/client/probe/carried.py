@@ -169,6 +169,7 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         if is_own_file(getattr(value, "__file__", None)) and not value.__name__.startswith("reprokit"):
             yield from _named(name, vars(value))
     elif isinstance(value, FunctionType):
+        yield from ((f"{name}.{inner}", one) for inner, one in list(vars(value).items()) if not inner.startswith("__"))
         if value.__module__ != "__main__" and is_own_file(value.__code__.co_filename):
             space = value.__globals__
             written = written_in(value.__code__.co_filename)

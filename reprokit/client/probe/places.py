@@ -13,6 +13,7 @@ import operator
 import os
 import sys
 import types
+from argparse import Namespace
 from collections import deque
 from collections.abc import Container, Iterator
 from pathlib import PurePath
@@ -281,7 +282,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any, bool]]:
         return
     if not isinstance(attributes, dict):
         return
-    own = is_own_type(type(value))
+    own = is_own_type(type(value)) or isinstance(value, (Namespace, types.SimpleNamespace))
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.nn.Module):
         internal = vars(torch.nn.Module())
