@@ -89,19 +89,19 @@ def _at(looks: Looks, name: str) -> _Variable:
 def _judged(one: _Variable, looks: Looks) -> Finding | None:
     if not one.moves:
         return None
+    anew = one.name in looks.second.get("anew", ())  # each turn sets it, as from ckpt.state, before it uses it
     if one.counts_anew(looks.done) and not one.carries:
         problem = f"counts anew in the resumed epoch: {_change(one.second, one.last)}"
         return _finding("loop variable", one, problem, hint=_COUNT, certain=not looks.equal)
     if looks.equal:
-        late = one.last is None and one.name in looks.second.get("anew", ())  # this turn has not come to it yet
-        if one.differs and one.second is not None and not late:
+        if one.differs and one.second is not None and not (anew and one.last is None):
             return _finding("own variable", one, f"differs at the next checkpoint{_shown(one.second, one.last)}")
         passed = (tuple(side["variables"].get(one.name) for side in pair) for pair in looks.passing)
         if one.carries and any(not _same(*pair) for pair in passed):
             problem = "differs until the epoch's end, and is the same again later"
             return _finding("own variable", one, problem, certain=False)
         return None
-    if one.carries:
+    if one.carries and not anew:
         problem = f"training moves it, and it did not come back{_shown(one.first, one.restored)}"
         return _finding("own variable", one, problem)
     return None

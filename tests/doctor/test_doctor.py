@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from reprokit.doctor.doctor import _failure
 from tests.conftest import ROOT, Project
 from tests.faults.audit import SCALE
 
@@ -268,7 +269,7 @@ def test_an_unknown_part_is_refused_before_anything_runs(project: Project) -> No
     ("told", "said"),
     [
         (
-            "The script ended with exit code 1.\n  Traceback\n    File x\nRuntimeError: reprokit: no run can be resumed: a; b",
+            "The script ended with exit code 1.\n  Traceback\nRuntimeError: reprokit: no run can be resumed: a; b",
             "refused: no run can be resumed: a; b",
         ),
         (

@@ -95,3 +95,13 @@ def test_what_each_turn_sets_before_it_uses_it_is_not_lost_where_this_turn_has_n
 
     assert found(["x"]) == []
     assert [finding.where for finding in found(["y"])] == ["x"]
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_what_each_turn_takes_from_the_checkpoint_is_no_reason_for_a_divergence(anew: bool) -> None:
+    initial, first, second, restored, last = map(_look, (0, 1, 2, 0, 3))
+    looks = Looks(
+        initial=initial, first=first, second={**second, "anew": ["x"] if anew else []}, start=initial,
+        restored=restored, next=last, equal=False,
+    )  # fmt: skip
+    assert [finding.where for finding in moved_variables(looks)] == ([] if anew else ["x"])
