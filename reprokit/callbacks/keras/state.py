@@ -312,7 +312,11 @@ def uncaptured(model: Any) -> list[str]:
         for function in tensorflow_private.traced(cell.cell_contents):
             definition = function.graph.as_graph_def()
             nodes = [*definition.node, *(node for one in definition.library.function for node in one.node_def)]
-            found += [f"the operation {op} keeps its own state" for op in sorted({n.op for n in nodes} & _STATEFUL)]
+            found += [
+                f"the operation {op} keeps its own state; draw from keras.random with a SeedGenerator that the model "
+                "holds, or by tf.random.stateless_…"
+                for op in sorted({n.op for n in nodes} & _STATEFUL)
+            ]
             strays = [variable.name for variable in function.graph.variables if id(variable) not in ids]
             found += [f"the train step uses the variable {name}, which no layer holds" for name in sorted(strays)]
     return list(dict.fromkeys(found))

@@ -119,7 +119,10 @@ class PackageCheckpoint(Loop):
                 an epoch's end; or they are of an epoch that is over.
         """
         if self._epoch is None:
-            raise RuntimeError("reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`")
+            raise RuntimeError(
+                "reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`; a loop that counts iterations alone "
+                "is one epoch, ckpt.epochs(1), left by break"
+            )
         return self._readings.make(loader, endless=endless)
 
     def _between(self, batch: int, last: bool) -> None:
