@@ -283,6 +283,14 @@ class Loop(ABC):
             self._save({})
         self._leave_if_told()
 
+    def _check_epoch(self) -> None:
+        """Refuse batches that are of no epoch."""
+        if self._epoch is None:
+            raise RuntimeError(
+                "reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`; a loop that only counts iterations "
+                "is one epoch, ckpt.epochs(1), left by break"
+            )
+
     def _save_if_owed(self) -> None:
         """Save the end of an epoch after whose last batch a checkpoint was due, if the script did not."""
         if self._owed:

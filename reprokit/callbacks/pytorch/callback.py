@@ -118,11 +118,7 @@ class PackageCheckpoint(Loop):
             RuntimeError: The loader ended before the batch that a resumed run was at; batches follow upon the save at
                 an epoch's end; or they are of an epoch that is over.
         """
-        if self._epoch is None:
-            raise RuntimeError(
-                "reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`; a loop that counts iterations alone "
-                "is one epoch, ckpt.epochs(1), left by break"
-            )
+        self._check_epoch()
         return self._readings.make(loader, endless=endless)
 
     def _between(self, batch: int, last: bool) -> None:

@@ -91,11 +91,7 @@ class PackageCheckpoint(Loop):
         return taken
 
     def _batches_of(self, dataset: Any) -> Generator[Any, None, None]:
-        if self._epoch is None:
-            raise RuntimeError(
-                "reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`; a loop that counts iterations alone "
-                "is one epoch, ckpt.epochs(1), left by break"
-            )
+        self._check_epoch()
         if self._reading:
             raise RuntimeError("reprokit: two ckpt.batches at once; zip the datasets: tf.data.Dataset.zip(a, b)")
         reading, first = self._reading_of(dataset), not self._begun
