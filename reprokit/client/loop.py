@@ -287,8 +287,8 @@ class Loop(ABC):
         """Refuse batches that are of no epoch."""
         if self._epoch is None:
             raise RuntimeError(
-                "reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`; a loop that only counts iterations "
-                "is one epoch, ckpt.epochs(1), left by break"
+                "reprokit: ckpt.batches belongs inside `for epoch in ckpt.epochs(n)`; a loop that counts iterations is "
+                "one epoch, ckpt.epochs(1), left by break"
             )
 
     def _save_if_owed(self) -> None:

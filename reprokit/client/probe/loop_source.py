@@ -130,8 +130,12 @@ def _shared_in(function: ast.AST, assigned: set[str]) -> set[str]:
 
 def _stored(node: ast.AST) -> Iterator[str]:
     """Yield the names that a statement of a module gives a value; not those in functions and classes below it."""
+    if isinstance(node, ast.ClassDef):
+        yield node.name
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
         return
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
         yield node.id
     for inner in ast.iter_child_nodes(node):

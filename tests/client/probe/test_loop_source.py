@@ -169,6 +169,23 @@ def test_a_name_that_functions_use_after_each_turn_set_it_is_not_carried(tmp_pat
     assert found.anew == {"epoch", "rate", "handed", "kept"}
 
 
+def test_classes_and_modules_that_functions_use_are_shared(tmp_path: Path) -> None:
+    found = loop(
+        tmp_path,
+        """
+        import os.path as path, json
+        class Config:
+            lr = 1
+        def learn():
+            Config.lr /= 2
+            return path.sep, json.dumps(1)
+        for epoch in turns(0):
+            learn()
+        """,
+    )
+    assert found.own == ["Config", "json", "learn", "path"]
+
+
 def test_what_a_function_may_use_before_it_is_set_is_carried(tmp_path: Path) -> None:
     found = loop(
         tmp_path,
