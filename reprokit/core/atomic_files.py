@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def new_file(folder: Path | str, *, prefix: str = "", mode: int = 0o666) -> tupl
         mode: As `open` takes it: who may do what is left to the umask, as for every other file of the user's.
     """
     while True:
-        path = f"{folder}/{prefix}{secrets.token_hex(8)}"
+        path = f"{folder}/{prefix}{os.urandom(8).hex()}"
         with contextlib.suppress(FileExistsError):
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode), path
 
