@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import math
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType, FunctionType, GeneratorType, ModuleType, SimpleNamespace
@@ -37,6 +38,7 @@ _SAMPLED = 1024  # elements of a large array
 _MAX_ITEMS = 100_000  # of all containers in a value
 _MAX_PARTS = 200  # of a list of objects
 _ITERATOR = "iterator"
+_BEGAN = time.time() - 60  # as a script may have asked before this was imported
 
 Places = Callable[[], Iterator[tuple[str, Any]]]
 
@@ -86,7 +88,7 @@ class Carried:
     def _values(self) -> Iterator[tuple[str, str]]:
         left = _MAX_TOTAL
         for name, value in itertools.islice(self._inside(), _MAX_PLACES):
-            if id(value) in self._held:
+            if id(value) in self._held or _is_clock(value):
                 continue
             if _is_iterator(value):
                 yield name, _ITERATOR
@@ -107,7 +109,7 @@ class Carried:
         seen: set[int] = set()
         for name, value in self._places():
             yield from self._below(name, value, 0, seen)
-            yield from generators_in(name, value, self._held)
+        yield from generators_in(self._places(), self._held)
 
     def _below(self, name: str, value: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
         yield name, value
@@ -250,6 +252,13 @@ def _size(value: Any, left: int = _MAX_ITEMS) -> int:
         return sum(_size(item, left - len(value)) for item in value)
     size = getattr(value, "nbytes", 0)
     return size if isinstance(size, int) else 0
+
+
+def _is_clock(value: Any) -> bool:
+    """True for a time of day since this process began, which no resumed run can have again."""
+    if type(value) not in (int, float):
+        return False
+    return bool(_BEGAN <= value <= time.time() or _BEGAN * 1e9 <= value <= time.time_ns())
 
 
 def _is_iterator(value: Any) -> bool:

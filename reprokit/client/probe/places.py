@@ -15,7 +15,7 @@ import sys
 import types
 from argparse import Namespace
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ __all__ = [
 _MAX_DEPTH = 8
 _MAX_OBJECTS = 50_000
 _MAX_ITEMS = 1000
-_MAX_SEEN = 2000  # objects that one value is looked through for generators
+_MAX_SEEN = 10_000  # objects that are looked through for generators
 _LIBRARIES = (
     f"{os.sep}site-packages{os.sep}",
     f"{os.sep}dist-packages{os.sep}",
@@ -95,15 +95,15 @@ def place_of(frame: types.FrameType) -> str:
     return name if frame.f_code.co_name == "<module>" else f"{name} {frame.f_code.co_name}()"
 
 
-def generators_in(name: str, value: Any, held: Container[int]) -> Iterator[tuple[str, Any]]:
-    """Yield (name, generator) of the random generators that hang on a value, whoever's class it is of.
+def generators_in(values: Iterable[tuple[str, Any]], held: Container[int]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, generator) of the random generators that hang on values by name, whoever's class they are of.
 
     Args:
         held: What is looked at elsewhere, by `id()`.
     """
     known = {id(one) for one in global_generators()}
     seen: set[int] = set()
-    queue = deque([(name, value, 0)])
+    queue = deque((name, value, 0) for name, value in values)
     while queue and len(seen) < _MAX_SEEN:
         path, one, depth = queue.popleft()
         if isinstance(one, _LEAVES) or id(one) in seen or id(one) in held or _is_foreign(one):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,13 @@ def test_what_moved_and_did_not_come_back_is_lost() -> None:
     assert resumed.lost(moved) == ["lr", "drawn"]
     assert [*resumed.moved()] == ["lr", "seen", "drawn", "weight"], "the next checkpoint tells them again"
     assert Carried(over({})).lost(moved) == [*moved]
+
+
+def test_a_time_of_day_is_nothing_that_could_come_back() -> None:
+    space = {"began": time.time(), "nanoseconds": time.time_ns(), "seconds": int(time.time()), "count": 1, "early": 1e9}
+    seen = Carried(over(space))
+    space.update(began=time.time(), nanoseconds=time.time_ns(), seconds=int(time.time()) - 1, count=2, early=1.1e9)
+    assert [*seen.moved()] == ["count", "early"]
 
 
 @pytest.mark.parametrize(
