@@ -1,6 +1,7 @@
 """An iterator of the batches that is held in a variable and asked for the next one.
 
 every: 3 steps
+refused: inside an epoch, batches are taken by next
 """
 
 import torch
