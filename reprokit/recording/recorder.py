@@ -297,6 +297,8 @@ def _take(event: dict[str, Any], collected: Collected) -> None:
             collected.add(entry)
     elif kind == "dropped":
         collected.drop(str(event["top_hash"]))
+    elif kind == "error":
+        collected.errors.append(str(event["text"]))
     elif kind == "resumed":
         collected.resumed = True
     elif kind == "lost":

@@ -205,6 +205,8 @@ class Session:
 
     def _refuse(self, text: str, message: Message | None) -> dict[str, Any]:
         with self._lock:
+            with contextlib.suppress(OSError):  # a full disk
+                self._journal.event("error", text=text)
             self.collected.errors.append(text)
             self.collected.untold += isinstance(message, HandedOver)
         return {"error": text}

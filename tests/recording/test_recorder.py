@@ -99,6 +99,7 @@ def test_what_was_saved_before_the_kill_is_in_the_record(tmp_path: Path, registr
         for entry in entries:
             journal.event("checkpoint", entry=msgspec.to_builtins(entry))
         journal.event("dropped", top_hash=entries[2].top_hash)
+        journal.event("error", text="The disk is full.")
         with registry.staging() as sink:
             digest, size = sink.put_bytes(b"plot")
         journal.event("artifact", key="artifacts/plot.png", type=digest.type, value=digest.value, size=size)
@@ -108,6 +109,7 @@ def test_what_was_saved_before_the_kill_is_in_the_record(tmp_path: Path, registr
     assert recover(home) == [RUN]
     run = RunStore(registry).load(RUN)
     assert run.record.status == "interrupted"
+    assert "Not stored: The disk is full." in run.record.warnings
     assert run.record.initial == entries[0]
     assert run.record.checkpoints == [entries[1], msgspec.structs.replace(entries[2], dropped=True), entries[3]]
     assert run.record.metrics == {"loss": 0.25, "other": 1.0}
