@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 x = np.random.default_rng(1).normal(size=(80, 6))
 y = x.sum(1)
-scale, model = StandardScaler(), MLPRegressor((8,), learning_rate_init=0.01)
+scale, model = StandardScaler(), MLPRegressor(hidden_layer_sizes=(8,), learning_rate_init=0.01)
 ckpt = PackageCheckpoint(estimator={"scale": scale, "model": model})
 for _ in ckpt.epochs(6):
     for at in range(0, 80, 20):

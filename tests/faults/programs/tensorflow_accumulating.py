@@ -26,7 +26,7 @@ class Dense(tf.Module):
 import keras
 
 net = Dense(8, 1)
-kept = [tf.Variable(tf.zeros_like(one), trainable=False) for one in net.trainable_variables]
+kept = [tf.Variable(tf.zeros_like(one), trainable=False) for one in (net.w, net.b)]
 count = tf.Variable(0, trainable=False)
 net.kept, net.count = kept, count
 optimizer = keras.optimizers.Adam(0.01)
