@@ -1,6 +1,7 @@
 """One endless iterator over the loader, made before the loop: an epoch is a number of steps.
 
 every: 1 epoch
+refused: an iterator over a DataLoader goes on from one epoch to the next
 loses: batches
 """
 

@@ -1,6 +1,7 @@
 """One loader read with `ckpt.batches`, and another one, endless, that is asked beside it.
 
 every: 1 epoch
+refused: an iterator over a DataLoader goes on from one epoch to the next
 loses: bare
 """
 
