@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from reprokit.registry.context import Context
 from reprokit.registry.local import LocalRegistry
@@ -23,6 +24,11 @@ from tests.environment.making import copied, needed_by_reprokit
 # TensorFlow and Triton each bring an LLVM, and a process that imports one after the other crashes. The tests' own
 # processes may import both frameworks, so PyTorch finds no Triton there; the scripts under test do.
 sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+
+# A busy machine is slow at drawing inputs too, and no fault of what is tested; with CI set, Hypothesis knows it itself.
+if "CI" not in os.environ:
+    settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("here")
 
 # How numbers are computed is for each test to say, not for the shell that the tests are started from.
 for _name in [name for name in os.environ if name.startswith(("OPENBLAS_", "MKL_", "OMP_"))]:
