@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from reprokit.checkpoint.claims import check_state
+from reprokit.checkpoint.framework_function import framework_function
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.client.frameworks import find
 from reprokit.core.config import Config
@@ -54,15 +55,8 @@ class LoadedCheckpoint(Checkpoint):
                 f"A model is not made of {self.package} alone.",
                 hint="Build it as the run did, and give it to `load_into`; `tensors()` has the weights.",
             )
-        module, _, function = framework.stored.model.partition(":")
-        try:
-            make: Any = getattr(importlib.import_module(module), function)
-        except ImportError as error:
-            raise UsageError(
-                f"The model of {self.package} needs a library that is not installed here: {error.name}.",
-                hint=f"`pip install 'reprokit-runs[{framework.extra}]'`",
-            ) from None
-        return make(self)
+        what = f"The model of {self.package}"
+        return framework_function(framework.stored.model, extra=framework.extra, what=what)(self)
 
 
 def _torch() -> ModuleType:

@@ -276,9 +276,10 @@ class Loop(ABC):
         """
         self._steps += self._steps_are_batches
         self._has_batches = True
-        self._owed = self._owed or self._policy.due_after_batch(self._epoch, self._batch, self._steps)
         if last:
+            self._owed = self._owed or self._policy.due_at_end(self._epoch, self._batch, self._steps)
             return
+        self._owed = self._owed or self._policy.due_after_batch(self._epoch, self._batch, self._steps)
         if self._owed:
             self._save({})
         self._leave_if_told()

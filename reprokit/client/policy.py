@@ -51,7 +51,7 @@ class Policy:
         self._unit = str(every["unit"])
         self._n = int(every["n"])
         at = told.get("at")
-        self._at: set[tuple[int, int]] | None = None if at is None else {(epoch, batch) for epoch, batch in at}
+        self._at: set[tuple[int, int | None]] | None = None if at is None else {(epoch, batch) for epoch, batch in at}
         self.until: int | None = told.get("until")
         self.on: list[str] = list(told.get("on", ["signal"]))
         self._stop_after: int | None = told.get("stop_after")
@@ -63,7 +63,7 @@ class Policy:
     @property
     def inside_epochs(self) -> bool:
         """True if the recipe asks for checkpoints inside epochs, and not only at their ends."""
-        return bool(self._at) or self._unit != "epoch"
+        return any(batch is not None for _, batch in self._at or ()) or self._unit != "epoch"
 
     @property
     def by_clock(self) -> bool:
@@ -102,6 +102,14 @@ class Policy:
         if self._unit == "minute":
             return step != self._step and time.monotonic() - self._time >= self._n * 60
         return False
+
+    def due_at_end(self, epoch: int | None, batch: int | None, step: int) -> bool:
+        """True if the policy asks for a checkpoint after an epoch's last batch, where the epoch's end is saved instead.
+
+        Args:
+            batch, step: As of `due_after_batch`.
+        """
+        return (epoch, None) in self._at if self._at is not None else self.due_after_batch(epoch, batch, step)
 
     def agree(self) -> None:
         """Leave out what processes that train together would not decide alike.

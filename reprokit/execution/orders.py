@@ -51,7 +51,8 @@ class Orders:
         relaxed: In what it differs from that run, in the words it was given.
         terms: What its verdict will be given on, for the record.
         until: Stop after this epoch (from 0).
-        at: Save inside epochs after these batches, by epoch, and no others: where the original did by the clock.
+        at: Save inside epochs after these batches, by epoch, and no others: where the original did by the clock. None
+            for a batch is the epoch's end, if the script does not save it itself.
         stop_after: Stop after so many checkpoints.
         hermetic: Under bubblewrap: no network, no home, nothing but what is declared.
         told: More for the script's process to find in its context.
@@ -61,7 +62,7 @@ class Orders:
     relaxed: list[str] = field(default_factory=list)
     terms: RepetitionTerms | None = None
     until: int | None = None
-    at: list[tuple[int, int]] | None = None
+    at: list[tuple[int, int | None]] | None = None
     stop_after: int | None = None
     continues: Continued | None = None
     hermetic: bool = False

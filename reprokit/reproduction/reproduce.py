@@ -153,9 +153,9 @@ def _compared(left: Record, right: Record, until: int | None) -> dict[str, int]:
     }
 
 
-def _saved_by_clock(original: StoredRun, lock: RunLock) -> list[tuple[int, int]] | None:
-    """Return after which batches the original saved because minutes had passed: a repetition saves there too."""
+def _saved_by_clock(original: StoredRun, lock: RunLock) -> list[tuple[int, int | None]] | None:
+    """Return after which batches, or epochs, the original saved because minutes had passed: a repetition does too."""
     if lock.recipe.every[1] != "minute":
         return None
     saved = [c for c in original.record.checkpoints if not c.place.is_by_chance]
-    return [(c.epoch, c.batch) for c in saved if c.epoch is not None and c.batch is not None]
+    return [(c.epoch, c.batch) for c in saved if c.epoch is not None]

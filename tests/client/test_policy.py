@@ -73,3 +73,13 @@ def test_processes_that_train_together_do_not_save_by_the_clock(told: Any) -> No
 def test_stop_after_counts_checkpoints(told: Any) -> None:
     made = told(stop_after=2)
     assert [made.saved(1), made.saved(2)] == [False, True]
+
+
+def test_where_an_original_saved_by_the_clock_a_repetition_saves_and_at_the_same_ends(told: Any) -> None:
+    made = told(every={"n": 1, "unit": "minute"}, at=[[0, 3], [1, None]])
+    assert [made.due_after_batch(0, batch, batch) for batch in (2, 3)] == [False, True]
+    assert [made.due_at_end(epoch, 8, 8) for epoch in (0, 1)] == [False, True]
+    assert made.inside_epochs
+    steps = told(every={"n": 4, "unit": "step"})
+    assert [steps.due_at_end(0, batch, batch) for batch in (3, 8)] == [False, True]
+    assert not told(every={"n": 1, "unit": "epoch"}, at=[[1, None]]).inside_epochs

@@ -67,6 +67,14 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     made.leave()
 
 
+@pytest.fixture(autouse=True)
+def _hears() -> Iterator[None]:
+    """A terminal that goes away is heard, also where these tests were started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def _run(script: str, journal: Journal, listener: Listener) -> Outcome:
     command = [sys.executable, "-c", script]
     process = ScriptProcess(command, journal.folder, dict(os.environ), journal, listener, mask=Mask([]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -101,10 +102,9 @@ class Reading:
         """True if the last batch was given, as far as the loader says how many it has."""
         if self.endless or not self.begun or isinstance(getattr(self.loader, "dataset", None), IterableDataset):
             return False
-        try:
+        with contextlib.suppress(Exception):  # a loader's own __len__ may raise whatever it likes
             return len(self.loader) == self.done
-        except TypeError:
-            return False
+        return False
 
     def place(self) -> dict[str, Any]:
         """Return what it takes to come back to this batch."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from reprokit.checkpoint.claims import check_claims
+from reprokit.checkpoint.framework_function import framework_function
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.client.frameworks import find, frameworks
 from reprokit.client.tensors import spell
@@ -83,14 +82,7 @@ def convert(checkpoint: Checkpoint, form: str, folder: Path, *, types: Sequence[
 
 def _write(checkpoint: Checkpoint, form: str, folder: Path, types: Sequence[str]) -> None:
     framework, told = _WRITERS[form]
-    module, _, function = told.writer.partition(":")
-    try:
-        write: Any = getattr(importlib.import_module(module), function)
-    except ImportError as error:
-        raise UsageError(
-            f"Writing .{form} needs a library that is not installed here: {error.name}.",
-            hint=f"`pip install 'reprokit-runs[{framework.extra}]'`",
-        ) from None
+    write = framework_function(told.writer, extra=framework.extra, what=f"Writing .{form}")
     if told.takes_types:
         write(checkpoint, folder / told.file, types=types)
     else:

@@ -200,6 +200,15 @@ def test_what_was_due_after_the_last_batch_is_saved_at_the_end_of_an_epoch_witho
     assert rehearsal.differences([6, 11]) == []
 
 
+def test_a_loader_that_cannot_say_how_many_it_has_is_saved_as_it_goes(rehearse: Rehearse) -> None:
+    short = (
+        "class Unknown(list):\n        def __len__(self): raise NotImplementedError\n"
+        "    unknown = Unknown(list(loader))\n    for epoch in"
+    )
+    script = _script("for a, b in ckpt.batches(unknown):\n die(); step(a, b)").replace("for epoch in", short)
+    assert [batch for _, _, batch in rehearse(script, 2).run()][:4] == [None, 2, 4, None]
+
+
 def test_a_loader_that_says_too_few_is_saved_later(rehearse: Rehearse) -> None:
     short = "class Short(list):\n        def __len__(self): return 2\n    short = Short(list(loader))\n    for epoch in"
     script = _script("for a, b in ckpt.batches(short):\n die(); step(a, b)").replace("for epoch in", short)
