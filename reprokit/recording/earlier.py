@@ -20,7 +20,8 @@ _SHOWN = 10
 def with_earlier(record: Record, earlier: Record) -> tuple[Record, list[str]]:
     """Return a record with what an earlier one of the same run has beside it, and warnings of what was not the same.
 
-    Of two digests of one file or variable none is kept: nobody could say which of them the run's bits are of.
+    Of two digests of one file or variable none is kept: nobody could say which of them the run's bits are of. Where one
+    of them is not known, it is not known either whether it was the same, and nothing is said.
     """
     changed: list[str] = []
     variables = _variables(record, earlier, changed)
@@ -50,7 +51,7 @@ def _files(now: Iterable[_File], before: Iterable[_File], changed: list[str]) ->
     for one in now:
         old = found.get(one.path)
         if old is not None and old.digest != one.digest:
-            changed.append(one.path)
+            changed += [one.path] if None not in (old.digest, one.digest) else []  # of one that is gone nobody knows
             one = msgspec.structs.replace(one, digest=None)
         found[one.path] = one
     return [found[path] for path in sorted(found)]
@@ -62,8 +63,8 @@ def _variables(record: Record, earlier: Record, changed: list[str]) -> list[Vari
     for one in record.variables:
         old = found.get(one.name)
         if old is not None and (old.digest, old.unset) != (one.digest, one.unset):
-            if comparable or old.unset != one.unset:
-                changed.append(one.name)
+            known = comparable and None not in (old.digest, one.digest)
+            changed += [one.name] if known or old.unset != one.unset else []
             one = msgspec.structs.replace(one, digest=None, unset=False)
         found[one.name] = one
     return [found[name] for name in sorted(found)]

@@ -58,6 +58,14 @@ def test_what_was_not_the_same_has_no_digest_and_is_named() -> None:
     assert warnings == ["What was read was not the same in each attempt of this run: LR, SEED, /a, /bin/a."]
 
 
+def test_of_what_is_not_known_in_one_attempt_nothing_is_said() -> None:
+    earlier = _record(undeclared=[UndeclaredFile(path="/a")], variables=[VariableRead(name="LR")])
+    now = _record(undeclared=[UndeclaredFile(path="/a", digest="2")], variables=[VariableRead(name="LR", digest="2")])
+    found, warnings = with_earlier(now, earlier)
+    assert [one.digest for one in (*found.undeclared, *found.variables)] == [None, None]
+    assert warnings == []
+
+
 def test_digests_by_two_keys_are_not_compared() -> None:
     earlier = _record(variables=[VariableRead(name="LR", digest="1")], variables_key="k")
     now = _record(variables=[VariableRead(name="LR", digest="2")], variables_key="other")

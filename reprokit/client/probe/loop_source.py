@@ -104,8 +104,9 @@ def _parsed(file: str) -> _Script | None:
         name: {one.id for one in ast.walk(node) if isinstance(one, ast.Name)} & reads.keys()
         for name, node in functions.items()
     }
-    for _ in functions:  # as deep as they can call each other
-        reads = {name: own.union(*(reads[one] for one in calls[name])) for name, own in reads.items()}
+    before: dict[str, set[str]] | None = None
+    while reads != before:  # as deep as they call each other
+        before, reads = reads, {name: own.union(*(reads[one] for one in calls[name])) for name, own in reads.items()}
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     handed_on = {
         node.id
