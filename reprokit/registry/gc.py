@@ -157,8 +157,9 @@ class _Sweep:
     def _manifests(self) -> None:
         store = self._registry.manifests
         for top_hash in sorted(store.names() - self._marks.versions - self._marks.bases):
-            if (seen := self._old(store.path(top_hash))) is not None:
-                self._remove(store.path(top_hash), seen)
+            path = self._registry.manifest_path(top_hash)
+            if (seen := self._old(path)) is not None:
+                self._remove(path, seen)
                 self._swept.versions += 1
 
     def _loose(self) -> None:

@@ -1,6 +1,6 @@
-"""The logs of packages, in a folder: what is published in which order, and where tags point.
+"""The logs of packages: what is published in which order, and where tags point.
 
-An entry is created exclusively (link(2)), names the digest of the one before, its package and its place, and seals its
+An entry is created exclusively, names the digest of the one before, its package and its place, and seals its
 own bytes: what was changed, moved or taken out shows.
 """
 
@@ -14,17 +14,15 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from reprokit.core.atomic_files import durable_write
 from reprokit.core.canonical_json import canonical, spelled
 from reprokit.core.refs import check_package_name
-from reprokit.core.regular_files import read_regular
 from reprokit.core.safe_json import load_json
 from reprokit.errors import DataMismatchError, RefusedError, UsageError
 from reprokit.registry.base import Action, LogEntry
 from reprokit.registry.seen import SeenLogs
+from reprokit.store.storage import Storage
 
 __all__ = ["LATEST", "PackageLogs", "Stamp", "check_permanent", "writer"]
 
@@ -33,6 +31,7 @@ LATEST = "latest"
 
 _MAX_LOG_ENTRY = 16 * 1024 * 1024
 _DIGITS = 10
+_FOLDER = "log"
 _FIELDS = ("seq", "prev", "action", "top_hash", "time", "writer", "tags", "permanent", "note")
 _ACTIONS = frozenset(get_args(Action))
 _ENTRY = re.compile(r"[0-9]{10}")
@@ -52,26 +51,25 @@ class Stamp(NamedTuple):
 
 
 class PackageLogs:
-    """`log/<ns>/<name>/<seq>` below a registry's root.
+    """`log/<ns>/<name>/<seq>`.
 
     Attributes:
         seen: What this machine saw of them last, if that is kept.
     """
 
-    def __init__(self, root: Path, *, stamp: Stamp | None = None) -> None:
-        self.folder = root / "log"
+    def __init__(self, storage: Storage, *, stamp: Stamp | None = None) -> None:
+        self.storage = storage
         self.seen: SeenLogs | None = None
         self._stamp = stamp
 
     def head(self, name: str) -> LogEntry | None:
         """Return the newest entry of a package's log, None if there is no such package."""
         check_package_name(name)
-        folder = self.folder / name
-        seq = self._last_seq(folder)
+        seq = self._last_seq(name)
         if not seq:
             return None
-        raw = self._read_raw(folder, seq)
-        entry = _parse(raw, seq, folder)
+        raw = self._read_raw(name, seq)
+        entry = self._parse(raw, name, seq)
         self._note(name, seq, raw)
         return entry
 
@@ -82,14 +80,13 @@ class PackageLogs:
             DataMismatchError: It is corrupt, or was rewritten; or it is shorter than what this machine saw of it.
         """
         check_package_name(name)
-        folder = self.folder / name
         entries: list[LogEntry] = []
         digests: list[str] = []
         previous: str | None = None
         seen = self.seen.of(name) if self.seen is not None else []
-        for seq in range(1, self._last_seq(folder) + 1):
-            raw = self._read_raw(folder, seq)
-            entry = _parse(raw, seq, folder)
+        for seq in range(1, self._last_seq(name) + 1):
+            raw = self._read_raw(name, seq)
+            entry = self._parse(raw, name, seq)
             if entry.prev != previous:
                 raise DataMismatchError(
                     f"The history of {name} was rewritten: log entry {seq} follows {str(entry.prev)[:12]}…, "
@@ -107,10 +104,9 @@ class PackageLogs:
     def top_hashes(self, name: str) -> list[str]:
         """Return the versions that were published and not deleted since, oldest first; the chain is not verified."""
         check_package_name(name)
-        folder = self.folder / name
         versions: dict[str, None] = {}
-        for seq in range(1, self._last_seq(folder) + 1):
-            entry = _parse(self._read_raw(folder, seq), seq, folder)
+        for seq in range(1, self._last_seq(name) + 1):
+            entry = self._parse(self._read_raw(name, seq), name, seq)
             if entry.action == "publish":
                 versions.setdefault(entry.top_hash)
             elif entry.action == "delete":
@@ -119,10 +115,9 @@ class PackageLogs:
 
     def packages(self, namespace: str | None = None) -> Iterator[str]:
         """Yield package names, sorted."""
-        base = self.folder
-        spaces = [namespace] if namespace else sorted(_listdir(base))
+        spaces = [namespace] if namespace else sorted(self.storage.names(_FOLDER))
         for space in spaces:
-            for name in sorted(_listdir(base / space)):
+            for name in sorted(self.storage.names(f"{_FOLDER}/{space}")):
                 with contextlib.suppress(UsageError):  # not a name, so not ours
                     yield check_package_name(f"{space}/{name}")
 
@@ -137,11 +132,10 @@ class PackageLogs:
         note: str | None = None,
     ) -> LogEntry:
         """Append to the log, on top of whatever came before it; a writer that comes first is built upon."""
-        folder = self.folder / name
         while True:
-            seq = self._last_seq(folder)
-            last = self._read_raw(folder, seq) if seq else None
-            before = _parse(last, seq, folder) if last is not None else None
+            seq = self._last_seq(name)
+            last = self._read_raw(name, seq) if seq else None
+            before = self._parse(last, name, seq) if last is not None else None
             after = tags(before.tags if before else {})
             if before is not None:
                 check_permanent(name, before, [tag for tag in before.permanent if after.get(tag) != before.tags[tag]])
@@ -164,7 +158,7 @@ class PackageLogs:
                     hint="Give a shorter message, or take tags away that are not needed any more.",
                 )
             try:
-                durable_write(folder / f"{entry.seq:0{_DIGITS}d}", raw, exclusive=True)
+                self.storage.create(_key(name, entry.seq), raw)
             except FileExistsError:
                 continue
             self._note(name, entry.seq, raw)
@@ -174,31 +168,36 @@ class PackageLogs:
         """Remember the newest entry of a log, if that is kept."""
         if self.seen is not None:
             digest = hashlib.sha256(raw).hexdigest()
-            self.seen.extend(name, seq, digest, lambda at: digest if at == seq else _digest_at(self.folder / name, at))
+            self.seen.extend(name, seq, digest, lambda at: digest if at == seq else self._digest_at(name, at))
 
-    def _last_seq(self, folder: Path) -> int:
-        try:
-            names = os.listdir(folder)
-        except FileNotFoundError:
-            return 0
+    def _last_seq(self, name: str) -> int:
+        names = self.storage.names(f"{_FOLDER}/{name}")
         return max((int(name) for name in names if _ENTRY.fullmatch(name)), default=0)
 
-    def _read_raw(self, folder: Path, seq: int) -> bytes:
-        path = folder / f"{seq:0{_DIGITS}d}"
+    def _read_raw(self, name: str, seq: int) -> bytes:
         try:
-            return read_regular(path, max_bytes=_MAX_LOG_ENTRY)
+            return self.storage.read(_key(name, seq), max_bytes=_MAX_LOG_ENTRY)
         except FileNotFoundError:
             raise DataMismatchError(
-                f"The log of {folder.parent.name}/{folder.name} has a gap: entry {seq} is missing from {folder}.",
+                f"The log of {name} has a gap: entry {seq} is missing from {self._place(name)}.",
                 hint="Restore the file from another copy of the registry.",
             ) from None
 
+    def _digest_at(self, name: str, seq: int) -> str | None:
+        try:
+            return hashlib.sha256(self.storage.read(_key(name, seq), max_bytes=_MAX_LOG_ENTRY)).hexdigest()
+        except FileNotFoundError:
+            return None
 
-def _digest_at(folder: Path, seq: int) -> str | None:
-    try:
-        return hashlib.sha256((folder / f"{seq:0{_DIGITS}d}").read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return None
+    def _place(self, name: str) -> str:
+        return self.storage.name(f"{_FOLDER}/{name}")
+
+    def _parse(self, raw: bytes, name: str, seq: int) -> LogEntry:
+        return _parse(raw, name, seq, self._place(name))
+
+
+def _key(name: str, seq: int) -> str:
+    return f"{_FOLDER}/{name}/{seq:0{_DIGITS}d}"
 
 
 def _check_tags(name: str, before: LogEntry | None, entry: LogEntry) -> None:
@@ -218,25 +217,22 @@ def _sealed(body: bytes) -> bytes:
     return b"%s\n%s\n" % (body, hashlib.sha256(body).hexdigest().encode("ascii"))
 
 
-def _parse(raw: bytes, seq: int, folder: Path) -> LogEntry:
-    what = f"Log entry {seq} of {folder.parent.name}/{folder.name}"
+def _parse(raw: bytes, name: str, seq: int, place: str) -> LogEntry:
+    what = f"Log entry {seq} of {name}"
     if len(raw) > _MAX_LOG_ENTRY:
-        raise DataMismatchError(f"{what} is longer than {_MAX_LOG_ENTRY:,} bytes ({folder}).")
+        raise DataMismatchError(f"{what} is longer than {_MAX_LOG_ENTRY:,} bytes ({place}).")
     body = raw.partition(b"\n")[0]
     if raw != _sealed(body):
         raise DataMismatchError(
-            f"{what} is corrupt: its bytes are not those that were written ({folder}).",
+            f"{what} is corrupt: its bytes are not those that were written ({place}).",
             hint="Restore the file from another copy of the registry.",
         )
     value = load_json(body, what=what, max_bytes=_MAX_LOG_ENTRY)
     if not _is_entry(value):
-        raise DataMismatchError(
-            f"{what} is malformed ({folder}).", hint="Restore it from another copy of the registry."
-        )
-    name = f"{folder.parent.name}/{folder.name}"
+        raise DataMismatchError(f"{what} is malformed ({place}).", hint="Restore it from another copy of the registry.")
     if (value["package"], value["seq"]) != (name, seq):
         raise DataMismatchError(
-            f"{what} is in the wrong place: it is entry {value['seq']} of {value['package']} ({folder}).",
+            f"{what} is in the wrong place: it is entry {value['seq']} of {value['package']} ({place}).",
             hint="Restore the log from another copy of the registry.",
         )
     permanent = tuple(tag for tag in value["permanent"] if tag != LATEST)  # an older release allowed it: it moves again
@@ -275,13 +271,6 @@ def check_permanent(name: str, head: LogEntry, tags: Iterable[str], top_hash: st
                 f"The tag {tag!r} of {name} is permanent: it stays at {head.tags[tag][:12]}, and that version stays.",
                 hint="Choose another tag.",
             )
-
-
-def _listdir(folder: Path) -> list[str]:
-    try:
-        return [name for name in os.listdir(folder) if not name.startswith(".")]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def writer() -> str:

@@ -1,4 +1,4 @@
-"""Manifests on disk: the JSON lines of a version, gzipped; a version much like another is stored as the difference.
+"""Manifests as they are stored: JSON lines, gzipped; a version much like another is stored as the difference.
 
     <header>                          the version's own first line, always
     {"base": "<top hash>"}            only in a difference; the base is whole itself, so a chain has two links at most
@@ -10,25 +10,23 @@ Whichever form, the text that comes out is believed only when it gives the top h
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from reprokit.core.atomic_files import durable_write
 from reprokit.core.canonical_json import canonical
-from reprokit.core.regular_files import open_regular, read_regular
 from reprokit.core.terminal_text import printable
 from reprokit.errors import DataMismatchError, NotFoundError, UsageError
 from reprokit.schema.manifest import MAX_ENTRIES, MAX_LINE, MAX_MANIFEST, Manifest
+from reprokit.store.storage import Storage
 
 __all__ = ["ManifestStore"]
 
 _GZIP = 31  # zlib's window bits for gzip
 _HEAD = b"\x1f\x8b\x08\0\0\0\0\0\x04\x03"  # without name and time; nothing else checks these bytes
+_FOLDER = "manifests"
 _SUFFIX = ".jsonl.gz"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _BASE = re.compile(rb'\{"base":"([0-9a-f]{64})"\}')
@@ -39,28 +37,28 @@ _WORTH_IT = 64  # lines; below, a difference saves nothing
 
 
 class ManifestStore:
-    """`manifests/<top hash>.jsonl.gz` below a registry's root."""
+    """`manifests/<top hash>.jsonl.gz`."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.folder = root / "manifests"
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
 
-    def path(self, top_hash: str) -> Path:
-        """Return the file of a version, there or not.
+    def key(self, top_hash: str) -> str:
+        """Return where a version is stored, there or not.
 
         Raises:
             DataMismatchError: That is no hash. Records name versions, and anybody can have written one.
         """
         if not _HASH.fullmatch(top_hash):
             raise DataMismatchError(f"{printable(top_hash)!r} names no version: a top hash has 64 hexadecimal digits.")
-        return self.folder / (top_hash + _SUFFIX)
+        return f"{_FOLDER}/{top_hash}{_SUFFIX}"
+
+    def has(self, top_hash: str) -> bool:
+        """True if something is stored as that version; it is not read."""
+        return self._storage.stat(self.key(top_hash)) is not None
 
     def names(self) -> set[str]:
         """Return the top hash of every manifest that is there."""
-        try:
-            names = os.listdir(self.folder)
-        except FileNotFoundError:
-            return set()
+        names = self._storage.names(_FOLDER)
         found = {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
         return {name for name in found if _HASH.fullmatch(name)}
 
@@ -70,9 +68,9 @@ class ManifestStore:
         One that is there stays as it is, since others may be stored as differences to it; a damaged one is written
         anew, whole.
         """
-        path = self.path(manifest.top_hash)
+        key = self.key(manifest.top_hash)
         damaged = False
-        if path.exists():
+        if self.has(manifest.top_hash):
             if self._is_sound(manifest.top_hash):
                 return
             damaged, near = True, None
@@ -89,8 +87,12 @@ class ManifestStore:
         if difference is not None:
             text = b"\n".join([header, *difference, b""])
         packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
+        packed = _HEAD + (packer.compress(text) + packer.flush())[len(_HEAD) :]
+        if damaged:
+            self._storage.put(key, packed)
+            return
         with suppress(FileExistsError):  # another writer was faster with the same version
-            durable_write(path, _HEAD + (packer.compress(text) + packer.flush())[len(_HEAD) :], exclusive=not damaged)
+            self._storage.create(key, packed)
 
     def _is_sound(self, top_hash: str) -> bool:
         try:
@@ -131,7 +133,7 @@ class ManifestStore:
             NotFoundError: It, or the one it differs from, is not there.
             DataMismatchError: It is corrupt.
         """
-        what = f"Manifest {top_hash[:12]} of {self.root}"
+        what = f"Manifest {top_hash[:12]} of {self._storage.url}"
         text = self._text(top_hash)
         header, _, body = text.partition(b"\n")
         if body.startswith(b'{"base"'):
@@ -142,13 +144,13 @@ class ManifestStore:
         """Return the lines of a version's entries as they are stored, to see if two list the same; not verified."""
         body = self._text(top_hash).partition(b"\n")[2]
         if body.startswith(b'{"base"'):
-            what = f"Manifest {top_hash[:12]} of {self.root}"
+            what = f"Manifest {top_hash[:12]} of {self._storage.url}"
             body = b"\n".join([*self._expand(body.split(b"\n")[:-1], what), b""])
         return body
 
     def header(self, top_hash: str) -> dict[str, Any]:
         """Return a version's header alone: for listings, and not verified."""
-        what = f"Manifest {top_hash[:12]} of {self.root}"
+        what = f"Manifest {top_hash[:12]} of {self._storage.url}"
         return Manifest.decode_header(next(self._first_lines(top_hash)), what=what)
 
     def base_of(self, top_hash: str) -> str | None:
@@ -182,19 +184,19 @@ class ManifestStore:
         body = self._text(top_hash).partition(b"\n")[2]
         if body.startswith(b'{"base"'):
             raise DataMismatchError(
-                f"Manifest {top_hash[:12]} of {self.root} is itself a difference, which no base may be."
+                f"Manifest {top_hash[:12]} of {self._storage.url} is itself a difference, which no base may be."
             )
         return body.split(b"\n")[:-1]
 
     def _bytes(self, top_hash: str) -> bytes:
         try:
-            return read_regular(self.path(top_hash), max_bytes=MAX_MANIFEST)
+            return self._storage.read(self.key(top_hash), max_bytes=MAX_MANIFEST)
         except FileNotFoundError:
             raise self._missing(top_hash) from None
 
     def _missing(self, top_hash: str) -> NotFoundError:
         return NotFoundError(
-            f"No version {top_hash[:12]}… in {self.root}.",
+            f"No version {top_hash[:12]}… in {self._storage.url}.",
             hint="It was deleted, or its manifest is lost: restore it from another copy of the registry.",
         )
 
@@ -231,7 +233,7 @@ class ManifestStore:
         opener = zlib.decompressobj(_GZIP)
         lines = 0
         try:
-            with open_regular(self.path(top_hash)) as handle:
+            with self._storage.open(self.key(top_hash)) as handle:
                 while lines < 2 and not opener.eof and len(text) <= MAX_LINE:
                     block = opener.unconsumed_tail or handle.read(4096)
                     if not block:
@@ -250,6 +252,6 @@ class ManifestStore:
 
     def _damaged(self, top_hash: str, why: str) -> DataMismatchError:
         return DataMismatchError(
-            f"Manifest {top_hash[:12]} of {self.root} is corrupt: {why}.",
+            f"Manifest {top_hash[:12]} of {self._storage.url} is corrupt: {why}.",
             hint="Restore it from another copy of the registry; nothing of it was used.",
         )

@@ -229,7 +229,7 @@ def test_tensors_are_those_of_the_first_checkpoint_that_differs(registry: LocalR
     assert diffed(registry, sides[0], sides[0], values=True).values
     (_, second) = RunStore(registry).load(OTHER).record.checkpoints
     runs = [made(registry, ONE, **sides[0]), made(registry, OTHER, **sides[1])]
-    registry.manifests.path(runs[1].record.checkpoints[1].top_hash).unlink()
+    registry.manifest_path(runs[1].record.checkpoints[1].top_hash).unlink()
     gone = diff_runs(*runs, registry=registry)
     assert (gone.tensors, gone.checkpoints.first) == (None, "epoch 1")
     assert second.top_hash != runs[1].record.checkpoints[1].top_hash

@@ -202,7 +202,7 @@ def test_checkpoints_that_were_deleted_are_not_missed(registry: LocalRegistry, c
     registry.delete("t/model", record.checkpoints[0].top_hash)
     assert verify([LEFT], context=context) == Verification(versions=3)
     assert verify(context=context, everything=True).problems == []
-    registry.manifests.path(record.checkpoints[1].top_hash).unlink()  # its log has it still
+    registry.manifest_path(record.checkpoints[1].top_hash).unlink()  # its log has it still
     found = verify([LEFT], context=anew(context))
     assert [(one.package, one.top_hash, one.logical_key) for one in found.problems if one.package == "t/model"] == [
         ("t/model", record.checkpoints[1].top_hash, None)

@@ -53,6 +53,7 @@ from reprokit.schema.record import CheckpointEntry, Record
 from reprokit.schema.verdict import VerdictRecord
 from reprokit.store.manifests import ManifestStore
 from reprokit.store.packs import Pack, PackWriter
+from reprokit.store.storage import FolderStorage
 
 __all__ = ["Broken", "Door", "Tally", "draw", "opened"]
 
@@ -427,8 +428,8 @@ class _Files:
             pack.read(*member)
 
     def manifest(self, data: bytes) -> None:
-        store = ManifestStore(self._folder)
-        store.path("0" * 64).write_bytes(b"\x1f\x8b\x08\0\0\0\0\0\x04\x03" + data[10:])
+        store = ManifestStore(FolderStorage(self._folder))
+        (self._folder / store.key("0" * 64)).write_bytes(b"\x1f\x8b\x08\0\0\0\0\0\x04\x03" + data[10:])
         with contextlib.suppress(Error):
             store.header("0" * 64)
         with contextlib.suppress(Error):

@@ -87,7 +87,7 @@ def top_hash_of(*lines: bytes) -> str:
 
 def plant(registry: LocalRegistry, data: bytes, top_hash: str = "a" * 64) -> str:
     """Put a manifest into a registry as somebody with write access could, and a package that names it."""
-    registry.manifests.path(top_hash).write_bytes(data)
+    registry.manifest_path(top_hash).write_bytes(data)
     body = {"package": "bad/package", "seq": 1, "prev": None, "action": "publish", "top_hash": top_hash, "time": 1}
     body |= {"writer": "x@y", "tags": {"latest": top_hash}, "permanent": [], "note": None}
     text = json.dumps(body).encode()

@@ -92,7 +92,7 @@ def test_a_registry_that_lost_something_gets_it_again(registry, folder, lost):
     if lost in ("loose", "everything"):
         lies_at(registry, package.manifest["big"])[0].unlink()
     if lost in ("manifest", "everything"):
-        registry.manifests.path(top_hash).unlink()
+        registry.manifest_path(top_hash).unlink()
     assert build(folder, "a/b", registry=again(registry)).top_hash == top_hash
     assert Package.open("a/b", registry=again(registry)).verify() == []
 

@@ -140,7 +140,7 @@ def test_a_lost_object_and_a_lost_manifest_are_found_by_verify(registry, folder)
     package = Package.open("a/b", registry=registry)
     lies_at(registry, package.manifest["deep/er/x"])[0].unlink()
     assert "deep/er/x" in [problem.logical_key for problem in verify_registry(registry)[1]]
-    registry.manifests.path(package.top_hash).unlink()
+    registry.manifest_path(package.top_hash).unlink()
     assert [problem.logical_key for problem in verify_registry(registry)[1]] == [None]
 
 

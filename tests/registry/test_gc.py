@@ -282,7 +282,7 @@ def test_gc_does_nothing_if_it_cannot_know_what_is_used(registry):
     one = make(registry, {"a": b"1"})
     two = make(registry, {"a": b"2"})
     registry.delete("a/b", one.top_hash)
-    registry.manifests.path(two.top_hash).write_bytes(b"damaged")
+    registry.manifest_path(two.top_hash).write_bytes(b"damaged")
     before = files(registry)
     with pytest.raises(DataMismatchError) as caught:
         collect_garbage(registry, grace=0)

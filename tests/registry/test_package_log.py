@@ -14,6 +14,7 @@ from reprokit.errors import DataMismatchError, RefusedError
 from reprokit.registry import package_log
 from reprokit.registry.package_log import PackageLogs, Stamp, check_permanent
 from reprokit.registry.seen import SeenLogs
+from reprokit.store.storage import FolderStorage
 
 ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 FIRST: dict[str, Any] = {
@@ -24,7 +25,7 @@ FIRST: dict[str, Any] = {
 
 @pytest.fixture
 def logs(tmp_path: Path) -> PackageLogs:
-    return PackageLogs(tmp_path, stamp=Stamp("uuid", 7, "u@h"))
+    return PackageLogs(FolderStorage(tmp_path), stamp=Stamp("uuid", 7, "u@h"))
 
 
 def sealed(body: Any) -> bytes:
@@ -32,9 +33,13 @@ def sealed(body: Any) -> bytes:
     return b"%s\n%s\n" % (text, hashlib.sha256(text).hexdigest().encode())
 
 
+def folder_of(logs: PackageLogs) -> Path:
+    return Path(logs.storage.url) / "log"
+
+
 def put(logs: PackageLogs, *bodies: dict[str, Any], chained: bool = True) -> None:
     """Write entries as somebody would who seals what he likes; each names the one before it."""
-    folder = logs.folder / "a" / "b"
+    folder = folder_of(logs) / "a" / "b"
     folder.mkdir(parents=True, exist_ok=True)
     before = None
     for seq, body in enumerate(bodies, 1):
@@ -85,7 +90,7 @@ def test_every_field_of_an_entry_has_to_be_there(logs: PackageLogs, lacking: str
 @pytest.mark.parametrize("body", [[], "x", 1, None, {}])
 def test_what_is_no_object_is_no_entry(logs: PackageLogs, body: Any) -> None:
     put(logs, FIRST)
-    (logs.folder / "a" / "b" / "0000000001").write_bytes(sealed(body))
+    (folder_of(logs) / "a" / "b" / "0000000001").write_bytes(sealed(body))
     with pytest.raises(DataMismatchError, match="Log entry 1 of a/b is malformed"):
         logs.head("a/b")
 
@@ -102,7 +107,7 @@ def test_an_entry_lies_where_it_says(logs: PackageLogs, lie: dict[str, Any]) -> 
 )
 def test_an_entry_is_what_was_sealed(logs: PackageLogs, change: Any) -> None:
     put(logs, FIRST)
-    file = logs.folder / "a" / "b" / "0000000001"
+    file = folder_of(logs) / "a" / "b" / "0000000001"
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(DataMismatchError, match="Log entry 1 of a/b is corrupt"):
         logs.head("a/b")
@@ -110,7 +115,7 @@ def test_an_entry_is_what_was_sealed(logs: PackageLogs, change: Any) -> None:
 
 def test_entries_are_read_up_to_a_length(logs: PackageLogs, monkeypatch: pytest.MonkeyPatch) -> None:
     put(logs, FIRST)
-    size = (logs.folder / "a" / "b" / "0000000001").stat().st_size
+    size = (folder_of(logs) / "a" / "b" / "0000000001").stat().st_size
     monkeypatch.setattr(package_log, "_MAX_LOG_ENTRY", size)
     assert logs.head("a/b") is not None
     monkeypatch.setattr(package_log, "_MAX_LOG_ENTRY", size - 1)
@@ -127,14 +132,14 @@ def test_each_entry_names_the_one_before_it(logs: PackageLogs) -> None:
             logs.entries("a/b")
         assert logs.top_hashes("a/b") == [ONE]  # of which the chain is not verified
     put(logs, {**FIRST, "prev": "0" * 64}, chained=False)
-    (logs.folder / "a" / "b" / "0000000002").unlink()
+    (folder_of(logs) / "a" / "b" / "0000000002").unlink()
     with pytest.raises(DataMismatchError, match="log entry 1 follows 000000000000…"):
         logs.entries("a/b")
 
 
 def test_a_gap_is_named(logs: PackageLogs) -> None:
     put(logs, FIRST, {**FIRST, "seq": 2}, {**FIRST, "seq": 3})
-    (logs.folder / "a" / "b" / "0000000002").unlink()
+    (folder_of(logs) / "a" / "b" / "0000000002").unlink()
     for read in (logs.entries, logs.top_hashes):
         with pytest.raises(DataMismatchError, match="The log of a/b has a gap: entry 2 is missing"):
             read("a/b")
@@ -183,7 +188,7 @@ def test_what_is_appended_goes_on_from_what_is_there(logs: PackageLogs) -> None:
     one = logs.append("a/b", "publish", ONE, latest(ONE), note="first")
     assert (one.seq, one.prev, one.time, one.writer, one.note) == (1, None, 7, "u@h", "first")
     assert one.permanent == ()
-    raw = (logs.folder / "a" / "b" / "0000000001").read_bytes()
+    raw = (folder_of(logs) / "a" / "b" / "0000000001").read_bytes()
 
     def keep(tags: Mapping[str, str]) -> dict[str, str]:
         assert tags == {"latest": ONE}
@@ -201,7 +206,7 @@ def test_what_is_appended_goes_on_from_what_is_there(logs: PackageLogs) -> None:
 
 
 def test_without_a_stamp_the_writer_and_the_time_are_told(tmp_path: Path) -> None:
-    entry = PackageLogs(tmp_path).append("a/b", "publish", ONE, latest(ONE))
+    entry = PackageLogs(FolderStorage(tmp_path)).append("a/b", "publish", ONE, latest(ONE))
     assert entry.time > 10**18 and entry.writer.count("@") == 1
 
 
@@ -218,18 +223,18 @@ def test_a_permanent_tag_may_be_set_to_where_it_is(logs: PackageLogs) -> None:
 
 def test_packages_are_folders_with_names_of_ours(logs: PackageLogs) -> None:
     for name in ("b/y", "b/x", "a/b", ".hidden/x", "b/.x", "not a name/x", "b/no name"):
-        (logs.folder / name).mkdir(parents=True)
-    (logs.folder / "file").write_bytes(b"")
+        (folder_of(logs) / name).mkdir(parents=True)
+    (folder_of(logs) / "file").write_bytes(b"")
     assert list(logs.packages()) == ["a/b", "b/x", "b/y"]
     assert list(logs.packages("b")) == ["b/x", "b/y"]
     assert list(logs.packages("c")) == list(logs.packages("file")) == []
-    assert list(PackageLogs(logs.folder / "nowhere").packages()) == []
+    assert list(PackageLogs(FolderStorage(folder_of(logs) / "nowhere")).packages()) == []
 
 
 def test_what_is_no_entry_in_a_log_is_left_alone(logs: PackageLogs) -> None:
     put(logs, FIRST)
     for name in ("00000000002", "000000002", "0000000002~", ".tmp", "x0000000002"):
-        (logs.folder / "a" / "b" / name).write_bytes(b"")
+        (folder_of(logs) / "a" / "b" / name).write_bytes(b"")
     assert [entry.seq for entry in logs.entries("a/b")] == [1]
 
 
@@ -240,12 +245,12 @@ def test_what_was_read_or_written_is_remembered(logs: PackageLogs, tmp_path: Pat
         return [(one.seq, one.digest) for one in SeenLogs(file, tmp_path).of("a/b")]
 
     def digest(seq: int) -> str:
-        return hashlib.sha256((logs.folder / "a" / "b" / f"{seq:010d}").read_bytes()).hexdigest()
+        return hashlib.sha256((folder_of(logs) / "a" / "b" / f"{seq:010d}").read_bytes()).hexdigest()
 
     logs.seen = SeenLogs(file, tmp_path)
     logs.append("a/b", "publish", ONE, latest(ONE))
     assert remembered() == [(1, digest(1))]
-    unseen = PackageLogs(tmp_path)
+    unseen = PackageLogs(FolderStorage(tmp_path))
     unseen.append("a/b", "publish", TWO, latest(TWO))
     assert remembered() == [(1, digest(1))]
     assert logs.head("a/b") is not None
@@ -253,7 +258,7 @@ def test_what_was_read_or_written_is_remembered(logs: PackageLogs, tmp_path: Pat
     unseen.append("a/b", "publish", THREE, latest(THREE))
     logs.entries("a/b")
     assert remembered() == [(3, digest(3))]
-    (logs.folder / "a" / "b" / "0000000003").unlink()
+    (folder_of(logs) / "a" / "b" / "0000000003").unlink()
     with pytest.raises(DataMismatchError, match="got shorter"):
         logs.entries("a/b")
     head = logs.head("a/b")  # not refused: the whole log is what is held against it

@@ -106,6 +106,6 @@ def test_a_run_that_was_deleted_comes_back_as_it_was_or_as_an_amendment(registry
         registry.delete(f"runs/{RUN}", top_hash)
     assert told(registry, FINISHED) == []
     for top_hash in registry.top_hashes(f"runs/{RUN}"):
-        registry.manifests.path(top_hash).unlink()
+        registry.manifest_path(top_hash).unlink()
         registry.delete(f"runs/{RUN}", top_hash)
     assert told(registry, {**FINISHED, "metrics": {}}) == ["the run was deleted, and this is another record"]

@@ -69,7 +69,7 @@ class TestPush:
         top_hash = build({**files(5), "large": bytes(MIB)}, "a/b", registry=source).top_hash
         push("a/b", source=source, target=target)
         digest = target.read_manifest(top_hash)["large"].digest
-        (target.manifests.path(top_hash) if lost == "manifest" else target.objects.loose_path(digest)).unlink()
+        (target.manifest_path(top_hash) if lost == "manifest" else target.objects.loose_path(digest)).unlink()
         (done,) = push("a/b", source=source, target=LocalRegistry(target.root))
         assert (done.published, done.new_objects) == (True, 1 if lost == "object" else 0)
         assert verify_registry(LocalRegistry(target.root)) == (1, [])

@@ -15,6 +15,7 @@ from reprokit.registry.local import LocalRegistry
 from reprokit.schema.manifest import MAX_LINE, Entry, Manifest
 from reprokit.store import manifests
 from reprokit.store.manifests import ManifestStore
+from reprokit.store.storage import FolderStorage
 
 VALUES = {f"{number:03d}": b"%d" % number for number in range(100)}
 
@@ -38,7 +39,7 @@ def test_publishing_a_base_again_keeps_what_differs_from_it(registry):
 def test_publishing_again_repairs_a_damaged_base(registry):
     base = build(VALUES, "a/b", registry=registry).top_hash
     small = build({**VALUES, "007": b"new"}, "a/b", registry=registry).top_hash
-    registry.manifests.path(base).write_bytes(b"damaged")
+    registry.manifest_path(base).write_bytes(b"damaged")
     build(VALUES, "a/b", registry=registry)
     assert registry.manifests.base_of(base) is None
     assert registry.read_manifest(small).top_hash == small
@@ -55,7 +56,7 @@ def test_what_is_no_top_hash_names_no_file(registry, name):
 
 def test_a_version_that_is_there_stays_as_it_is(registry):
     base = build(VALUES, "a/b", registry=registry).top_hash
-    path = registry.manifests.path(base)
+    path = registry.manifest_path(base)
     seen = path.stat()
     registry.manifests.write(registry.read_manifest(base), near=None)
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (seen.st_ino, seen.st_mtime_ns)
@@ -63,14 +64,14 @@ def test_a_version_that_is_there_stays_as_it_is(registry):
 
 def test_what_lies_there_and_is_no_manifest_is_no_version(registry):
     base = build(VALUES, "a/b", registry=registry).top_hash
-    folder = registry.manifests.folder
+    folder = registry.root / "manifests"
     for name in (f"{base}.jsonl", "x.jsonl.gz", f".tmp-{base}.jsonl.gz", f"{'0' * 63}.jsonl.gz", "f" * 64):
         (folder / name).write_bytes(b"")
     assert registry.manifests.names() == {base}
 
 
 def _repacked(registry, top_hash, change):
-    path = registry.manifests.path(top_hash)
+    path = registry.manifest_path(top_hash)
     text = gzip.decompress(path.read_bytes())
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
     head = path.read_bytes()[:10]
@@ -118,7 +119,7 @@ def test_a_difference_to_a_difference_is_refused(registry):
 )
 def test_a_damaged_file_is_named(registry, damage, said):
     base = build(VALUES, "a/b", registry=registry).top_hash
-    path = registry.manifests.path(base)
+    path = registry.manifest_path(base)
     data = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(damage(data))
@@ -129,7 +130,7 @@ def test_a_damaged_file_is_named(registry, damage, said):
 
 def test_what_unpacks_to_too_much_is_never_in_memory(registry, monkeypatch):
     base = build(VALUES, "a/b", registry=registry).top_hash
-    size = len(gzip.decompress(registry.manifests.path(base).read_bytes()))
+    size = len(gzip.decompress(registry.manifest_path(base).read_bytes()))
     monkeypatch.setattr(manifests, "_AT_ONCE", 1024)
     monkeypatch.setattr(manifests, "_BLOCK", 1024)
     monkeypatch.setattr(manifests, "MAX_MANIFEST", size)
@@ -154,7 +155,7 @@ def test_only_what_saves_something_is_stored_as_a_difference(registry):
         top_hash = build({**VALUES, **new}, f"a/{changed}", registry=registry).top_hash
         assert registry.manifests.base_of(top_hash) is None, "nothing is near"
         registry.delete(f"a/{changed}", top_hash)
-        registry.manifests.path(top_hash).unlink()
+        registry.manifest_path(top_hash).unlink()
         registry.manifests.write(build_of(registry, {**VALUES, **new}), near=base)
         assert registry.manifests.base_of(top_hash) == near
         assert registry.read_manifest(top_hash).top_hash == top_hash
@@ -172,7 +173,7 @@ def test_a_listing_reads_the_first_line_alone_and_names_what_is_not_there(regist
     for read in (registry.read_header, registry.read_manifest, registry.manifests.base_of):
         with pytest.raises(NotFoundError, match=r"^No version 000000000000… in "):
             read("0" * 64)
-    path = registry.manifests.path(base)
+    path = registry.manifest_path(base)
     path.chmod(0o644)
     for data in (b"", path.read_bytes()[:10], b"no gzip"):
         path.write_bytes(data)
@@ -181,7 +182,7 @@ def test_a_listing_reads_the_first_line_alone_and_names_what_is_not_there(regist
 
 
 def test_a_manifest_that_would_not_be_read_is_not_written(tmp_path, monkeypatch):
-    store = ManifestStore(tmp_path)
+    store = ManifestStore(FolderStorage(tmp_path))
     fits = Manifest.make([], user_meta={"m": "x" * 15_000_000})
     store.write(fits, near=None)
     assert store.read(fits.top_hash).user_meta == fits.user_meta

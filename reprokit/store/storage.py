@@ -1,0 +1,136 @@
+"""What a registry asks of the place that it lies in: bytes by a key, and one conditional write, "create".
+
+Keys are relative, with `/` between their parts. All else that a registry promises is built from this, wherever it lies;
+`FolderStorage` is a folder, `object_storage` what speaks like S3.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from reprokit.core.atomic_files import durable_write
+from reprokit.core.regular_files import open_regular, read_regular
+
+__all__ = ["FolderStorage", "Storage", "Stored"]
+
+
+class Stored(NamedTuple):
+    """What is stored under a key.
+
+    Attributes:
+        modified: Seconds since 1970, by the clock of the place.
+    """
+
+    key: str
+    size: int
+    modified: float
+
+
+class Readable(Protocol):
+    """What is read in blocks."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to so many bytes; none at the end."""
+
+
+class Storage(ABC):
+    """Bytes by keys. What fails is an OSError where it is the operating system's, else an error of ours.
+
+    Attributes:
+        url: What a user calls the place.
+    """
+
+    url: str
+
+    def name(self, key: str) -> str:
+        """Return what a user calls the place of a key."""
+        return f"{self.url}/{key}"
+
+    @abstractmethod
+    def read(self, key: str, *, max_bytes: int) -> bytes:
+        """Return what is stored; of what is longer, `max_bytes` and one more, so that the caller sees it.
+
+        Raises:
+            FileNotFoundError: Nothing is.
+            DataMismatchError: Something else than bytes is there.
+        """
+
+    @abstractmethod
+    def open(self, key: str) -> AbstractContextManager[Readable]:
+        """Open what is stored, to read its beginning without the rest.
+
+        Raises:
+            FileNotFoundError, DataMismatchError: As `read`.
+        """
+
+    @abstractmethod
+    def stat(self, key: str) -> Stored | None:
+        """Return what is known of a key, None if nothing is stored there."""
+
+    @abstractmethod
+    def names(self, folder: str, *, after: str = "") -> list[str]:
+        """Return the names of what lies directly below a folder, files and folders, in no order.
+
+        Args:
+            after: Only names behind this one, in the order of their characters.
+        """
+
+    @abstractmethod
+    def create(self, key: str, data: bytes) -> None:
+        """Store bytes durably under a key that has none yet: all of them or nothing, and one of two writers.
+
+        Raises:
+            FileExistsError: Somebody was faster.
+        """
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> None:
+        """Store bytes durably, in the place of those that were there."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove what is stored; nothing there is as good."""
+
+
+class FolderStorage(Storage):
+    """Files below a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = str(root)
+
+    def path(self, key: str) -> Path:
+        return self.root / key
+
+    def read(self, key: str, *, max_bytes: int) -> bytes:
+        return read_regular(self.root / key, max_bytes=max_bytes)
+
+    def open(self, key: str) -> AbstractContextManager[Readable]:
+        return open_regular(self.root / key)
+
+    def stat(self, key: str) -> Stored | None:
+        try:
+            seen = (self.root / key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Stored(key, seen.st_size, seen.st_mtime)
+
+    def names(self, folder: str, *, after: str = "") -> list[str]:
+        try:
+            names = os.listdir(self.root / folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [name for name in names if name > after and not name.startswith(".")]
+
+    def create(self, key: str, data: bytes) -> None:
+        durable_write(self.root / key, data, exclusive=True)
+
+    def put(self, key: str, data: bytes) -> None:
+        durable_write(self.root / key, data)
+
+    def delete(self, key: str) -> None:
+        (self.root / key).unlink(missing_ok=True)
