@@ -15,7 +15,7 @@ __all__ = ["durable_write", "explain_os_error", "fsync_folder", "make_folder", "
 _PERMISSION = "You lack the permission: ask the owner, or choose another place with --registry or REPROKIT_HOME."
 
 
-def durable_write(path: Path, data: bytes, *, exclusive: bool = False, sync: bool = True) -> None:
+def durable_write(path: Path, data: bytes | memoryview, *, exclusive: bool = False, sync: bool = True) -> None:
     """Write a whole file or nothing: temporary file, fsync, rename (or link), fsync of the folder.
 
     Args:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from reprokit.core.config import Config
@@ -12,6 +13,8 @@ from reprokit.registry.local import LocalRegistry
 from reprokit.registry.quilt import QuiltRegistry
 
 __all__ = ["Registry", "open_registry", "registry_folder"]
+
+_REMOTE = ("s3", "gs", "az", "memory")
 
 
 def open_registry(url: str, *, cache: Path | None = None, outside: Sequence[Path] = ()) -> Registry:
@@ -27,16 +30,21 @@ def open_registry(url: str, *, cache: Path | None = None, outside: Sequence[Path
     scheme, separator, rest = url.partition("://")
     if not separator:
         return _in_folder(url, cache, outside)
-    if scheme not in _SCHEMES:
+    if scheme == "file":
+        return _in_folder(rest, cache, outside)
+    if scheme not in _REMOTE:
         raise _unread(url)
-    return _SCHEMES[scheme](rest, cache, outside)
+    storage = import_module("reprokit.store.object_storage").open_storage(url)  # a client that only these need
+    remote = import_module("reprokit.registry.remote").RemoteRegistry
+    opened: Registry = remote(storage, cache=cache or Config.cache_folder(), home=Config.home_folder())
+    return opened
 
 
 def registry_folder(url: str) -> Path:
     """Return the folder that an address names; UsageError for a scheme that names none."""
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "file":
-        raise _unread(url)
+        raise UsageError(f"{url} names no folder.", hint="Name a folder, which may be a mounted network drive.")
     return Path(rest if separator else url).expanduser()
 
 
@@ -51,11 +59,5 @@ def _in_folder(path: str, cache: Path | None, outside: Sequence[Path]) -> Regist
 def _unread(url: str) -> UsageError:
     return UsageError(
         f"Registries at {url.partition('://')[0]}:// are not read by this release ({url}).",
-        hint="Name a folder, which may be a mounted network drive.",
+        hint="Name a folder, or s3://BUCKET/FOLDER, gs://… or az://….",
     )
-
-
-_SCHEMES: dict[str, Callable[[str, Path | None, Sequence[Path]], Registry]] = {
-    "file": _in_folder,
-}
-"""What opens a URL, by its scheme: it is given the rest, the cache and the folders outside."""

@@ -115,6 +115,13 @@ class Registry(ABC):
     def copy_object(self, entry: Entry, sink: BinaryIO | None, *, what: str) -> None:
         """Copy an entry's bytes, verified on the way; None for `sink` only verifies."""
 
+    def fetch(self, entries: Iterable[Entry], *, what: str, progress: Progress = SILENT) -> None:  # noqa: B027
+        """Bring near what is about to be read, many at once; a registry in a folder has nothing to do.
+
+        Raises:
+            DataMismatchError, NotFoundError, RegistryError: An object is corrupt, missing, or cannot be read.
+        """
+
     def reader(self, manifest: Manifest, *, what: str) -> Reader:
         """Return what reads many entries of a version by their position."""
         return Reader(self.read_object, manifest, what=what)

@@ -17,7 +17,7 @@ from reprokit.core.terminal_text import printable
 from reprokit.errors import DataMismatchError, RefusedError
 from reprokit.registry.package_log import writer
 
-__all__ = ["SignsOfLife", "in_use", "sign"]
+__all__ = ["SignsOfLife", "in_use", "in_use_by", "sign", "signature"]
 
 _ATTEMPTS = 50
 _MAX_SIGN = 1000  # bytes
@@ -25,18 +25,29 @@ _MAX_SIGN = 1000  # bytes
 
 def sign(handle: BinaryIO) -> None:
     """Write into a file that this process holds locked who that is, for those who find it locked."""
-    at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     handle.truncate(0)
     handle.seek(0)
-    handle.write(f"{writer()}, process {os.getpid()}, since {at}".encode())
+    handle.write(signature())
     handle.flush()
+
+
+def signature() -> bytes:
+    """Return who this process is, and since when it says so."""
+    at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return f"{writer()}, process {os.getpid()}, since {at}".encode()
 
 
 def in_use(run_id: str, lock: Path) -> RefusedError:
     """Return what to tell who would execute a run that somebody executes: `lock` is the file that is held locked."""
-    who = ""
+    said = b""
     with contextlib.suppress(OSError, DataMismatchError), open_regular(lock) as handle:
-        who = printable(handle.read(_MAX_SIGN).decode(errors="replace"), 200)
+        said = handle.read(_MAX_SIGN)
+    return in_use_by(run_id, said)
+
+
+def in_use_by(run_id: str, said: bytes) -> RefusedError:
+    """Return what to tell who would execute a run that somebody executes, by the signature that was found."""
+    who = printable(said[:_MAX_SIGN].decode(errors="replace"), 200)
     return RefusedError(
         f"Run {run_id} is executed already{f' by {who}' if who else ''}: two cannot go on with one run.",
         hint=f"Wait for its end, which `reprokit show {run_id}` tells, or stop that process and resume the run then.",

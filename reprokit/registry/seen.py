@@ -36,7 +36,7 @@ class Seen(NamedTuple):
     """The last entry of a package's log that this machine saw in one place.
 
     Attributes:
-        place: The folder that the registry was in.
+        place: The folder or URL that the registry was at.
         digest: SHA-256 of the entry's bytes.
         time: Seconds since 1970.
     """
@@ -55,9 +55,10 @@ class SeenLogs:
     its logs have to go on from what was seen in one of the others.
     """
 
-    def __init__(self, file: Path, place: Path) -> None:
+    def __init__(self, file: Path, place: Path | str) -> None:
+        """Remember in a file what was seen in a place: a folder, or a URL."""
         self.file = file
-        self._place = os.path.realpath(place)
+        self._place = place if isinstance(place, str) else os.path.realpath(place)
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
         self._owner = 0

@@ -40,7 +40,7 @@ class ManifestStore:
     """`manifests/<top hash>.jsonl.gz`."""
 
     def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+        self.storage = storage
 
     def key(self, top_hash: str) -> str:
         """Return where a version is stored, there or not.
@@ -54,11 +54,11 @@ class ManifestStore:
 
     def has(self, top_hash: str) -> bool:
         """True if something is stored as that version; it is not read."""
-        return self._storage.stat(self.key(top_hash)) is not None
+        return self.storage.stat(self.key(top_hash)) is not None
 
     def names(self) -> set[str]:
         """Return the top hash of every manifest that is there."""
-        names = self._storage.names(_FOLDER)
+        names = self.storage.names(_FOLDER)
         found = {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
         return {name for name in found if _HASH.fullmatch(name)}
 
@@ -89,10 +89,10 @@ class ManifestStore:
         packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
         packed = _HEAD + (packer.compress(text) + packer.flush())[len(_HEAD) :]
         if damaged:
-            self._storage.put(key, packed)
+            self.storage.put(key, packed)
             return
         with suppress(FileExistsError):  # another writer was faster with the same version
-            self._storage.create(key, packed)
+            self.storage.create(key, packed)
 
     def _is_sound(self, top_hash: str) -> bool:
         try:
@@ -133,7 +133,7 @@ class ManifestStore:
             NotFoundError: It, or the one it differs from, is not there.
             DataMismatchError: It is corrupt.
         """
-        what = f"Manifest {top_hash[:12]} of {self._storage.url}"
+        what = f"Manifest {top_hash[:12]} of {self.storage.url}"
         text = self._text(top_hash)
         header, _, body = text.partition(b"\n")
         if body.startswith(b'{"base"'):
@@ -144,13 +144,13 @@ class ManifestStore:
         """Return the lines of a version's entries as they are stored, to see if two list the same; not verified."""
         body = self._text(top_hash).partition(b"\n")[2]
         if body.startswith(b'{"base"'):
-            what = f"Manifest {top_hash[:12]} of {self._storage.url}"
+            what = f"Manifest {top_hash[:12]} of {self.storage.url}"
             body = b"\n".join([*self._expand(body.split(b"\n")[:-1], what), b""])
         return body
 
     def header(self, top_hash: str) -> dict[str, Any]:
         """Return a version's header alone: for listings, and not verified."""
-        what = f"Manifest {top_hash[:12]} of {self._storage.url}"
+        what = f"Manifest {top_hash[:12]} of {self.storage.url}"
         return Manifest.decode_header(next(self._first_lines(top_hash)), what=what)
 
     def base_of(self, top_hash: str) -> str | None:
@@ -184,19 +184,19 @@ class ManifestStore:
         body = self._text(top_hash).partition(b"\n")[2]
         if body.startswith(b'{"base"'):
             raise DataMismatchError(
-                f"Manifest {top_hash[:12]} of {self._storage.url} is itself a difference, which no base may be."
+                f"Manifest {top_hash[:12]} of {self.storage.url} is itself a difference, which no base may be."
             )
         return body.split(b"\n")[:-1]
 
     def _bytes(self, top_hash: str) -> bytes:
         try:
-            return self._storage.read(self.key(top_hash), max_bytes=MAX_MANIFEST)
+            return self.storage.read(self.key(top_hash), max_bytes=MAX_MANIFEST)
         except FileNotFoundError:
             raise self._missing(top_hash) from None
 
     def _missing(self, top_hash: str) -> NotFoundError:
         return NotFoundError(
-            f"No version {top_hash[:12]}… in {self._storage.url}.",
+            f"No version {top_hash[:12]}… in {self.storage.url}.",
             hint="It was deleted, or its manifest is lost: restore it from another copy of the registry.",
         )
 
@@ -233,7 +233,7 @@ class ManifestStore:
         opener = zlib.decompressobj(_GZIP)
         lines = 0
         try:
-            with self._storage.open(self.key(top_hash)) as handle:
+            with self.storage.open(self.key(top_hash)) as handle:
                 while lines < 2 and not opener.eof and len(text) <= MAX_LINE:
                     block = opener.unconsumed_tail or handle.read(4096)
                     if not block:
@@ -252,6 +252,6 @@ class ManifestStore:
 
     def _damaged(self, top_hash: str, why: str) -> DataMismatchError:
         return DataMismatchError(
-            f"Manifest {top_hash[:12]} of {self._storage.url} is corrupt: {why}.",
+            f"Manifest {top_hash[:12]} of {self.storage.url} is corrupt: {why}.",
             hint="Restore it from another copy of the registry; nothing of it was used.",
         )

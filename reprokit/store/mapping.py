@@ -12,14 +12,16 @@ import os
 import resource
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from reprokit.core.atomic_files import os_errors
 from reprokit.core.digest import CHUNKED, Digest, hash_all, hash_bytes
+from reprokit.core.regular_files import open_regular
 from reprokit.schema.manifest import Entry
 from reprokit.store.objects import ObjectStore, corrupt
 
-__all__ = ["MappedFile", "map_loose", "unchanged"]
+__all__ = ["MappedFile", "map_file", "map_loose", "unchanged"]
 
 _TICK = 2_000_000_000  # ns; a file that changed this short before it was read may change again and look the same
 _WILLNEED = getattr(mmap, "MADV_WILLNEED", None)
@@ -96,6 +98,12 @@ def map_loose(store: ObjectStore, entries: Sequence[Entry], *, what: str, own: b
 
 def _name(digest: Digest) -> str:
     return f"{digest.type}/{digest.hex}"
+
+
+def map_file(path: Path) -> memoryview:
+    """Return the bytes of a file of ours, to be sent; unverified."""
+    with open_regular(path) as handle:
+        return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _mapped(handle: BinaryIO, own: bool, *, ahead: bool) -> memoryview:

@@ -20,9 +20,9 @@ from reprokit.core.scratch import ALL, LONG, abandoned
 from reprokit.errors import DataMismatchError, NotFoundError, PurgedError
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.index import Index, PackPlace
-from reprokit.store.packs import PACK_NAME, SMALL, Member, Pack
+from reprokit.store.packs import MAX_BYTES, PACK_NAME, SMALL, Member, Pack
 
-__all__ = ["TEMPORARY", "ObjectStore", "corrupt", "hint_of", "is_digest_of", "parse_hint"]
+__all__ = ["TEMPORARY", "ObjectStore", "corrupt", "hint_of", "is_digest_of", "parse_hint", "purged_sentence"]
 
 _OPEN_PACKS = 256
 _ATTEMPTS = 5
@@ -55,8 +55,14 @@ def parse_hint(hint: str) -> PackPlace | None:
 class ObjectStore:
     """`objects/<algorithm>/<2 hex>/<rest>`, `packs/<hex>.zip`, and `tmp/` for what is neither yet."""
 
-    def __init__(self, root: Path, index: Index) -> None:
+    def __init__(self, root: Path, index: Index, *, pack_bytes: int = MAX_BYTES) -> None:
+        """Use a folder.
+
+        Args:
+            pack_bytes: What a pack holds, but for its last member.
+        """
         self.root = root
+        self.pack_bytes = pack_bytes
         self.index = index
         self._open: OrderedDict[str, Pack] = OrderedDict()
         self._lock = threading.Lock()
@@ -334,9 +340,7 @@ class ObjectStore:
             stone = load_json(read_regular(path, max_bytes=_MAX_TOMBSTONE), what=str(path), max_bytes=_MAX_TOMBSTONE)
         except FileNotFoundError:
             return None
-        if not isinstance(stone, dict):
-            stone = {}
-        return f"It was purged on {stone.get('time')} by {stone.get('writer')}: {stone.get('reason')}."
+        return purged_sentence(stone)
 
     def close_pack(self, name: str) -> None:
         """Forget an open pack; who still reads it keeps it."""
@@ -380,6 +384,12 @@ def corrupt(what: str, expected: Digest, found: Digest | str) -> DataMismatchErr
         hint="Nothing of it was used. Restore the object from another copy of the registry, or list what it affects: "
         f"`reprokit verify --uses {expected.hex[:12]}`.",
     )
+
+
+def purged_sentence(stone: object) -> str:
+    """Return what a tombstone says."""
+    said = stone if isinstance(stone, dict) else {}
+    return f"It was purged on {said.get('time')} by {said.get('writer')}: {said.get('reason')}."
 
 
 def _listdir(folder: Path) -> list[str]:

@@ -25,12 +25,22 @@ from reprokit.core.digest import Hasher
 from reprokit.core.regular_files import open_regular
 from reprokit.errors import DataMismatchError
 
-__all__ = ["MAX_MEMBERS", "PACK_NAME", "SMALL", "Member", "Pack", "PackWriter"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_MEMBERS",
+    "PACK_NAME",
+    "SMALL",
+    "Member",
+    "Pack",
+    "PackWriter",
+    "directory_size",
+    "parse_directory",
+]
 
 SMALL = 1024 * 1024  # bytes; an object of this size or more lies loose
 MAX_MEMBERS = 65_000
 PACK_NAME = re.compile(r"[0-9a-f]{64}")
-_MAX_BYTES = 1024 * 1024 * 1024
+MAX_BYTES = 1024 * 1024 * 1024  # and what the last member has beyond it
 _FLUSH = 4 * 1024 * 1024
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -57,8 +67,9 @@ class Member(NamedTuple):
 class PackWriter:
     """Writes one pack. Not for several threads at once; hashing goes on in a thread of its own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES) -> None:
         self.path = path
+        self._max_bytes = max_bytes
         self.members: dict[bytes, Member] = {}
         self._handle = os.fdopen(os.open(path, _CREATE, 0o444), "wb", buffering=0)
         self._pending: list[bytes | memoryview] = []
@@ -71,7 +82,7 @@ class PackWriter:
 
     @property
     def is_full(self) -> bool:
-        return len(self.members) >= MAX_MEMBERS or self._written + self._pending_bytes >= _MAX_BYTES
+        return len(self.members) >= MAX_MEMBERS or self._written + self._pending_bytes >= self._max_bytes
 
     def add(self, raw: bytes, data: bytes | memoryview) -> None:
         """Append an object by the 32 bytes of its digest."""
@@ -152,25 +163,11 @@ class Pack:
         """
         if not self.reaches(self.size):
             raise self._damaged("it was truncated")
-        end = _END.unpack(self.map[-_END.size :])
-        sign, _, _, _, count, length, start, comment = end
-        if (
-            sign != b"PK\x05\x06"
-            or comment
-            or start + length + _END.size != self.size
-            or length != count * _CENTRAL.size
-        ):
-            raise self._damaged("it is truncated, or not a pack")
-        found: dict[bytes, Member] = {}
-        for record in _CENTRAL.iter_unpack(self.map[start : start + length]):
-            at, size, name = record[16] + _HEADER, record[9], record[17]
-            if record[0] != b"PK\x01\x02" or record[4] or record[8] != size or record[10] != 64 or at + size > start:
-                raise self._damaged(f"its directory says that {name[:12]!r} lies where nothing can")
-            try:
-                found[unhexlify(name)] = Member(at, size)
-            except ValueError:
-                raise self._damaged(f"{name[:12]!r} in its directory is no digest") from None
-        return found
+        try:
+            tail = directory_size(self.map[-_END.size :], self.size)
+            return parse_directory(self.map[-tail:], self.size)
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
 
     def read(self, offset: int, size: int) -> bytes:
         """Return bytes of the pack, unverified; fewer than `size` if the place is not inside."""
@@ -189,6 +186,45 @@ class Pack:
             hint="Nothing of it was used. Restore the file from another copy of the registry; "
             "`reprokit verify --all` lists what it affects.",
         )
+
+
+def directory_size(end: bytes, size: int) -> int:
+    """Return how many bytes at the end of a pack its directory takes.
+
+    Args:
+        end: Its last bytes, at least 22 of them.
+        size: Of the pack.
+    Raises:
+        ValueError: It is not a pack that reprokit writes; says why.
+    """
+    if len(end) < _END.size:
+        raise ValueError("it is truncated")
+    sign, _, _, _, count, length, start, comment = _END.unpack(end[-_END.size :])
+    if sign != b"PK\x05\x06" or comment or start + length + _END.size != size or length != count * _CENTRAL.size:
+        raise ValueError("it is truncated, or not a pack")
+    return int(length) + _END.size
+
+
+def parse_directory(tail: bytes, size: int) -> dict[bytes, Member]:
+    """Return where each member, by the 32 bytes of its digest, claims to lie; every claim is inside the pack.
+
+    Args:
+        tail: The directory, to the end of the pack.
+        size: Of the pack.
+    Raises:
+        ValueError: As `directory_size`.
+    """
+    start = size - len(tail)
+    found: dict[bytes, Member] = {}
+    for record in _CENTRAL.iter_unpack(tail[: -_END.size]):
+        at, length, name = record[16] + _HEADER, record[9], record[17]
+        if record[0] != b"PK\x01\x02" or record[4] or record[8] != length or record[10] != 64 or at + length > start:
+            raise ValueError(f"its directory says that {name[:12]!r} lies where nothing can")
+        try:
+            found[unhexlify(name)] = Member(at, length)
+        except ValueError:
+            raise ValueError(f"{name[:12]!r} in its directory is no digest") from None
+    return found
 
 
 def _stamp(seen: os.stat_result) -> tuple[int, int, int, int]:

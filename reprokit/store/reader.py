@@ -66,7 +66,8 @@ class PackReader(Reader):
         self._store = store
         self._packs: dict[str, Pack] = {}
         self._loose: dict[int, MappedFile] = {}
-        self._places, self._values, self._sizes = manifest.columns()
+        places, self._values, self._sizes = manifest.columns()
+        self._places = list(places)
         self._verified: list[tuple[Pack, int, int] | None] = [None] * len(self._sizes)
 
     def read(self, position: int) -> bytes:

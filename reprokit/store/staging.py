@@ -125,7 +125,9 @@ class Staging:
 
     def _writer(self) -> PackWriter:
         if not self._writers or self._writers[-1].is_full:
-            self._writers.append(PackWriter(self._folder / f"pack-{len(self._writers)}"))
+            self._writers.append(
+                PackWriter(self._folder / f"pack-{len(self._writers)}", max_bytes=self._store.pack_bytes)
+            )
         return self._writers[-1]
 
     def _reuse(self, place: PackPlace) -> bool:

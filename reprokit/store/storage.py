@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -60,6 +61,14 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        """Return part of what is stored, less of it where it ends before.
+
+        Raises:
+            FileNotFoundError, DataMismatchError: As `read`.
+        """
+
+    @abstractmethod
     def open(self, key: str) -> AbstractContextManager[Readable]:
         """Open what is stored, to read its beginning without the rest.
 
@@ -80,6 +89,14 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def walk(self, folder: str, *, after: str = "") -> Iterator[Stored]:
+        """Yield all that is stored below a folder, sorted by key.
+
+        Args:
+            after: Only keys behind this one.
+        """
+
+    @abstractmethod
     def create(self, key: str, data: bytes) -> None:
         """Store bytes durably under a key that has none yet: all of them or nothing, and one of two writers.
 
@@ -88,7 +105,7 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Store bytes durably, in the place of those that were there."""
 
     @abstractmethod
@@ -109,6 +126,11 @@ class FolderStorage(Storage):
     def read(self, key: str, *, max_bytes: int) -> bytes:
         return read_regular(self.root / key, max_bytes=max_bytes)
 
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        with open_regular(self.root / key) as handle:
+            handle.seek(offset)
+            return handle.read(length)
+
     def open(self, key: str) -> AbstractContextManager[Readable]:
         return open_regular(self.root / key)
 
@@ -126,10 +148,18 @@ class FolderStorage(Storage):
             return []
         return [name for name in names if name > after and not name.startswith(".")]
 
+    def walk(self, folder: str, *, after: str = "") -> Iterator[Stored]:
+        for name in sorted(self.names(folder)):
+            key = f"{folder}/{name}"
+            if (self.root / key).is_dir():
+                yield from self.walk(key, after=after)
+            elif key > after and (found := self.stat(key)) is not None:
+                yield found
+
     def create(self, key: str, data: bytes) -> None:
         durable_write(self.root / key, data, exclusive=True)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         durable_write(self.root / key, data)
 
     def delete(self, key: str) -> None:

@@ -20,7 +20,7 @@ from reprokit.store.staging import stage
 
 def test_the_limits_fit_into_the_fields_of_a_zip() -> None:
     assert MAX_MEMBERS < 2**16 - 1  # 65,535 says that the number stands elsewhere
-    assert packs._MAX_BYTES + SMALL + packs._HEADER + MAX_MEMBERS * packs._CENTRAL.size + packs._END.size < 2**32 - 1
+    assert packs.MAX_BYTES + SMALL + packs._HEADER + MAX_MEMBERS * packs._CENTRAL.size + packs._END.size < 2**32 - 1
 
 
 @pytest.mark.parametrize("count", [4, 5, 9])

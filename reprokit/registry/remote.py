@@ -1,0 +1,266 @@
+"""A registry in an object store: nothing of ours runs there, and the only conditional write is the log entry.
+
+What is read comes near, verified, into a folder of the cache; what is written is complete there before it is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from reprokit.core.atomic_files import durable_write, os_errors
+from reprokit.core.digest import Digest
+from reprokit.core.progress import SILENT, Progress
+from reprokit.errors import NotFoundError, RegistryError
+from reprokit.registry.base import Sink
+from reprokit.registry.remote_signs import RemoteSigns
+from reprokit.registry.seen import SeenLogs
+from reprokit.registry.stored import StoredRegistry
+from reprokit.schema.manifest import Entry, Manifest
+from reprokit.store.cached_storage import CachedStorage
+from reprokit.store.index import Index
+from reprokit.store.objects import ObjectStore
+from reprokit.store.reader import PackReader, Reader
+from reprokit.store.remote_objects import PART, RemoteObjects
+from reprokit.store.staging import Staging, stage
+from reprokit.store.storage import Storage
+
+__all__ = ["RemoteRegistry"]
+
+_WINDOW = 4 * 1024 * 1024  # bytes that come near at once where many entries are read one by one
+
+
+class RemoteRegistry(StoredRegistry):
+    """See the module. Opening reads the marker alone; the first write creates it."""
+
+    def __init__(self, storage: Storage, *, cache: Path, home: Path | None = None) -> None:
+        """Open a registry.
+
+        Args:
+            cache: Where what was read is kept, and its index.
+            home: Where it is kept what this machine saw of its logs last, and how its store behaves.
+        """
+        super().__init__(storage)
+        self._bare = storage
+        self._cache = cache
+        self._home = home
+        self.signs = RemoteSigns(storage)
+        self._open()
+
+    def _opened(self) -> None:
+        near = self._cache / "near" / self.uuid
+        self.storage = CachedStorage(self._bare, near)
+        self.manifests.storage = self.storage
+        self.history.storage = self.storage
+        if self._home is not None:
+            self.history.seen = SeenLogs(self._home / "seen" / f"{self.uuid}.sqlite", self.url)
+
+    @cached_property
+    def objects(self) -> RemoteObjects:
+        """The objects; only of a registry that is one."""
+        index = self._cache / "index"
+        near = ObjectStore(self._cache / "near" / self.uuid, Index(index / f"{self.uuid}-near.sqlite"), pack_bytes=PART)
+        return RemoteObjects(self._bare, near, Index(index / f"{self.uuid}.sqlite"))
+
+    def _ensure(self) -> None:
+        if not self.opened:
+            self._probe()
+        super()._ensure()
+        known = None if self._home is None else self._home / "stores" / self.uuid
+        if known is not None and not known.exists():
+            self._probe()
+            durable_write(known, b"conditional\n")
+
+    def _probe(self) -> None:
+        """Create a random key twice: a store that lets both be has no registry written into it."""
+        key = f"probe/{secrets.token_hex(16)}"
+        self._bare.create(key, b"first")
+        try:
+            self._bare.create(key, b"second")
+        except FileExistsError:
+            there = self._bare.read(key, max_bytes=10)
+        else:
+            there = b"second"
+        self._bare.delete(key)
+        if there != b"first":
+            raise RegistryError(
+                f"{self.url} is not written to: its store overwrites what was to be created only if it is not there "
+                "(`If-None-Match: *`), so of two who publish at once one would be lost.",
+                hint="Use a store with conditional writes (Amazon S3, Google Cloud, Azure, MinIO, SeaweedFS), "
+                "or a folder. Reading from this one works.",
+            )
+
+    # objects
+
+    def staging(self) -> AbstractContextManager[Sink]:
+        self._ensure()
+        return self._staging()
+
+    @contextlib.contextmanager
+    def _staging(self) -> Iterator[Sink]:
+        with os_errors(f"Storing objects in {self.url}"):
+            with stage(self.objects.near) as staging:
+                sink = _RemoteSink(staging, self.objects)
+                yield sink
+            sink.send()
+
+    def has_object(self, digest: Digest, size: int) -> bool:
+        return self.opened and not self.objects.lacking([(digest, size)])
+
+    def lacking(self, entries: Iterable[Entry]) -> list[Entry]:
+        every: dict[tuple[Digest, int], Entry] = {}
+        for entry in entries:
+            every.setdefault((entry.digest, entry.size), entry)
+        return [every[one] for one in self.objects.lacking(every)] if self.opened else list(every.values())
+
+    def read_object(self, entry: Entry, *, what: str) -> bytes:
+        with os_errors(f"Reading {what}"):
+            return self._there(entry, what).read(entry, what=what)
+
+    def copy_object(self, entry: Entry, sink: BinaryIO | None, *, what: str) -> None:
+        with os_errors(f"{'Reading' if sink is None else 'Copying'} {what}"):
+            self._there(entry, what).copy_to(entry, sink, what=what)
+
+    def reader(self, manifest: Manifest, *, what: str) -> Reader:
+        return _RemoteReader(self.objects, manifest, what=what)
+
+    def read_range(self, entry: Entry, offset: int, length: int, *, what: str) -> bytes:
+        with os_errors(f"Reading {what}"):
+            return self._there(entry, what).read_range(entry, offset, length, what=what)
+
+    def fetch(self, entries: Iterable[Entry], *, what: str, progress: Progress = SILENT) -> None:
+        with os_errors(f"Reading {what}"):
+            self.objects.fetch(entries, what=what, progress=progress)
+
+    def _there(self, entry: Entry, what: str) -> RemoteObjects:
+        if not self.opened:
+            raise NotFoundError(f"{what}: its object {entry.digest.hex[:12]}… is missing from {self.url}.")
+        return self.objects
+
+    def recall(self, source: str) -> bytes | None:
+        return self.objects.index.source(source) if self.opened else None
+
+    def remember(self, source: str, facts: bytes) -> None:
+        self.objects.index.keep_source(source, facts)
+
+    # versions
+
+    def holds(self, manifest: Manifest) -> bool:
+        with os_errors(f"Reading from {self.url}"):
+            if not self.opened:
+                return False
+            try:
+                self.objects.locate(manifest)
+            except NotFoundError:
+                return False
+            return self.manifests.has(manifest.top_hash)
+
+    @contextlib.contextmanager
+    def _publishing(self) -> Iterator[Callable[[Manifest], Manifest]]:
+        yield self.objects.locate
+
+    # signs of life
+
+    @contextlib.contextmanager
+    def claim(self, run_id: str) -> Iterator[None]:
+        self._ensure()
+        with self.signs.claim(run_id):
+            yield
+
+    def is_claimed(self, run_id: str) -> bool:
+        with os_errors(f"Looking for the sign of life of run {run_id} in {self.url}"):
+            return self.signs.is_claimed(run_id)
+
+
+class _RemoteSink(Sink):
+    """Objects that become complete near, and are sent then."""
+
+    def __init__(self, staging: Staging, objects: RemoteObjects) -> None:
+        self._staging = staging
+        self._objects = objects
+        self._put: dict[tuple[Digest, int], None] = {}
+        self._places: dict[str, str] = {}
+        self._sent: int | None = None
+
+    @property
+    def new_bytes(self) -> int:
+        return self._staging.new_bytes if self._sent is None else self._sent
+
+    def place(self, value: str) -> str:
+        return self._places.get(value, "")
+
+    def send(self) -> None:
+        """Send what was put and is not there."""
+        self._sent, self._places = self._objects.upload(self._put)
+
+    def put_bytes(self, data: bytes | memoryview) -> tuple[Digest, int]:
+        return self._kept(*self._staging.put_bytes(data))
+
+    def put_all(self, pieces: Sequence[bytes | memoryview]) -> list[Digest]:
+        digests = self._staging.put_all(pieces)
+        for digest, piece in zip(digests, pieces, strict=True):
+            self._kept(digest, len(piece))
+        return digests
+
+    def put_hashed(self, digest: Digest, parts: Sequence[memoryview], size: int) -> None:
+        self._staging.put_hashed(digest, parts, size)
+        self._kept(digest, size)
+
+    def put_stream(self, source: BinaryIO, size: int, *, threads: int = 2) -> tuple[Digest, int]:
+        return self._kept(*self._staging.put_stream(source, size, threads=threads))
+
+    def put_known(self, source: BinaryIO, digest: Digest, size: int, *, what: str) -> None:
+        self._staging.put_known(source, digest, size, what=what)
+        self._kept(digest, size)
+
+    def _kept(self, digest: Digest, size: int) -> tuple[Digest, int]:
+        self._put[digest, size] = None
+        return digest, size
+
+
+class _RemoteReader(PackReader):
+    """Reads from what is near, and brings the neighbours of what is not with it."""
+
+    def __init__(self, objects: RemoteObjects, manifest: Manifest, *, what: str) -> None:
+        super().__init__(objects.near, manifest, what=what)
+        self._objects = objects
+        self._near = bytearray(len(self._sizes))
+
+    def read(self, position: int) -> bytes:
+        if not self._near[position]:
+            self._bring(self._window(position))
+        return super().read(position)
+
+    def view(self, position: int) -> bytes | memoryview:
+        if not self._near[position]:
+            self._bring(self._window(position))
+        return super().view(position)
+
+    def views(self, positions: Sequence[int], *, own: bool = False) -> list[memoryview]:
+        self._bring([position for position in positions if not self._near[position]])
+        return super().views(positions, own=own)
+
+    def _window(self, position: int) -> list[int]:
+        found, size = [position], self._sizes[position]
+        for later in range(position + 1, len(self._sizes)):
+            size += self._sizes[later]
+            if size > _WINDOW or self._near[later]:
+                break
+            found.append(later)
+        return found
+
+    def _bring(self, positions: Sequence[int]) -> None:
+        entries = [self._manifest.entries[position] for position in positions]
+        with os_errors(f"Reading {self._what}"):
+            self._objects.fetch(entries, what=self._what)
+            places = self._objects.near.find(entry.digest for entry in entries)
+        for position, entry in zip(positions, entries, strict=True):
+            self._near[position] = True
+            place = places.get(entry.digest)
+            if place is not None:
+                self._places[position] = f"packs/{place[0]}.zip#{place[1].offset},{place[1].size}"

@@ -1,0 +1,132 @@
+"""Real object stores for tests: servers on this machine, each in a folder of its own, stopped with the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+KEY = "AKIDTESTTESTTESTTEST"
+SECRET = "secretsecretsecretsecretsecret00"
+_READY = 60  # seconds
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that speaks S3, and the variables that lead to it."""
+
+    port: int
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        return {
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+        }
+
+    def make_bucket(self, name: str) -> None:
+        import boto3  # noqa: PLC0415
+
+        boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{self.port}",
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+        ).create_bucket(Bucket=name)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def seaweed(folder: Path) -> Iterator[Server]:
+    """Run SeaweedFS: an independent implementation, with authentication, checksums and conditional writes."""
+    program = _program("weed")
+    folder.mkdir(parents=True, exist_ok=True)
+    port, master, volume, filer = (free_port() for _ in range(4))
+    who = {"name": "tests", "credentials": [{"accessKey": KEY, "secretKey": SECRET}]}
+    who["actions"] = ["Admin", "Read", "Write", "List", "Tagging"]
+    (folder / "s3.json").write_text(json.dumps({"identities": [who]}))
+    command = [
+        program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-s3", f"-s3.config={folder / 's3.json'}",
+        f"-s3.port={port}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-master.port={master}",
+        f"-master.port.grpc={free_port()}", f"-volume.port={volume}", f"-volume.port.grpc={free_port()}",
+        f"-filer.port={filer}", f"-filer.port.grpc={free_port()}", f"-s3.port.grpc={free_port()}",
+        "-master.volumeSizeLimitMB=64", "-volume.max=100",
+    ]  # fmt: skip
+    with _running(command, folder, port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def moto(folder: Path) -> Iterator[Server]:
+    """Run moto's server: quick, conditional writes, no authentication."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with _running([sys.executable, "-m", "moto.server", "-p", str(port)], folder, port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def rclone(folder: Path) -> Iterator[Server]:
+    """Run `rclone serve s3`, which ignores conditions without a word."""
+    (folder / "root").mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = [_program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
+    command += ["--vfs-cache-mode", "off", "--no-cleanup", str(folder / "root")]
+    with _running(command, folder, port) as server:
+        yield server
+
+
+def _program(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise RuntimeError(f"{name} is not installed; it comes with the extra `test`")
+    return found
+
+
+@contextlib.contextmanager
+def _running(command: list[str], folder: Path, port: int) -> Iterator[Server]:
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+    try:
+        _wait_for(process, port, folder)
+        yield Server(port)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # SeaweedFS takes its time to end, and nothing of it is kept
+        process.wait()
+
+
+def _wait_for(process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
+    end = time.monotonic() + _READY
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
+        except urllib.error.HTTPError:
+            return  # it answers, and wants to know who asks
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise RuntimeError(f"the server did not come up: {(folder / 'server.log').read_text()[-2000:]}")
