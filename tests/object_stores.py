@@ -38,7 +38,7 @@ class Server:
         }
 
     def make_bucket(self, name: str) -> None:
-        import boto3  # noqa: PLC0415
+        import boto3
 
         boto3.client(
             "s3",

@@ -48,6 +48,7 @@ def write_entries(
             registry.copy_object(entry, sink, what=f"{entry.logical_key} of {what}")
         advance()
 
+    registry.fetch([one for one in chosen if one.size < SMALL], what=what, progress=progress)
     with progress.task(title, len(chosen), unit="files") as advance, ThreadPoolExecutor(_THREADS) as pool:
         futures = []
         for key, entry in zip(keys, chosen, strict=True):

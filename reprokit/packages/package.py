@@ -243,7 +243,7 @@ class Package:
         """
         problems: list[Problem] = []
         sound = set() if sound is None else sound
-        reader = self.registry.reader(self.manifest, what=str(self))  # a new one: it takes nothing as verified
+        reader = self.registry.reader(self.manifest, what=str(self), anew=True)  # it takes nothing as verified
         checks: Mapping[str, Callable[[memoryview], None]] = {}
         try:
             checks = claims(self) if claims is not None else {}

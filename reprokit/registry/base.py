@@ -122,8 +122,12 @@ class Registry(ABC):
             DataMismatchError, NotFoundError, RegistryError: An object is corrupt, missing, or cannot be read.
         """
 
-    def reader(self, manifest: Manifest, *, what: str) -> Reader:
-        """Return what reads many entries of a version by their position."""
+    def reader(self, manifest: Manifest, *, what: str, anew: bool = False) -> Reader:  # noqa: ARG002
+        """Return what reads many entries of a version by their position.
+
+        Args:
+            anew: From where the registry lies, whatever of it is near.
+        """
         return Reader(self.read_object, manifest, what=what)
 
     @abstractmethod

@@ -109,7 +109,7 @@ class LocalRegistry(StoredRegistry):
         with os_errors(f"{'Reading' if sink is None else 'Copying'} {what}"):
             self.objects.copy_to(entry, sink, what=what)
 
-    def reader(self, manifest: Manifest, *, what: str) -> Reader:
+    def reader(self, manifest: Manifest, *, what: str, anew: bool = False) -> Reader:  # noqa: ARG002
         return PackReader(self.objects, manifest, what=what)
 
     def read_range(self, entry: Entry, offset: int, length: int, *, what: str) -> bytes:

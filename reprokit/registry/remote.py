@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from reprokit.core.atomic_files import durable_write, os_errors
@@ -126,8 +127,16 @@ class RemoteRegistry(StoredRegistry):
         with os_errors(f"{'Reading' if sink is None else 'Copying'} {what}"):
             self._there(entry, what).copy_to(entry, sink, what=what)
 
-    def reader(self, manifest: Manifest, *, what: str) -> Reader:
-        return _RemoteReader(self.objects, manifest, what=what)
+    def reader(self, manifest: Manifest, *, what: str, anew: bool = False) -> Reader:
+        if not self.opened:
+            return super().reader(manifest, what=what)
+        if not anew:
+            return _RemoteReader(self.objects, manifest, what=what)
+        place = self._cache / "anew"
+        place.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(dir=place, prefix=f"{self.uuid}-")
+        empty = ObjectStore(Path(folder.name), Index(None), pack_bytes=PART)
+        return _RemoteReader(RemoteObjects(self._bare, empty, self.objects.index), manifest, what=what, kept=folder)
 
     def read_range(self, entry: Entry, offset: int, length: int, *, what: str) -> bytes:
         with os_errors(f"Reading {what}"):
@@ -226,8 +235,14 @@ class _RemoteSink(Sink):
 class _RemoteReader(PackReader):
     """Reads from what is near, and brings the neighbours of what is not with it."""
 
-    def __init__(self, objects: RemoteObjects, manifest: Manifest, *, what: str) -> None:
+    def __init__(self, objects: RemoteObjects, manifest: Manifest, *, what: str, kept: object = None) -> None:
+        """Read a version.
+
+        Args:
+            kept: What is to live as long as this reader: a folder that goes with it.
+        """
         super().__init__(objects.near, manifest, what=what)
+        self._kept = kept
         self._objects = objects
         self._near = bytearray(len(self._sizes))
 
