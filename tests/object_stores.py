@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KEY = "AKIDTESTTESTTESTTEST"
-SECRET = "secretsecretsecretsecretsecret00"
+SECRET = "secretsecretsecretsecretsecret00"  # noqa: S105
 _READY = 60  # seconds
 
 

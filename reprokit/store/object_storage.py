@@ -30,6 +30,8 @@ __all__ = ["ObjectStorage", "open_storage"]
 
 _ATTEMPTS = 8
 _PAUSE = 0.05  # seconds, doubled with each attempt, drawn between nothing and that
+_LONGEST = 5.0  # seconds
+_BROKEN = ("HTTP error", "error sending request", "error decoding response", "body", "timed out")
 _TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h"}  # a slow line is no broken one
 _RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=3), "backoff": {"max_backoff": timedelta(seconds=15)}}
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
@@ -68,6 +70,7 @@ _BY_STATUS: Mapping[str, tuple[str, str]] = {
     "401": ("the credentials are not accepted", "{credentials}"),
     "403": _MEANINGS["AccessDenied"],
     "429": _MEANINGS["SlowDown"],
+    "500": ("the store had an error of its own", "Wait a while and repeat the command; nothing was lost."),
     "503": ("the store is busy, or down", "Wait a while and repeat the command; nothing was lost."),
     "507": _MEANINGS["InsufficientStorage"],
 }
@@ -75,6 +78,8 @@ _BY_STATUS: Mapping[str, tuple[str, str]] = {
 
 class _Client(Protocol):
     """What of obstore is used: the functions of its module."""
+
+    exceptions: Any
 
     def get(self, store: Any, path: str, /) -> Any: ...
     def get_range(self, store: Any, path: str, /, *, start: int, length: int) -> Any: ...
@@ -135,6 +140,7 @@ class ObjectStorage(Storage):
         self.url = url
         self._client = client
         self._store = store
+        self._errors: tuple[type[Exception], ...] = (client.exceptions.BaseError, OSError)
         self._scheme = url.partition("://")[0]
 
     def read(self, key: str, *, max_bytes: int) -> bytes:
@@ -150,7 +156,7 @@ class ObjectStorage(Storage):
         def read() -> bytes:
             try:
                 return bytes(self._client.get_range(self._store, key, start=offset, length=length))
-            except Exception as error:
+            except self._errors as error:
                 if _code(str(error)) == "InvalidRange" or "416" in _STATUS.findall(str(error)):
                     return b""  # it begins behind the end
                 raise
@@ -182,12 +188,20 @@ class ObjectStorage(Storage):
         return list(names | {meta["path"].removeprefix(start) for meta in found["objects"]})
 
     def walk(self, folder: str, *, after: str = "") -> Iterator[Stored]:
-        """Yield all that is stored below a folder, by key.
-
-        Args:
-            after: Only keys behind this one.
-        """
-        yield from self._do(lambda: list(self._listed(folder, offset=after)), f"Listing {self.name(folder)}")
+        failed = 0
+        while True:
+            try:
+                for stored in self._listed(folder, offset=after):
+                    yield stored
+                    after, failed = stored.key, 0
+            except self._errors as error:
+                failed += 1
+                told = self._told(error, f"Listing {self.name(folder)}")
+                if not isinstance(told, _Passing) or failed >= _ATTEMPTS:
+                    raise told from None
+                _pause(failed)
+            else:
+                return
 
     def _listed(self, folder: str, *, offset: str) -> Iterator[Stored]:
         options = {"offset": offset} if offset else {}
@@ -197,26 +211,29 @@ class ObjectStorage(Storage):
 
     def create(self, key: str, data: bytes) -> None:
         what = f"Writing {self.name(key)}"
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
-                self._do(lambda: self._client.put(self._store, key, data, mode="create", use_multipart=False), what)
-                return
-            except (FileExistsError, RegistryError) as error:
+                self._client.put(self._store, key, data, mode="create", use_multipart=False)
+            except self._errors as error:
+                told = self._told(error, what)
                 # somebody's, or our own, which a request that was sent twice met; or the answer got lost
+                if not isinstance(told, FileExistsError | _Passing):
+                    raise told from None
                 try:
                     there = self.read(key, max_bytes=len(data))
                 except FileNotFoundError:
-                    if attempt == _ATTEMPTS - 1 or not isinstance(error, FileExistsError):
-                        raise error from None
+                    if attempt == _ATTEMPTS:
+                        raise RegistryError(
+                            f"{what} failed: {_ATTEMPTS} times the store did not say that it is done, and it is not.",
+                            hint="Repeat the command; nothing was lost.",
+                        ) from error
                 else:
                     if there == data:
                         return
                     raise FileExistsError(17, "exists", self.name(key)) from None
-            time.sleep(random.uniform(0, _PAUSE * 2**attempt))  # noqa: S311
-        raise RegistryError(
-            f"{what} failed: the store said {_ATTEMPTS} times that it exists, and it does not.",
-            hint="Repeat the command; nothing was lost.",
-        )
+                _pause(attempt)
+            else:
+                return
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         self._do(lambda: self._client.put(self._store, key, data, use_multipart=False), f"Writing {self.name(key)}")
@@ -226,18 +243,32 @@ class ObjectStorage(Storage):
             self._do(lambda: self._client.delete(self._store, [key]), f"Removing {self.name(key)}")
 
     def _do(self, action: Callable[[], _T], what: str) -> _T:
-        try:
-            return action()
-        except FileNotFoundError as error:
-            if _code(str(error)) in ("NoSuchBucket", "ContainerNotFound"):
-                raise _explained(error, what, self._scheme) from None
-            raise FileNotFoundError(2, "is not there", what.partition(" ")[2]) from None
-        except Exception as error:
-            if type(error).__name__ in ("AlreadyExistsError", "PreconditionError"):
-                raise FileExistsError(17, "exists", what.partition(" ")[2]) from None
-            if isinstance(error, RegistryError) or not type(error).__module__.startswith(("obstore", "builtins")):
-                raise
-            raise _explained(error, what, self._scheme) from None
+        """Do what can be done again, as often as it fails in passing."""
+        attempt = 0
+        while True:
+            try:
+                return action()
+            except self._errors as error:
+                attempt += 1
+                told = self._told(error, what)
+                if not isinstance(told, _Passing) or attempt >= _ATTEMPTS:
+                    raise told from None
+                _pause(attempt)
+
+    def _told(self, error: Exception, what: str) -> Exception:
+        """Return an error of the client as what this storage raises."""
+        text = str(error)
+        if isinstance(error, FileNotFoundError):
+            if _code(text) in ("NoSuchBucket", "ContainerNotFound"):
+                return _explained(error, what, self._scheme)
+            return FileNotFoundError(2, "is not there", what.partition(" ")[2])
+        if type(error).__name__ in ("AlreadyExistsError", "PreconditionError"):
+            return FileExistsError(17, "exists", what.partition(" ")[2])
+        return _explained(error, what, self._scheme)
+
+
+class _Passing(RegistryError):
+    """What may be gone the next moment: a connection that broke, a store that is busy."""
 
 
 class _Blocks:
@@ -315,12 +346,17 @@ def _explained(error: Exception, what: str, scheme: str) -> RegistryError:
         return RegistryError(f"{what} failed: no storage account is named.", hint=credentials)
     meaning = _MEANINGS.get(code) or _BY_STATUS.get(number)
     if meaning is not None:
-        told = f" ({code or number})"
-        return RegistryError(f"{what} failed: {meaning[0]}{told}.", hint=meaning[1].format(credentials=credentials))
-    if "error sending request" in text or "error decoding response" in text or "operation timed out" in text:
-        return RegistryError(
+        kind = _Passing if code == "SlowDown" or number in ("429", "500", "503") else RegistryError
+        hint = meaning[1].format(credentials=credentials)
+        return kind(f"{what} failed: {meaning[0]} ({code or number}).", hint=hint)
+    if any(sign in text for sign in _BROKEN):
+        return _Passing(
             f"{what} failed: the store could not be reached, or the connection broke.",
             hint="Look at the network and at the endpoint, and repeat the command; nothing was lost.",
         )
     first = printable(text.partition("\n")[0], 300)
     return RegistryError(f"{what} failed: {first}", hint="Repeat the command; nothing was lost.")
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0, min(_PAUSE * 2**attempt, _LONGEST)))  # noqa: S311
