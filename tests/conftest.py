@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from reprokit.schema.facts import meta_of
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.record import OutputFacts, Record
 from tests.environment.making import copied, needed_by_reprokit
+from tests.object_stores import Server, moto, seaweed
 
 # TensorFlow and Triton each bring an LLVM, and a process that imports one after the other crashes. The tests' own
 # processes may import both frameworks, so PyTorch finds no Triton there; the scripts under test do.
@@ -228,6 +230,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         share = spent / total if total else 0
         terminalreporter.write_line(f"{spent:8.1f} s  {share:4.0%}  {len(tests[folder]):5} tests  {folder}")
     terminalreporter.write_line(f"{total:8.1f} s in {workers} worker{'s'[: workers != 1]}")
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """SeaweedFS with a bucket called `bucket`, shared by a worker's tests: each takes a folder of its own."""
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        server.make_bucket("bucket")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """moto's server with a bucket called `bucket`."""
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        server.make_bucket("bucket")
+        yield server
 
 
 @pytest.fixture(scope="session")

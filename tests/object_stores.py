@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 KEY = "AKIDTESTTESTTESTTEST"
 SECRET = "secretsecretsecretsecretsecret00"  # noqa: S105
 _READY = 60  # seconds
@@ -36,6 +38,11 @@ class Server:
             "AWS_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
         }
+
+    def used_by(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Set the variables for a test."""
+        for name, value in self.variables.items():
+            monkeypatch.setenv(name, value)
 
     def make_bucket(self, name: str) -> None:
         import boto3

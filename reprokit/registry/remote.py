@@ -17,7 +17,7 @@ from typing import BinaryIO
 from reprokit.core.atomic_files import durable_write, os_errors
 from reprokit.core.digest import Digest
 from reprokit.core.progress import SILENT, Progress
-from reprokit.errors import NotFoundError, RegistryError
+from reprokit.errors import DataMismatchError, NotFoundError, RegistryError
 from reprokit.registry.base import Sink
 from reprokit.registry.remote_signs import RemoteSigns
 from reprokit.registry.seen import SeenLogs
@@ -247,18 +247,27 @@ class _RemoteReader(PackReader):
         self._near = bytearray(len(self._sizes))
 
     def read(self, position: int) -> bytes:
-        if not self._near[position]:
-            self._bring(self._window(position))
+        self._come(position)
         return super().read(position)
 
     def view(self, position: int) -> bytes | memoryview:
-        if not self._near[position]:
-            self._bring(self._window(position))
+        self._come(position)
         return super().view(position)
 
     def views(self, positions: Sequence[int], *, own: bool = False) -> list[memoryview]:
         self._bring([position for position in positions if not self._near[position]])
         return super().views(positions, own=own)
+
+    def _come(self, position: int) -> None:
+        if self._near[position]:
+            return
+        window = self._window(position)
+        try:
+            self._bring(window)
+        except (DataMismatchError, NotFoundError):
+            if len(window) == 1:
+                raise
+            self._bring([position])  # what is wrong with a neighbour is the neighbour's
 
     def _window(self, position: int) -> list[int]:
         found, size = [position], self._sizes[position]

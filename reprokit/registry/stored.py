@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
-from reprokit.core.atomic_files import os_errors
+from reprokit.core.atomic_files import explain_os_error, os_errors
 from reprokit.core.canonical_json import canonical
 from reprokit.core.refs import check_package_name, check_tag
 from reprokit.core.safe_json import load_json
@@ -53,7 +53,8 @@ class StoredRegistry(Registry):
     @cached_property
     def uuid(self) -> str:
         """What the registry is called wherever it lies."""
-        return str(self._marker()["uuid"])
+        with os_errors(f"Opening the registry {self.url}"):
+            return str(self._marker()["uuid"])
 
     def exists(self) -> bool:
         """True if the place is a registry by now."""
@@ -62,7 +63,7 @@ class StoredRegistry(Registry):
 
     def _open(self) -> None:
         """Look whether the place is a registry; nothing is made."""
-        if self.exists():  # by now: another process may be making it
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self._check_format()
 
     def _ensure(self) -> None:
@@ -81,10 +82,13 @@ class StoredRegistry(Registry):
         self._created()
 
     def _marker(self) -> dict[str, Any]:
-        what = self.storage.name(MARKER)
-        with os_errors(f"Opening the registry {self.url}"):
+        try:
             raw = self.storage.read(MARKER, max_bytes=_MAX_MARKER)
-        content = load_json(raw, what=what, max_bytes=_MAX_MARKER)
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            raise explain_os_error(error, f"Opening the registry {self.url}") from error
+        content = load_json(raw, what=self.storage.name(MARKER), max_bytes=_MAX_MARKER)
         return content if isinstance(content, dict) else {}
 
     def _check_format(self) -> None:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from reprokit.core.terminal_text import printable
 from reprokit.errors import RegistryError, UsageError
@@ -33,7 +33,7 @@ _PAUSE = 0.05  # seconds, doubled with each attempt, drawn between nothing and t
 _LONGEST = 5.0  # seconds
 _BROKEN = ("HTTP error", "error sending request", "error decoding response", "body", "timed out")
 _TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h"}  # a slow line is no broken one
-_RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=3), "backoff": {"max_backoff": timedelta(seconds=15)}}
+_RETRY = {"max_retries": 3, "retry_timeout": timedelta(minutes=2), "backoff": {"max_backoff": timedelta(seconds=5)}}
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
 _T = TypeVar("_T")
@@ -76,20 +76,6 @@ _BY_STATUS: Mapping[str, tuple[str, str]] = {
 }
 
 
-class _Client(Protocol):
-    """What of obstore is used: the functions of its module."""
-
-    exceptions: Any
-
-    def get(self, store: Any, path: str, /) -> Any: ...
-    def get_range(self, store: Any, path: str, /, *, start: int, length: int) -> Any: ...
-    def head(self, store: Any, path: str, /) -> Any: ...
-    def put(self, store: Any, path: str, file: Any, /, **options: Any) -> Any: ...
-    def list(self, store: Any, prefix: str | None = None, /, **options: Any) -> Any: ...
-    def list_with_delimiter(self, store: Any, prefix: str | None = None, /) -> Any: ...
-    def delete(self, store: Any, paths: Any, /) -> Any: ...
-
-
 def open_storage(url: str) -> ObjectStorage:
     """Return what lies at `s3://bucket/prefix`, `gs://…`, `az://…`, or `memory://name` in this process.
 
@@ -115,13 +101,11 @@ def open_storage(url: str) -> ObjectStorage:
     clean = f"{scheme}://{place}"
     if scheme == "memory":
         return ObjectStorage(obstore, _MEMORY.setdefault(place, store.MemoryStore()), clean)
-    options: dict[str, Any] = {}
+    options: Any = {"client_options": {**_TIMEOUTS, "allow_http": _plain_http(scheme)}, "retry_config": _RETRY}
     if scheme == "s3" and (provider := _profile()) is not None:
         options["credential_provider"] = provider
     try:
-        opened = store.from_url(
-            clean, client_options={**_TIMEOUTS, "allow_http": _plain_http(scheme)}, retry_config=_RETRY, **options
-        )
+        opened: Any = store.from_url(clean, **options)
     except obstore.exceptions.BaseError as error:
         raise _explained(error, f"Opening {clean}", scheme) from None
     return ObjectStorage(obstore, opened, clean)
@@ -130,7 +114,7 @@ def open_storage(url: str) -> ObjectStorage:
 class ObjectStorage(Storage):
     """See the module. Safe for several threads."""
 
-    def __init__(self, client: _Client, store: Any, url: str) -> None:
+    def __init__(self, client: Any, store: Any, url: str) -> None:
         """Use a store.
 
         Args:
@@ -303,10 +287,14 @@ def _profile() -> Any:
             )
         return None
     from boto3 import Session  # slow to load, and seldom needed
+    from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
 
-    session = Session()
-    return Boto3CredentialProvider(session) if session.get_credentials() is not None else None
+    try:
+        session = Session()
+        return Boto3CredentialProvider(session) if session.get_credentials() is not None else None
+    except BotoCoreError as error:
+        raise RegistryError(f"The AWS profile cannot be used: {error}.", hint=_CREDENTIALS["s3"]) from None
 
 
 def _plain_http(scheme: str) -> bool:

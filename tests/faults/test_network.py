@@ -1,0 +1,182 @@
+"""What networks and stores do to a registry in an object store: nothing is lost, nothing is corrupt, all is named.
+
+A proxy stands before SeaweedFS and breaks a share of the requests, drawn by a seed. REPROKIT_TEST_SCALE=10 draws some
+thousand faults. And a process is killed before each request that it makes, on a storage that outlives it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from reprokit.errors import Error
+from reprokit.packages.build import build
+from reprokit.packages.package import verify_registry
+from reprokit.registry import open_registry
+from reprokit.registry.local import LocalRegistry
+from reprokit.registry.remote import RemoteRegistry
+from reprokit.runs.transfer import push
+from reprokit.store.storage import FolderStorage, Readable, Stored
+from tests.conftest import SCALE
+from tests.fault_proxy import KINDS, fault_proxy
+from tests.object_stores import Server
+from tests.registry.contract import store
+
+DRAWS = max(1, round(2 * SCALE))
+ROUNDS = 8
+
+
+@pytest.mark.parametrize("seed", range(DRAWS))
+def test_a_network_that_breaks_loses_nothing(
+    weed: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    drawn = random.Random(seed)
+    url = f"s3://bucket/{uuid.uuid4()}"
+    said: list[str] = []
+    published: list[str] = []
+    with fault_proxy(weed.port, share=0.3, seed=seed) as proxy:
+        weed.used_by(monkeypatch)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        for number in range(ROUNDS):
+            files = {f"{n}": drawn.randbytes(500) for n in range(5)} | {"large": drawn.randbytes(1_200_000)}
+            try:
+                registry = open_registry(url, cache=tmp_path / f"cache{number}")
+                manifest = store(registry, files, str(number))
+                published.append(registry.publish("a/b", manifest).top_hash)
+                found = registry.read_manifest(manifest.top_hash)
+                reading = open_registry(url, cache=tmp_path / f"reader{number}")
+                assert {one.logical_key: reading.read_object(one, what="x") for one in found.entries} == files
+            except Error as error:
+                said.append(error.message)
+    weed.used_by(monkeypatch)
+    registry = open_registry(url, cache=tmp_path / "cache")
+    there = registry.top_hashes("a/b")
+    assert set(published) <= set(there)
+    assert [entry.seq for entry in registry.log("a/b")] == list(range(1, len(registry.log("a/b")) + 1))
+    assert verify_registry(registry) == (len(there), [])
+    assert all(url in message for message in said), "an error names what was asked for"
+    assert sum(proxy.faults.values()) > 20
+    assert set(proxy.faults) <= set(KINDS)
+    print(f"{sum(proxy.faults.values())} faults, {len(said)} named, 0 lost")
+
+
+class Dying(FolderStorage):
+    """A storage whose process is killed before the request of a number."""
+
+    def __init__(self, root: Path, left: int) -> None:
+        super().__init__(root)
+        self.left = left
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            os._exit(9)
+
+    def read(self, key: str, *, max_bytes: int) -> bytes:
+        self._count()
+        return super().read(key, max_bytes=max_bytes)
+
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        self._count()
+        return super().read_range(key, offset, length)
+
+    def open(self, key: str) -> Readable:  # type: ignore[override]
+        self._count()
+        return super().open(key)  # type: ignore[return-value]
+
+    def stat(self, key: str) -> Stored | None:
+        self._count()
+        return super().stat(key)
+
+    def names(self, folder: str, *, after: str = "") -> list[str]:
+        self._count()
+        return super().names(folder, after=after)
+
+    def walk(self, folder: str, *, after: str = "") -> Iterator[Stored]:
+        self._count()
+        return super().walk(folder, after=after)
+
+    def create(self, key: str, data: bytes) -> None:
+        self._count()
+        super().create(key, data)
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        self._count()
+        super().put(key, data)
+
+    def delete(self, key: str) -> None:
+        self._count()
+        super().delete(key)
+
+
+def in_child(action: Callable[[], None]) -> int:
+    """Do something in a process of its own; return its exit status: 0, or 9 if it was killed."""
+    child = os.fork()
+    if not child:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _tag(registry: RemoteRegistry, _data: Path) -> None:
+    registry.tag("a/b", registry.top_hashes("a/b")[0], ("named",))
+
+
+def _rollback(registry: RemoteRegistry, _data: Path) -> None:
+    registry.rollback("a/b", registry.top_hashes("a/b")[0])
+
+
+def _claim(registry: RemoteRegistry, _data: Path) -> None:
+    with registry.claim("20261123-101500-7c1e9f"):
+        pass
+
+
+def _build(registry: RemoteRegistry, data: Path) -> None:
+    build(data, "a/b", registry=registry)
+
+
+def _push(registry: RemoteRegistry, data: Path) -> None:
+    source = LocalRegistry(data.parent / "source")
+    build(data, "a/b", registry=source)
+    push("a/b", source=source, target=registry)
+
+
+@pytest.mark.parametrize("action", [_build, _push, _tag, _rollback, _claim])
+def test_killed_before_any_request_the_versions_before_stand_and_the_next_command_completes(
+    tmp_path: Path, action: Callable[[RemoteRegistry, Path], None]
+) -> None:
+    place, data = tmp_path / "store", tmp_path / "data"
+    data.mkdir()
+    for number in range(3):
+        (data / f"{number}").write_bytes(random.randbytes(500))
+    (data / "large").write_bytes(random.randbytes(1_100_000))
+    first = RemoteRegistry(FolderStorage(place), cache=tmp_path / "cache")
+    before = build(data, "a/b", registry=first).top_hash
+    kills = 0
+    for number in range(200):
+        (data / "new").write_bytes(random.randbytes(700))
+        cache = tmp_path / f"cache{number % 2}"  # one that knows the registry, or is new to what came meanwhile
+
+        def killed(number: int = number, cache: Path = cache) -> None:
+            action(RemoteRegistry(Dying(place, number), cache=cache), data)
+
+        status = in_child(killed)
+        registry = RemoteRegistry(FolderStorage(place), cache=tmp_path / "reader")
+        assert before in registry.top_hashes("a/b")
+        assert verify_registry(registry)[1] == []
+        action(RemoteRegistry(FolderStorage(place), cache=cache), data)
+        if status == 0:
+            break
+        kills += 1
+    else:
+        pytest.fail("it never came to its end")
+    assert kills > 2
+    assert verify_registry(RemoteRegistry(FolderStorage(place), cache=tmp_path / "last"))[1] == []
+    print(f"{kills} kills")
