@@ -17,7 +17,7 @@ import pytest
 from reprokit.errors import Error
 from reprokit.packages.build import build
 from reprokit.packages.package import verify_registry
-from reprokit.registry import open_registry
+from reprokit.registry import open_registry, remote_signs
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.remote import RemoteRegistry
 from reprokit.runs.transfer import push
@@ -148,23 +148,24 @@ def _push(registry: RemoteRegistry, data: Path) -> None:
     push("a/b", source=source, target=registry)
 
 
+@pytest.mark.parametrize("seed", range(max(1, round(SCALE))))
 @pytest.mark.parametrize("action", [_build, _push, _tag, _rollback, _claim])
 def test_killed_before_any_request_the_versions_before_stand_and_the_next_command_completes(
-    tmp_path: Path, action: Callable[[RemoteRegistry, Path], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Callable[[RemoteRegistry, Path], None], seed: int
 ) -> None:
-    place, data = tmp_path / "store", tmp_path / "data"
+    monkeypatch.setattr(remote_signs, "STALE", -1.0)  # nobody waits here until a killed one reads as dead
+    drawn = random.Random(seed)
+    place, data, cache = tmp_path / "store", tmp_path / "data", tmp_path / "cache"
     data.mkdir()
     for number in range(3):
-        (data / f"{number}").write_bytes(random.randbytes(500))
-    (data / "large").write_bytes(random.randbytes(1_100_000))
-    first = RemoteRegistry(FolderStorage(place), cache=tmp_path / "cache")
-    before = build(data, "a/b", registry=first).top_hash
+        (data / f"{number}").write_bytes(drawn.randbytes(500))
+    (data / "large").write_bytes(drawn.randbytes(1_100_000))
+    before = build(data, "a/b", registry=RemoteRegistry(FolderStorage(place), cache=cache)).top_hash
     kills = 0
-    for number in range(200):
-        (data / "new").write_bytes(random.randbytes(700))
-        cache = tmp_path / f"cache{number % 2}"  # one that knows the registry, or is new to what came meanwhile
+    for number in range(60):
+        (data / "new").write_bytes(drawn.randbytes(700))
 
-        def killed(number: int = number, cache: Path = cache) -> None:
+        def killed(number: int = number) -> None:
             action(RemoteRegistry(Dying(place, number), cache=cache), data)
 
         status = in_child(killed)
