@@ -35,7 +35,7 @@ def open_registry(url: str, *, cache: Path | None = None, outside: Sequence[Path
     if scheme not in _REMOTE:
         raise _unread(url)
     storage = import_module("reprokit.store.object_storage").open_storage(url)  # a client that only these need
-    remote = import_module("reprokit.registry.remote").RemoteRegistry
+    remote = import_module("reprokit.registry.remote.registry").RemoteRegistry
     opened: Registry = remote(storage, cache=cache or Config.cache_folder(), home=Config.home_folder())
     return opened
 

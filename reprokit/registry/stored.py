@@ -9,7 +9,7 @@ import contextlib
 import re
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
@@ -121,6 +121,13 @@ class StoredRegistry(Registry):
         NotFoundError for the first that does not.
         """
 
+    def _avoided(self) -> Container[str]:
+        """Return keys that no new version may name."""
+        return ()
+
+    def _commits(self) -> None:
+        """Raise RegistryError if it is too late for the log entry: what was found to be there may be gone."""
+
     # versions
 
     def read_manifest(self, top_hash: str) -> Manifest:
@@ -159,7 +166,8 @@ class StoredRegistry(Registry):
                 manifest = locate(manifest)
             except NotFoundError as error:
                 raise NotFoundError(f"{name} cannot be published. {error.message}", hint=error.hint) from None
-            self.manifests.write(manifest, near=head.top_hash if head else None)
+            self.manifests.write(manifest, near=head.top_hash if head else None, avoid=self._avoided())
+            self._commits()
             return self.history.append(
                 name,
                 "publish",
@@ -179,6 +187,7 @@ class StoredRegistry(Registry):
         self._ensure()
         with os_errors(f"Tagging {name} in {self.url}"), self._publishing():
             self._require(name, top_hash)
+            self._commits()
             return self.history.append(
                 name,
                 "tag",
@@ -201,6 +210,7 @@ class StoredRegistry(Registry):
         self._ensure()
         with os_errors(f"Rolling back {name} in {self.url}"), self._publishing():
             self._require(name, top_hash)
+            self._commits()
             return self.history.append(
                 name, "rollback", top_hash, lambda before: {**before, LATEST: top_hash}, note=note
             )

@@ -70,6 +70,18 @@ class Index:
         """Return the names of the packs whose members are known."""
         return self._do(lambda database: {name for (name,) in database.execute("select name from packs")})
 
+    def members(self) -> dict[str, dict[bytes, Member]]:
+        """Return what lies where in every pack whose members are known."""
+
+        def look(database: sqlite3.Connection) -> dict[str, dict[bytes, Member]]:
+            found: dict[str, dict[bytes, Member]] = {name: {} for (name,) in database.execute("select name from packs")}
+            query = "select name, digest, offset, size from places join packs on packs.id = places.pack"
+            for name, digest, offset, size in database.execute(query):
+                found[name][digest] = Member(offset, size)
+            return found
+
+        return self._do(look)
+
     def add_pack(self, name: str, members: Mapping[bytes, Member]) -> None:
         """Remember a pack's members; one that is known already stays as it is."""
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Container, Iterator
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from reprokit.core.canonical_json import canonical
 from reprokit.core.terminal_text import printable
 from reprokit.errors import DataMismatchError, NotFoundError, UsageError
 from reprokit.schema.manifest import MAX_ENTRIES, MAX_LINE, MAX_MANIFEST, Manifest
-from reprokit.store.storage import Storage
+from reprokit.store.storage import Readable, Storage
 
-__all__ = ["ManifestStore"]
+__all__ = ["GENERATIONS", "ManifestStore"]
 
 _GZIP = 31  # zlib's window bits for gzip
 _HEAD = b"\x1f\x8b\x08\0\0\0\0\0\x04\x03"  # without name and time; nothing else checks these bytes
@@ -33,6 +33,7 @@ _BASE = re.compile(rb'\{"base":"([0-9a-f]{64})"\}')
 _COPY = re.compile(rb"\[(\d{1,9}),(\d{1,9})\]")
 _AT_ONCE = 64 * 1024 * 1024  # bytes of text; of more, the limits are checked before any is kept
 _BLOCK = 1024 * 1024
+GENERATIONS = 8  # of a key; see `registry.remote.gc`
 _WORTH_IT = 64  # lines; below, a difference saves nothing
 
 
@@ -41,36 +42,44 @@ class ManifestStore:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self.many = False  # generations: where gc has no lock, a key that it condemned is never used again
 
-    def key(self, top_hash: str) -> str:
-        """Return where a version is stored, there or not.
+    def key(self, top_hash: str, generation: int = 0) -> str:
+        """Return where a version is stored, there or not; later generations are for a key that gc has condemned.
 
         Raises:
             DataMismatchError: That is no hash. Records name versions, and anybody can have written one.
         """
         if not _HASH.fullmatch(top_hash):
             raise DataMismatchError(f"{printable(top_hash)!r} names no version: a top hash has 64 hexadecimal digits.")
-        return f"{_FOLDER}/{top_hash}{_SUFFIX}"
+        return f"{_FOLDER}/{top_hash}{f'~{generation}' if generation else ''}{_SUFFIX}"
+
+    def _keys(self, top_hash: str) -> Iterator[str]:
+        """Yield where a version may be stored."""
+        return (self.key(top_hash, generation) for generation in range(GENERATIONS if self.many else 1))
 
     def has(self, top_hash: str) -> bool:
         """True if something is stored as that version; it is not read."""
-        return self.storage.stat(self.key(top_hash)) is not None
+        return any(self.storage.stat(key) is not None for key in self._keys(top_hash))
 
     def names(self) -> set[str]:
         """Return the top hash of every manifest that is there."""
         names = self.storage.names(_FOLDER)
-        found = {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
+        found = {name.removesuffix(_SUFFIX).partition("~")[0] for name in names if name.endswith(_SUFFIX)}
         return {name for name in found if _HASH.fullmatch(name)}
 
-    def write(self, manifest: Manifest, *, near: str | None) -> None:
+    def write(self, manifest: Manifest, *, near: str | None, avoid: Container[str] = ()) -> None:
         """Store a version durably, as a difference to `near` or to what that one differs from, if that is small.
 
         One that is there stays as it is, since others may be stored as differences to it; a damaged one is written
         anew, whole.
+
+        Args:
+            avoid: Keys that gc has condemned.
         """
-        key = self.key(manifest.top_hash)
+        key = next(key for key in self._keys(manifest.top_hash) if key not in avoid)
         damaged = False
-        if self.has(manifest.top_hash):
+        if self.storage.stat(key) is not None:
             if self._is_sound(manifest.top_hash):
                 return
             damaged, near = True, None
@@ -189,10 +198,10 @@ class ManifestStore:
         return body.split(b"\n")[:-1]
 
     def _bytes(self, top_hash: str) -> bytes:
-        try:
-            return self.storage.read(self.key(top_hash), max_bytes=MAX_MANIFEST)
-        except FileNotFoundError:
-            raise self._missing(top_hash) from None
+        for key in self._keys(top_hash):
+            with suppress(FileNotFoundError):
+                return self.storage.read(key, max_bytes=MAX_MANIFEST)
+        raise self._missing(top_hash)
 
     def _missing(self, top_hash: str) -> NotFoundError:
         return NotFoundError(
@@ -233,7 +242,7 @@ class ManifestStore:
         opener = zlib.decompressobj(_GZIP)
         lines = 0
         try:
-            with self.storage.open(self.key(top_hash)) as handle:
+            with self._open(top_hash) as handle:
                 while lines < 2 and not opener.eof and len(text) <= MAX_LINE:
                     block = opener.unconsumed_tail or handle.read(4096)
                     if not block:
@@ -249,6 +258,12 @@ class ManifestStore:
             raise self._damaged(top_hash, str(error)) from None
         if not lines:
             raise self._damaged(top_hash, "its first line does not end")
+
+    def _open(self, top_hash: str) -> AbstractContextManager[Readable]:
+        for key in self._keys(top_hash):
+            with suppress(FileNotFoundError):
+                return self.storage.open(key)
+        raise FileNotFoundError(top_hash)
 
     def _damaged(self, top_hash: str, why: str) -> DataMismatchError:
         return DataMismatchError(

@@ -4,15 +4,17 @@
     objects/<algorithm>/<2 hex>/<rest>         an object of 1 MiB or more
     objects/<algorithm>/<2 hex>/<rest>/<part>  one of more than 64 MiB, in parts of that size, 00000, 00001, …
 
+What gc has condemned is never used again: it is stored anew, a pack with one member more, an object as `<rest>~1`.
 Bytes that come are held against their digests before they are near; what is near is read as any folder of objects is.
 """
 
 from __future__ import annotations
 
 import io
+import secrets
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
@@ -26,6 +28,7 @@ from reprokit.core.scratch import scratch
 from reprokit.errors import DataMismatchError, NotFoundError, PurgedError
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.index import Index, PackPlace
+from reprokit.store.manifests import GENERATIONS
 from reprokit.store.mapping import map_file
 from reprokit.store.objects import TEMPORARY, ObjectStore, corrupt, hint_of, is_digest_of, parse_hint, purged_sentence
 from reprokit.store.packs import PACK_NAME, SMALL, Member, PackWriter, directory_size, parse_directory
@@ -71,7 +74,8 @@ class RemoteObjects:
         self.index = index
         self._recent: OrderedDict[Digest, bytes] = OrderedDict()
         self._recent_bytes = 0
-        self._stored: set[tuple[Digest, int]] = set()  # large ones that are known to be there
+        self._stored: dict[tuple[Digest, int], int] = {}  # large ones that are known to be there → their generation
+        self.avoid: frozenset[str] = frozenset()  # keys that gc has condemned: no new version may name them
         self._lock = threading.Lock()
 
     @cached_property
@@ -83,13 +87,14 @@ class RemoteObjects:
     def pack_key(self, name: str) -> str:
         return f"packs/{name}.zip"
 
-    def object_key(self, digest: Digest) -> str:
+    def object_key(self, digest: Digest, generation: int = 0) -> str:
         hexadecimal = digest.hex
-        return f"objects/{digest.type}/{hexadecimal[:2]}/{hexadecimal[2:]}"
+        later = f"~{generation}" if generation else ""
+        return f"objects/{digest.type}/{hexadecimal[:2]}/{hexadecimal[2:]}{later}"
 
-    def parts(self, digest: Digest, size: int) -> list[tuple[str, int, int]]:
+    def parts(self, digest: Digest, size: int, generation: int = 0) -> list[tuple[str, int, int]]:
         """Return key, offset and length of each part of a large object; one that is not in parts is one."""
-        key = self.object_key(digest)
+        key = self.object_key(digest, generation)
         if size <= PART:
             return [(key, 0, size)]
         return [(f"{key}/{at // PART:05d}", at, min(PART, size - at)) for at in range(0, size, PART)]
@@ -130,41 +135,71 @@ class RemoteObjects:
                 return parse_directory(tail[-length:], size)
         return None
 
-    def find(self, digests: Iterable[Digest]) -> dict[Digest, PackPlace]:
-        """Return where objects lie in packs, for those that do; only packs that exist are named."""
+    def find(self, digests: Iterable[Digest], *, but: Container[str] = ()) -> dict[Digest, PackPlace]:
+        """Return where objects lie in packs, for those that do; only packs that exist are named.
+
+        Args:
+            but: Keys of packs that do not count.
+        """
         wanted = {digest.raw: digest for digest in digests if digest.type == CHUNKED}
         if not wanted:
             return {}
         there = self.pack_names()
         if there - self.index.packs():
             there = self.catalogue()
+        there = {name for name in there if self.pack_key(name) not in but} if but else there
         return {wanted[raw]: place for raw, place in self.index.places(wanted, there).items() if raw in wanted}
 
-    def stored(self, objects: Iterable[tuple[Digest, int]]) -> set[tuple[Digest, int]]:
-        """Return which objects of 1 MiB or more are there, whole by their lengths."""
+    def stored(self, objects: Iterable[tuple[Digest, int]]) -> dict[tuple[Digest, int], int]:
+        """Return which objects of 1 MiB or more are there, whole by their lengths and not condemned.
+
+        Returns:
+            The generation of each.
+        """
         asked = set(objects)
-        unknown = sorted(asked - self._stored, key=lambda one: (one[0].type, one[0].hex))
+        known = {
+            one: generation
+            for one, generation in self._stored.items()
+            if one in asked and not self._is_condemned(*one, generation)
+        }
+        unknown = sorted(asked - known.keys(), key=lambda one: (one[0].type, one[0].hex))
         if len(unknown) > _MANY:
             lengths = {one.key: one.size for one in self.storage.walk("objects")}
-            found = [all(lengths.get(key) == n for key, _, n in self.parts(*one)) for one in unknown]
+            found = [self._whole(digest, size, lambda _: lengths) for digest, size in unknown]
         else:
-            found = list(self._map(self._is_stored, unknown))
-        self._stored.update(one for one, there in zip(unknown, found, strict=True) if there)
-        return asked & self._stored
+            found = list(self._map(lambda one: self._whole(*one, self._lengths), unknown))
+        known |= {one: generation for one, generation in zip(unknown, found, strict=True) if generation is not None}
+        self._stored |= known
+        return known
 
-    def _is_stored(self, one: tuple[Digest, int]) -> bool:
-        digest, size = one
-        parts = self.parts(digest, size)
-        if len(parts) == 1:
-            stored = self.storage.stat(parts[0][0])
-            return stored is not None and stored.size == size
-        lengths = {one.key: one.size for one in self.storage.walk(self.object_key(digest))}
-        return all(lengths.get(key) == length for key, _, length in parts)
+    def _is_condemned(self, digest: Digest, size: int, generation: int) -> bool:
+        return bool(self.avoid) and any(key in self.avoid for key, _, _ in self.parts(digest, size, generation))
+
+    def _whole(self, digest: Digest, size: int, lengths_of: Callable[[list[str]], Mapping[str, int]]) -> int | None:
+        """Return the first generation of an object that is there whole, None if none is."""
+        generations = range(GENERATIONS if self.avoid else 1)
+        for generation in generations:
+            if not self._is_condemned(digest, size, generation):
+                parts = self.parts(digest, size, generation)
+                lengths = lengths_of([key for key, _, _ in parts])
+                if all(lengths.get(key) == length for key, _, length in parts):
+                    return generation
+        return None
+
+    def _lengths(self, keys: list[str]) -> Mapping[str, int]:
+        if len(keys) == 1:
+            stored = self.storage.stat(keys[0])
+            return {} if stored is None else {stored.key: stored.size}
+        return {one.key: one.size for one in self.storage.walk(keys[0].rpartition("/")[0])}
+
+    def _free(self, digest: Digest, size: int) -> int:
+        """Return the first generation that nothing of was condemned."""
+        return next(number for number in range(GENERATIONS) if not self._is_condemned(digest, size, number))
 
     def lacking(self, objects: Iterable[tuple[Digest, int]]) -> list[tuple[Digest, int]]:
         """Return those that are not there."""
         asked = list(dict.fromkeys(objects))
-        packed = self.find(digest for digest, size in asked if size < SMALL and digest.type == CHUNKED)
+        packed = self.find((digest for digest, size in asked if _is_small(digest, size)), but=self.avoid)
         large = self.stored(one for one in asked if not _is_small(*one))
         return [
             (digest, size)
@@ -178,19 +213,20 @@ class RemoteObjects:
         Raises:
             NotFoundError: One is not there; the first such entry is named.
         """
-        packs = self.pack_names()
+        packs = {name for name in self.pack_names() if self.pack_key(name) not in self.avoid}
         places = list(manifest.places)
         missing: list[int] = []
         for position, place in enumerate(places):
             if not (place[:6] == "packs/" and place[6:70] in packs):
                 missing.append(position)
         entries = [manifest.entries[position] for position in missing]
-        found = self.find(entry.digest for entry in entries if _is_small(entry.digest, entry.size))
+        small = [entry.digest for entry in entries if _is_small(entry.digest, entry.size)]
+        found = self.find(small, but=self.avoid)
         large = self.stored((one.digest, one.size) for one in entries if not _is_small(one.digest, one.size))
         for position, entry in zip(missing, entries, strict=True):
             there = found.get(entry.digest)
             if (entry.digest, entry.size) in large:
-                places[position] = self.object_key(entry.digest)
+                places[position] = self.object_key(entry.digest, large[entry.digest, entry.size])
             elif there is not None and _fits(there, entry.size):
                 places[position] = hint_of(*there)
             else:
@@ -295,26 +331,29 @@ class RemoteObjects:
             return self.read(entry, what=what)[offset : offset + length]
         end = min(offset + length, entry.size)
         blocks = []
-        for key, start, size in self.parts(entry.digest, entry.size):
+        for number, (_, start, size) in enumerate(self.parts(entry.digest, entry.size)):
             first, last = max(offset, start), min(end, start + size)
             if first < last:
-                blocks.append(self._range(entry, key, first - start, last - first, what))
+                blocks.append(self._part(entry, number, first - start, last - first, what))
         return b"".join(blocks)
 
-    def _range(self, entry: Entry, key: str, offset: int, length: int, what: str) -> bytes:
-        try:
-            return self.storage.read_range(key, offset, length)
-        except FileNotFoundError:
-            raise self._lost(entry, None, what) from None
+    def _part(self, entry: Entry, number: int, offset: int, length: int, what: str) -> bytes:
+        """Return bytes of a part of a large object, of the generation that is there."""
+        hinted = _generation(entry, self.object_key(entry.digest))
+        for generation in sorted(range(GENERATIONS), key=lambda one: one != hinted):
+            with suppress(FileNotFoundError):
+                key = self.parts(entry.digest, entry.size, generation)[number][0]
+                return self.storage.read_range(key, offset, length)
+        raise self._lost(entry, None, what)
 
     def _stream(self, entry: Entry, what: str) -> BinaryIO:
         """Return a large object as a stream; a few blocks are on their way ahead of who reads."""
 
         def blocks() -> Iterator[bytes]:
             waiting: list[Future[bytes]] = []
-            for key, _, size in self.parts(entry.digest, entry.size):
+            for number, (_, _, size) in enumerate(self.parts(entry.digest, entry.size)):
                 for at in range(0, size, _BLOCK):
-                    waiting.append(self._pool.submit(self._range, entry, key, at, min(_BLOCK, size - at), what))
+                    waiting.append(self._pool.submit(self._part, entry, number, at, min(_BLOCK, size - at), what))
                     if len(waiting) > _UPLOADS:
                         yield waiting.pop(0).result()
             for one in waiting:
@@ -400,16 +439,19 @@ class RemoteObjects:
         total = sum(size for _, size in lacking)
         with progress.task(f"Sending to {self.storage.url}", total, unit="bytes") as advance:
             places = self._upload_small(small, advance) if small else {}
-            jobs = [(digest, part) for digest, size in large for part in self.parts(digest, size)]
+            generations = {one: self._free(*one) for one in large}
+            jobs = [
+                (digest, part) for digest, size in large for part in self.parts(digest, size, generations[digest, size])
+            ]
             with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="reprokit-send") as pool:
                 for sent in pool.map(lambda job: self._upload_part(*job), jobs):
                     advance(sent)
-        self._stored.update(large)
+        self._stored |= generations
         return total, places
 
     def _upload_part(self, digest: Digest, part: tuple[str, int, int]) -> int:
         key, offset, length = part
-        if key != self.object_key(digest):  # a part that an attempt before left is not sent again
+        if key[-6] == "/":  # a part that an attempt before left is not sent again
             stored = self.storage.stat(key)
             if stored is not None and stored.size == length:
                 return length
@@ -435,12 +477,15 @@ class RemoteObjects:
             writers: list[PackWriter] = []
             for name, raws in by_pack.items():
                 pack = self.near.pack(name)
-                if raws == pack.members.keys() and pack.size <= 2 * PART:
+                if raws == pack.members.keys() and pack.size <= 2 * PART and self.pack_key(name) not in self.avoid:
                     sending.append((name, pack.path, pack.members))
                     continue
                 for raw in raws & wanted:
                     if not writers or writers[-1].is_full:
                         writers.append(PackWriter(folder / f"pack-{len(writers)}", max_bytes=PART))
+                        if self.avoid:  # one of the same members may have been condemned
+                            nonce = secrets.token_bytes(16)
+                            writers[-1].add(hash_bytes(nonce).raw, nonce)
                     writers[-1].add(raw, pack.read(*pack.members[raw]))
             sending += [(writer.finish(), writer.path, writer.members) for writer in writers]
             with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="reprokit-send") as pool:
@@ -448,7 +493,8 @@ class RemoteObjects:
                 for (name, _, members), _ in zip(sending, sent, strict=True):
                     self.index.add_pack(name, members)
                     for raw, member in members.items():
-                        places[values[raw]] = hint_of(name, member)
+                        if raw in values:
+                            places[values[raw]] = hint_of(name, member)
                     advance(sum(member.size for member in members.values()))
         return places
 
@@ -481,6 +527,13 @@ class _Stream(io.RawIOBase):
         target[:count] = self._left[:count]
         self._left = self._left[count:]
         return count
+
+
+def _generation(entry: Entry, key: str) -> int:
+    """Return the generation that an entry's physical key names; it may lie."""
+    hint = entry.physical_keys[0] if entry.physical_keys else ""
+    later = hint.removeprefix(f"{key}~")
+    return int(later) if later != hint and later.isdecimal() and later.isascii() and len(later) < 3 else 0
 
 
 def _is_small(digest: Digest, size: int) -> bool:

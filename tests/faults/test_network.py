@@ -17,9 +17,10 @@ import pytest
 from reprokit.errors import Error
 from reprokit.packages.build import build
 from reprokit.packages.package import verify_registry
-from reprokit.registry import open_registry, remote_signs
+from reprokit.registry import open_registry
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.remote import RemoteRegistry
+from reprokit.registry.remote import signs
+from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.runs.transfer import push
 from reprokit.store.storage import FolderStorage, Readable, Stored
 from tests.conftest import SCALE
@@ -153,7 +154,7 @@ def _push(registry: RemoteRegistry, data: Path) -> None:
 def test_killed_before_any_request_the_versions_before_stand_and_the_next_command_completes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Callable[[RemoteRegistry, Path], None], seed: int
 ) -> None:
-    monkeypatch.setattr(remote_signs, "STALE", -1.0)  # nobody waits here until a killed one reads as dead
+    monkeypatch.setattr(signs, "STALE", -1.0)  # nobody waits here until a killed one reads as dead
     drawn = random.Random(seed)
     place, data, cache = tmp_path / "store", tmp_path / "data", tmp_path / "cache"
     data.mkdir()

@@ -14,13 +14,13 @@ from reprokit.core.refs import PackageRef
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, RegistryError
 from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
-from reprokit.registry import Registry, open_registry, remote_signs
-from reprokit.registry.remote import RemoteRegistry
+from reprokit.registry import Registry, open_registry
+from reprokit.registry.remote import signs
+from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.schema.manifest import Entry
 from reprokit.store import remote_objects
 from tests.object_stores import Server, rclone
-
-from .contract import RegistryContract, store
+from tests.registry.contract import RegistryContract, store
 
 
 class TestInMemory(RegistryContract):
@@ -108,7 +108,7 @@ def test_a_large_object_rests_in_parts_and_one_that_is_there_is_not_sent_again(
     data = random.randbytes(3_500_000)
     one = machine("one")
     sent: list[str] = []
-    put = one._bare.put
+    put = one.bare.put
     lost = {"left": 1}
 
     def breaking(key: str, part: bytes | memoryview) -> None:
@@ -118,7 +118,7 @@ def test_a_large_object_rests_in_parts_and_one_that_is_there_is_not_sent_again(
         sent.append(key)
         put(key, part)
 
-    monkeypatch.setattr(one._bare, "put", breaking)
+    monkeypatch.setattr(one.bare, "put", breaking)
     for _ in range(2):
         try:
             manifest = store(one, {"x": data})
@@ -135,7 +135,7 @@ def test_a_large_object_rests_in_parts_and_one_that_is_there_is_not_sent_again(
     two.copy_object(entry, sink, what="x")
     assert sink.getvalue() == data
     assert two.has_object(entry.digest, entry.size)
-    two._bare.delete(f"{two.objects.object_key(entry.digest)}/00003")
+    two.bare.delete(f"{two.objects.object_key(entry.digest)}/00003")
     assert not machine("three").has_object(entry.digest, entry.size)
 
 
@@ -148,11 +148,11 @@ def test_what_is_wrong_in_the_store_is_found_and_nothing_near_hides_it(machine: 
         assert two.read_object(entry, what="x") == files[entry.logical_key]
     assert verify_registry(two) == (1, [])
     (pack,) = two.objects.pack_names()
-    data = bytearray(two._bare.read(two.objects.pack_key(pack), max_bytes=10_000))
+    data = bytearray(two.bare.read(two.objects.pack_key(pack), max_bytes=10_000))
     at = data.index(b"small")
     data[at : at + 5] = b"SMALL"
-    two._bare.put(two.objects.pack_key(pack), bytes(data))
-    two._bare.put(two.objects.object_key(manifest["large"].digest), files["large"][:-1] + b"!")
+    two.bare.put(two.objects.pack_key(pack), bytes(data))
+    two.bare.put(two.objects.object_key(manifest["large"].digest), files["large"][:-1] + b"!")
     for one in (two, machine("three")):
         count, problems = verify_registry(one)
         assert count == 1
@@ -160,7 +160,7 @@ def test_what_is_wrong_in_the_store_is_found_and_nothing_near_hides_it(machine: 
         assert all("corrupt" in problem.message for problem in problems)
     with pytest.raises(DataMismatchError):
         machine("three").read_object(manifest["small"], what="x")
-    two._bare.delete(two.objects.object_key(manifest["large"].digest))
+    two.bare.delete(two.objects.object_key(manifest["large"].digest))
     with pytest.raises(NotFoundError) as caught:
         machine("four").read_object(manifest["large"], what="x")
     assert f"is missing from {two.url}" in caught.value.message
@@ -205,7 +205,7 @@ def test_a_log_that_got_shorter_is_noticed(machine: Opener) -> None:
     for number in range(3):
         one.publish("a/b", store(one, {"x": b"%d" % number}))
     assert len(one.log("a/b")) == 3
-    one._bare.delete("log/a/b/0000000003")
+    one.bare.delete("log/a/b/0000000003")
     with pytest.raises(DataMismatchError) as caught:
         machine("one").log("a/b")
     assert "got shorter" in caught.value.message
@@ -220,7 +220,7 @@ def test_a_run_is_claimed_by_one_and_a_dead_one_is_taken_over(machine: Opener, m
         with pytest.raises(RefusedError) as caught, two.claim(run):
             pass
         assert "is executed already by" in caught.value.message
-        monkeypatch.setattr(remote_signs, "STALE", -1.0)  # nothing was heard of it for long
+        monkeypatch.setattr(signs, "STALE", -1.0)  # nothing was heard of it for long
         assert not two.is_claimed(run)
         with two.claim(run):
             assert [key.key.rpartition("/")[2] for key in two.storage.walk(f"running/{run}")] == ["000002"]
@@ -229,17 +229,17 @@ def test_a_run_is_claimed_by_one_and_a_dead_one_is_taken_over(machine: Opener, m
 
 
 def test_a_sign_of_life_is_renewed(machine: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_signs, "RENEWED", 0.05)
+    monkeypatch.setattr(signs, "RENEWED", 0.05)
     one = machine("one")
     renewed = threading.Event()
-    put = one._bare.put
+    put = one.bare.put
 
     def noted(key: str, data: bytes | memoryview) -> None:
         put(key, data)
         if key.startswith("running/"):
             renewed.set()
 
-    monkeypatch.setattr(one._bare, "put", noted)
+    monkeypatch.setattr(one.bare, "put", noted)
     with one.claim("20261123-101500-7c1e9f"):
         assert renewed.wait(10)
 
@@ -278,13 +278,13 @@ def test_reading_one_entry_asks_for_its_bytes_alone(machine: Opener, monkeypatch
     two = machine("two")
     package = Package.open("a/b", registry=two)
     asked: list[int] = []
-    read_range = two._bare.read_range
+    read_range = two.bare.read_range
 
     def noted(key: str, offset: int, length: int) -> bytes:
         asked.append(length)
         return read_range(key, offset, length)
 
-    monkeypatch.setattr(two._bare, "read_range", noted)
+    monkeypatch.setattr(two.bare, "read_range", noted)
     entry = package.manifest["050"]
     for _ in range(2):
         assert hash_bytes(two.read_object(entry, what="x")) == entry.digest
@@ -298,8 +298,8 @@ def test_many_that_are_read_one_by_one_come_in_few_requests(machine: Opener, mon
     two = machine("two")
     package = Package.open("a/b", registry=two)
     asked: list[str] = []
-    read_range = two._bare.read_range
-    monkeypatch.setattr(two._bare, "read_range", lambda key, *place: asked.append(key) or read_range(key, *place))
+    read_range = two.bare.read_range
+    monkeypatch.setattr(two.bare, "read_range", lambda key, *place: asked.append(key) or read_range(key, *place))
     assert {key: package.entry(key).read() for key in files} == files
     assert len(asked) <= 3
     again = Package.open(PackageRef("a/b"), registry=machine("two"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import secrets
 import threading
 from collections.abc import Iterator
 
@@ -90,11 +89,7 @@ class RemoteSigns:
         sign = self._storage.stat(key)
         if sign is None:
             return STALE
-        probe = f"clock/{secrets.token_hex(8)}"
-        self._storage.put(probe, b"")
-        now = self._storage.stat(probe)
-        self._storage.delete(probe)
-        return now.modified - sign.modified if now is not None else 0.0
+        return self._storage.now() - sign.modified
 
     @staticmethod
     def _key(run_id: str, generation: int) -> str:

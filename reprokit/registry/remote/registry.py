@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,8 @@ from reprokit.core.digest import Digest
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError, NotFoundError, RegistryError
 from reprokit.registry.base import Sink
-from reprokit.registry.remote_signs import RemoteSigns
+from reprokit.registry.remote.condemned import COMMIT_WITHIN, condemned_keys
+from reprokit.registry.remote.signs import RemoteSigns
 from reprokit.registry.seen import SeenLogs
 from reprokit.registry.stored import StoredRegistry
 from reprokit.schema.manifest import Entry, Manifest
@@ -47,16 +49,18 @@ class RemoteRegistry(StoredRegistry):
             home: Where it is kept what this machine saw of its logs last, and how its store behaves.
         """
         super().__init__(storage)
-        self._bare = storage
+        self.bare = storage
         self._cache = cache
         self._home = home
         self.signs = RemoteSigns(storage)
+        self._looked = 0.0
         self._open()
 
     def _opened(self) -> None:
         near = self._cache / "near" / self.uuid
-        self.storage = CachedStorage(self._bare, near)
+        self.storage = CachedStorage(self.bare, near)
         self.manifests.storage = self.storage
+        self.manifests.many = True
         self.history.storage = self.storage
         if self._home is not None:
             self.history.seen = SeenLogs(self._home / "seen" / f"{self.uuid}.sqlite", self.url)
@@ -66,7 +70,7 @@ class RemoteRegistry(StoredRegistry):
         """The objects; only of a registry that is one."""
         index = self._cache / "index"
         near = ObjectStore(self._cache / "near" / self.uuid, Index(index / f"{self.uuid}-near.sqlite"), pack_bytes=PART)
-        return RemoteObjects(self._bare, near, Index(index / f"{self.uuid}.sqlite"))
+        return RemoteObjects(self.bare, near, Index(index / f"{self.uuid}.sqlite"))
 
     def _ensure(self) -> None:
         if not self.opened:
@@ -80,14 +84,14 @@ class RemoteRegistry(StoredRegistry):
     def _probe(self) -> None:
         """Create a random key twice: a store that lets both be has no registry written into it."""
         key = f"probe/{secrets.token_hex(16)}"
-        self._bare.create(key, b"first")
+        self.bare.create(key, b"first")
         try:
-            self._bare.create(key, b"second")
+            self.bare.create(key, b"second")
         except FileExistsError:
-            there = self._bare.read(key, max_bytes=10)
+            there = self.bare.read(key, max_bytes=10)
         else:
             there = b"second"
-        self._bare.delete(key)
+        self.bare.delete(key)
         if there != b"first":
             raise RegistryError(
                 f"{self.url} is not written to: its store overwrites what was to be created only if it is not there "
@@ -105,6 +109,7 @@ class RemoteRegistry(StoredRegistry):
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Sink]:
         with os_errors(f"Storing objects in {self.url}"):
+            self._look_again()
             with stage(self.objects.near) as staging:
                 sink = _RemoteSink(staging, self.objects)
                 yield sink
@@ -136,7 +141,7 @@ class RemoteRegistry(StoredRegistry):
         place.mkdir(parents=True, exist_ok=True)
         folder = TemporaryDirectory(dir=place, prefix=f"{self.uuid}-")
         empty = ObjectStore(Path(folder.name), Index(None), pack_bytes=PART)
-        return _RemoteReader(RemoteObjects(self._bare, empty, self.objects.index), manifest, what=what, kept=folder)
+        return _RemoteReader(RemoteObjects(self.bare, empty, self.objects.index), manifest, what=what, kept=folder)
 
     def read_range(self, entry: Entry, offset: int, length: int, *, what: str) -> bytes:
         with os_errors(f"Reading {what}"):
@@ -171,7 +176,41 @@ class RemoteRegistry(StoredRegistry):
 
     @contextlib.contextmanager
     def _publishing(self) -> Iterator[Callable[[Manifest], Manifest]]:
-        yield self.objects.locate
+        self._look_again()
+        yield self._locate
+
+    def _locate(self, manifest: Manifest) -> Manifest:
+        try:
+            return self.objects.locate(manifest)
+        except NotFoundError:
+            if not self.objects.avoid:
+                raise
+        near = [
+            (entry.digest, entry.size) for entry in manifest.entries if self.objects.near.has(entry.digest, entry.size)
+        ]
+        self.objects.upload(near)  # what gc condemned since it was found there is stored anew
+        return self.objects.locate(manifest)
+
+    def _look_again(self) -> None:
+        """Read what gc has condemned: from now on there is so much time to commit."""
+        self.objects.avoid = condemned_keys(self.bare)
+        self._looked = time.monotonic()
+
+    def _avoided(self) -> Container[str]:
+        return self.objects.avoid
+
+    def _commits(self) -> None:
+        if time.monotonic() - self._looked > COMMIT_WITHIN:
+            raise RegistryError(
+                f"Publishing to {self.url} took longer than {COMMIT_WITHIN:,.0f} seconds, and gc may have removed what "
+                "was found there meanwhile, so nothing was published.",
+                hint="Repeat the command: what was sent is not sent again.",
+            )
+
+    def forget(self, key: str) -> None:
+        """Keep nothing near of a key that was removed."""
+        if isinstance(self.storage, CachedStorage):
+            self.storage.forget(key)
 
     # signs of life
 

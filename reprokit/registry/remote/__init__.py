@@ -1,0 +1,1 @@
+"""Registries in object stores: signs of life and gc without a lock that anybody could hold."""
