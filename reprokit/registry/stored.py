@@ -11,7 +11,6 @@ import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager
-from functools import cached_property
 from typing import Any
 
 from reprokit.core.atomic_files import explain_os_error, os_errors
@@ -45,16 +44,19 @@ class StoredRegistry(Registry):
         self.url = storage.url
         self.manifests = ManifestStore(storage)
         self.history = PackageLogs(storage, stamp=stamp)
+        self._uuid: str | None = None
         self.opened = False  # it is a registry, of the format that is read here
         self._stamp = stamp
 
     # the place
 
-    @cached_property
+    @property
     def uuid(self) -> str:
         """What the registry is called wherever it lies."""
-        with os_errors(f"Opening the registry {self.url}"):
-            return str(self._marker()["uuid"])
+        if self._uuid is None:
+            with os_errors(f"Opening the registry {self.url}"):
+                self._check_format()
+        return str(self._uuid)
 
     def exists(self) -> bool:
         """True if the place is a registry by now."""
@@ -103,6 +105,7 @@ class StoredRegistry(Registry):
             raise RegistryError(
                 f"{self.storage.name(MARKER)} names no UUID.", hint="Restore it from a copy of the registry."
             )
+        self._uuid = marker["uuid"]
         self.opened = True
         self._opened()
 

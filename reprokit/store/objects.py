@@ -55,13 +55,15 @@ def parse_hint(hint: str) -> PackPlace | None:
 class ObjectStore:
     """`objects/<algorithm>/<2 hex>/<rest>`, `packs/<hex>.zip`, and `tmp/` for what is neither yet."""
 
-    def __init__(self, root: Path, index: Index, *, pack_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, root: Path, index: Index, *, pack_bytes: int = MAX_BYTES, durable: bool = True) -> None:
         """Use a folder.
 
         Args:
             pack_bytes: What a pack holds, but for its last member.
+            durable: What was stored outlives a crash of the machine; a cache need not.
         """
         self.root = root
+        self.durable = durable
         self.pack_bytes = pack_bytes
         self.index = index
         self._open: OrderedDict[str, Pack] = OrderedDict()

@@ -249,7 +249,7 @@ class RemoteObjects:
         if self.near.has(entry.digest, entry.size):
             with suppress(DataMismatchError, NotFoundError):  # what is near may be thrown away at any time
                 return self.near.read(entry, what=what)
-        data = self._read(entry, what=what)
+        data = self.read_anew(entry, what=what)
         with self._lock:
             if entry.digest not in self._recent and len(data) < SMALL:
                 self._recent[entry.digest] = data
@@ -258,7 +258,7 @@ class RemoteObjects:
                     self._recent_bytes -= len(self._recent.popitem(last=False)[1])
         return data
 
-    def _read(self, entry: Entry, *, what: str) -> bytes:
+    def read_anew(self, entry: Entry, *, what: str) -> bytes:
         """Return an entry's bytes from the storage, verified."""
         if not _is_small(entry.digest, entry.size):
             sink = io.BytesIO()
@@ -315,7 +315,7 @@ class RemoteObjects:
             self.near.copy_to(entry, sink, what=what)
             return
         if _is_small(entry.digest, entry.size):
-            data = self._read(entry, what=what) if anew or sink is None else self.read(entry, what=what)
+            data = self.read_anew(entry, what=what) if anew or sink is None else self.read(entry, what=what)
             if sink is not None:
                 sink.write(data)
             return
@@ -413,7 +413,7 @@ class RemoteObjects:
                 staging.put_all(good)
                 advance(sum(map(len, good)))
             for entry in left:
-                data = self._read(entry, what=f"{entry.logical_key} of {what}")
+                data = self.read_anew(entry, what=f"{entry.logical_key} of {what}")
                 staging.put_bytes(data)
                 advance(len(data))
 
@@ -482,7 +482,7 @@ class RemoteObjects:
                     continue
                 for raw in raws & wanted:
                     if not writers or writers[-1].is_full:
-                        writers.append(PackWriter(folder / f"pack-{len(writers)}", max_bytes=PART))
+                        writers.append(PackWriter(folder / f"pack-{len(writers)}", max_bytes=PART, durable=False))
                         if self.avoid:  # one of the same members may have been condemned
                             nonce = secrets.token_bytes(16)
                             writers[-1].add(hash_bytes(nonce).raw, nonce)

@@ -100,7 +100,8 @@ class Staging:
             with os.fdopen(descriptor, "wb", buffering=0) as sink:
                 for part in parts:
                     write_all(sink, part)
-                os.fsync(descriptor)
+                if self._store.durable:
+                    os.fsync(descriptor)
             self._keep_loose(digest, size, Path(name))
 
     def put_stream(self, source: BinaryIO, size: int, type_: str = CHUNKED, *, threads: int = 2) -> tuple[Digest, int]:
@@ -161,7 +162,7 @@ class Staging:
                 return digest, length
             self._refuse_purged(digest)
             new = digest not in self._loose and not self._reuse_loose(digest, length)
-            if new:
+            if new and self._store.durable:
                 os.fsync(descriptor)
         temporary = Path(name)
         if length < SMALL and type_ == CHUNKED:  # shorter than was said: it belongs into a pack
@@ -229,7 +230,7 @@ class Staging:
             temporary.replace(final)
             folders.add(final.parent)
         self._loose.clear()
-        for folder in folders:
+        for folder in folders if self._store.durable else ():
             fsync_folder(folder)
 
     def discard(self) -> None:

@@ -69,7 +69,9 @@ class RemoteRegistry(StoredRegistry):
     def objects(self) -> RemoteObjects:
         """The objects; only of a registry that is one."""
         index = self._cache / "index"
-        near = ObjectStore(self._cache / "near" / self.uuid, Index(index / f"{self.uuid}-near.sqlite"), pack_bytes=PART)
+        near = ObjectStore(
+            self._cache / "near" / self.uuid, Index(index / f"{self.uuid}-near.sqlite"), pack_bytes=PART, durable=False
+        )
         return RemoteObjects(self.bare, near, Index(index / f"{self.uuid}.sqlite"))
 
     def _ensure(self) -> None:
@@ -140,7 +142,7 @@ class RemoteRegistry(StoredRegistry):
         place = self._cache / "anew"
         place.mkdir(parents=True, exist_ok=True)
         folder = TemporaryDirectory(dir=place, prefix=f"{self.uuid}-")
-        empty = ObjectStore(Path(folder.name), Index(None), pack_bytes=PART)
+        empty = ObjectStore(Path(folder.name), Index(None), pack_bytes=PART, durable=False)
         return _RemoteReader(RemoteObjects(self.bare, empty, self.objects.index), manifest, what=what, kept=folder)
 
     def read_range(self, entry: Entry, offset: int, length: int, *, what: str) -> bytes:
@@ -287,11 +289,18 @@ class _RemoteReader(PackReader):
 
     def read(self, position: int) -> bytes:
         self._come(position)
-        return super().read(position)
+        try:
+            return super().read(position)
+        except (DataMismatchError, NotFoundError):  # what is near may be damaged, or thrown away meanwhile
+            entry = self._manifest.entries[position]
+            return self._objects.read_anew(entry, what=f"{entry.logical_key} of {self._what}")
 
     def view(self, position: int) -> bytes | memoryview:
         self._come(position)
-        return super().view(position)
+        try:
+            return super().view(position)
+        except (DataMismatchError, NotFoundError):
+            return self.read(position)
 
     def views(self, positions: Sequence[int], *, own: bool = False) -> list[memoryview]:
         self._bring([position for position in positions if not self._near[position]])
