@@ -17,7 +17,10 @@ from reprokit.store.storage import Readable, Storage, Stored
 __all__ = ["Memory", "Scheduler"]
 
 
-_SHARES = (*[1e-6] * 200, *[1e-3] * 20, 0.1, 0.9, 1.0)  # of the longest, that a call takes
+_SHARES = (  # of the longest, that a call takes: seldom long, often long
+    (*[1e-6] * 200, *[1e-3] * 20, 0.1, 0.9, 1.0),
+    (*[1e-6] * 40, *[1e-3] * 10, 0.1, 0.9, 1.0, 1.0),
+)
 
 
 class Scheduler:
@@ -34,6 +37,7 @@ class Scheduler:
         self.errors: list[tuple[str, BaseException]] = []
         self._random = random.Random(seed)
         self._longest = longest
+        self._shares = _SHARES[seed % 2]
         self._turn = threading.Condition()
         self._waiting: dict[str, bool] = {}  # actor → is it its turn?
         self._living: set[str] = set()
@@ -76,7 +80,7 @@ class Scheduler:
         """Let one go on, once all that live are waiting."""
         if self._living and self._waiting.keys() == self._living and not any(self._waiting.values()):
             self.steps += 1
-            self.time += self._longest * self._random.choice(_SHARES)
+            self.time += self._longest * self._random.choice(self._shares)
             self._waiting[self._random.choice(sorted(self._waiting))] = True
             self._turn.notify_all()
 
