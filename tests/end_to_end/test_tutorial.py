@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.object_stores import Server
 
 pytestmark = pytest.mark.slow
 
@@ -66,3 +67,11 @@ def test_the_page_on_reading_checkpoints_runs_as_written(tmp_path: Path) -> None
     assert "(2, 4)\ntorch.float32\n(1, b'x') {'$tuple': [1, {'$bytes': 'eA=='}]}\n" in said
     assert re.search(r"^epoch 1 +demo/line@\w{8}  +\d+\.\d KB  loss=0\.5$", said, re.MULTILINE)
     assert "out: checkpoint.pt, all verified" in said
+
+
+def test_the_page_on_teams_runs_as_written(weed: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weed.used_by(monkeypatch)
+    said = run_page("teams.md", tmp_path)
+    assert "BITWISE: every state digest" in said
+    assert "reproduced by" in said or "BITWISE" in said.rpartition("status ")[2]
+    assert said.count("0 problem(s)") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib import import_module
 
 import click
 
@@ -13,8 +14,9 @@ from reprokit.core.terminal_text import printable
 from reprokit.errors import RegistryError, UsageError
 from reprokit.packages.purge import purge as purge_objects
 from reprokit.registry import Registry
-from reprokit.registry.gc import GRACE, collect_garbage
+from reprokit.registry.gc import GRACE, Swept, collect_garbage
 from reprokit.registry.local import LocalRegistry
+from reprokit.registry.stored import StoredRegistry
 from reprokit.registry.uses import find_objects
 from reprokit.runs.remove import rm as remove
 from reprokit.runs.store import RunStore
@@ -24,7 +26,10 @@ __all__ = ["gc", "purge", "rm", "rollback"]
 
 def _local(registry: Registry) -> LocalRegistry:
     if not isinstance(registry, LocalRegistry):
-        raise UsageError(f"{registry.url} is not a registry in a folder; its owner looks after it.")
+        raise UsageError(
+            f"{registry.url} is not a registry in a folder, and this command works on those alone.",
+            hint="Pull what is meant into a folder, or ask who looks after that registry.",
+        )
     return registry
 
 
@@ -67,9 +72,18 @@ def rm(face: Face, ref: str, message: str | None, force: bool) -> None:
 @click.option("--thorough", is_flag=True, help="Write every pack anew that holds anything unused.")
 @common
 def gc(face: Face, dry_run: bool, grace: float, thorough: bool) -> None:
-    """Remove from the registry what no version uses, and from this machine the scratch folders of killed runs."""
-    registry = _local(face.registry())
-    swept = collect_garbage(registry, grace=grace * 3600, dry_run=dry_run, thorough=thorough, progress=face)
+    """Remove from the registry what no version uses, and from this machine the scratch folders of killed runs.
+
+    In an object store, where nobody holds a lock, what is unused is condemned first, and removed by a gc that comes
+    after the grace period.
+    """
+    registry = face.registry()
+    if isinstance(registry, StoredRegistry) and not isinstance(registry, LocalRegistry):
+        remote = import_module("reprokit.registry.remote.gc")  # an object store's client, which a folder does not need
+        swept: Swept = remote.collect_remote_garbage(registry, grace=grace * 3600, dry_run=dry_run, progress=face)
+    else:
+        local = _local(registry)
+        swept = collect_garbage(local, grace=grace * 3600, dry_run=dry_run, thorough=thorough, progress=face)
     count, freed = sweep(dry_run=dry_run)
     verb = "would be freed" if dry_run else "freed"
     lines = [

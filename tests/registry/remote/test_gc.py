@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 from collections import Counter
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reprokit.errors import Error, NotFoundError, RefusedError, RegistryError
+from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError, RegistryError
 from reprokit.packages.package import verify_registry
 from reprokit.registry.remote import gc, registry
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, condemned_lists
@@ -268,5 +269,6 @@ def test_what_a_version_names_since_it_was_condemned_is_spared_by_the_second_loo
     later(HOUR + 1)
     if not looks_again:
         monkeypatch.setattr(gc._Used, "needs", lambda *_: False)
-    collect_remote_garbage(team, grace=HOUR)
+    with contextlib.suppress(DataMismatchError):  # it sees at once that a version is gone
+        collect_remote_garbage(team, grace=HOUR)
     assert (verify_registry(machine("reader"))[1] == []) is looks_again
