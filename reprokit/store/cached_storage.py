@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +18,7 @@ from reprokit.store.storage import FolderStorage, Readable, Storage, Stored
 __all__ = ["CachedStorage"]
 
 _KEPT = ("manifests/", "log/")
+_LATE = 1.0  # seconds
 _MAX_KEPT = 16 * 1024 * 1024  # bytes of one that is kept without having been asked for whole
 
 
@@ -27,6 +29,7 @@ class CachedStorage(Storage):
         self.url = storage.url
         self.inner = storage
         self._near = FolderStorage(folder)
+        self._listed: dict[str, tuple[float, list[str]]] = {}
 
     def name(self, key: str) -> str:
         return self.inner.name(key)
@@ -53,7 +56,17 @@ class CachedStorage(Storage):
         return self.inner.stat(key)
 
     def names(self, folder: str, *, after: str = "") -> list[str]:
-        """Return the names; in the folder of a log those behind the last one that is kept are asked for alone."""
+        """Return the names, which may be a second old; of a log only those behind the last one kept are asked for."""
+        if after or not folder.startswith("log"):
+            return self.inner.names(folder, after=after)
+        known = self._listed.get(folder)
+        if known is not None and time.monotonic() - known[0] < _LATE:
+            return known[1]
+        found = self._names(folder)
+        self._listed[folder] = time.monotonic(), found
+        return found
+
+    def _names(self, folder: str, *, after: str = "") -> list[str]:
         if after or folder.count("/") != 2 or not folder.startswith("log/"):
             return self.inner.names(folder, after=after)
         kept = sorted(self._near.names(folder))
@@ -68,18 +81,25 @@ class CachedStorage(Storage):
         return self.inner.walk(folder, after=after)
 
     def create(self, key: str, data: bytes) -> None:
+        self._listed.clear()  # what was listed is old now, also where somebody was faster
         self.inner.create(key, data)
         self._keep(key, data)
 
     def put(self, key: str, data: bytes | memoryview) -> None:
+        self._listed.clear()
         self.inner.put(key, data)
         if key.startswith(_KEPT):
             self._near.delete(key)
 
     def delete(self, key: str) -> None:
+        self._listed.clear()
         self.inner.delete(key)
         if key.startswith(_KEPT):
             self._near.delete(key)
+
+    def look_again(self) -> None:
+        """Forget what was listed a moment ago."""
+        self._listed.clear()
 
     def forget(self, key: str) -> None:
         """Keep nothing of a key any more."""

@@ -75,6 +75,7 @@ class RemoteObjects:
         self._recent: OrderedDict[Digest, bytes] = OrderedDict()
         self._recent_bytes = 0
         self._stored: dict[tuple[Digest, int], int] = {}  # large ones that are known to be there → their generation
+        self._listed: set[str] | None = None  # packs that were there when it was last looked
         self.avoid: frozenset[str] = frozenset()  # keys that gc has condemned: no new version may name them
         self._lock = threading.Lock()
 
@@ -102,7 +103,14 @@ class RemoteObjects:
     def pack_names(self) -> set[str]:
         """Return the packs that are there now."""
         names = self.storage.names("packs")
-        return {name[:-4] for name in names if name.endswith(".zip") and PACK_NAME.fullmatch(name[:-4])}
+        found = {name[:-4] for name in names if name.endswith(".zip") and PACK_NAME.fullmatch(name[:-4])}
+        self._listed = set(found)
+        return found
+
+    def look_again(self, avoid: frozenset[str]) -> None:
+        """Take note of what gc has condemned, and list packs anew when they are asked for next."""
+        self.avoid = avoid
+        self._listed = None
 
     def catalogue(self) -> set[str]:
         """Bring the index up to date with the packs that are there, and return those that are in it.
@@ -135,20 +143,28 @@ class RemoteObjects:
                 return parse_directory(tail[-length:], size)
         return None
 
-    def find(self, digests: Iterable[Digest], *, but: Container[str] = ()) -> dict[Digest, PackPlace]:
+    def find(
+        self, digests: Iterable[Digest], *, but: Container[str] = (), hasty: bool = False
+    ) -> dict[Digest, PackPlace]:
         """Return where objects lie in packs, for those that do; only packs that exist are named.
 
         Args:
             but: Keys of packs that do not count.
+            hasty: What came since it was last looked need not be found.
         """
         wanted = {digest.raw: digest for digest in digests if digest.type == CHUNKED}
         if not wanted:
             return {}
-        there = self.pack_names()
+        looked = self._listed is None
+        found = self._known(wanted, self.pack_names() if self._listed is None else self._listed, but)
+        if len(found) < len(wanted) and not (looked or hasty):
+            found = self._known(wanted, self.pack_names(), but)
+        return {wanted[raw]: place for raw, place in found.items() if raw in wanted}
+
+    def _known(self, raws: Iterable[bytes], there: set[str], but: Container[str]) -> dict[bytes, PackPlace]:
         if there - self.index.packs():
             there = self.catalogue()
-        there = {name for name in there if self.pack_key(name) not in but} if but else there
-        return {wanted[raw]: place for raw, place in self.index.places(wanted, there).items() if raw in wanted}
+        return self.index.places(raws, {name for name in there if self.pack_key(name) not in but} if but else there)
 
     def stored(self, objects: Iterable[tuple[Digest, int]]) -> dict[tuple[Digest, int], int]:
         """Return which objects of 1 MiB or more are there, whole by their lengths and not condemned.
@@ -199,7 +215,7 @@ class RemoteObjects:
     def lacking(self, objects: Iterable[tuple[Digest, int]]) -> list[tuple[Digest, int]]:
         """Return those that are not there."""
         asked = list(dict.fromkeys(objects))
-        packed = self.find((digest for digest, size in asked if _is_small(digest, size)), but=self.avoid)
+        packed = self.find((digest for digest, size in asked if _is_small(digest, size)), but=self.avoid, hasty=True)
         large = self.stored(one for one in asked if not _is_small(*one))
         return [
             (digest, size)
@@ -213,7 +229,8 @@ class RemoteObjects:
         Raises:
             NotFoundError: One is not there; the first such entry is named.
         """
-        packs = {name for name in self.pack_names() if self.pack_key(name) not in self.avoid}
+        listed = self.pack_names() if self._listed is None else self._listed
+        packs = {name for name in listed if self.pack_key(name) not in self.avoid}
         places = list(manifest.places)
         missing: list[int] = []
         for position, place in enumerate(places):
@@ -492,6 +509,8 @@ class RemoteObjects:
                 sent = pool.map(lambda job: self.storage.put(self.pack_key(job[0]), map_file(job[1])), sending)
                 for (name, _, members), _ in zip(sending, sent, strict=True):
                     self.index.add_pack(name, members)
+                    if self._listed is not None:
+                        self._listed.add(name)
                     for raw, member in members.items():
                         if raw in values:
                             places[values[raw]] = hint_of(name, member)

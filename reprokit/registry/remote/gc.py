@@ -129,6 +129,7 @@ class _Used:
         self._versions: set[str] = set()
         self._chunked: set[bytes] = set()
         self._others: set[Digest] = set()
+        registry.look_again()
         with progress.task("Finding what is used", None, unit="versions") as advance:
             for name in registry.packages():
                 head = registry.head(name)

@@ -35,6 +35,7 @@ from reprokit.store.storage import Storage
 
 __all__ = ["RemoteRegistry"]
 
+_MOMENT = 60.0  # seconds
 _WINDOW = 4 * 1024 * 1024  # bytes that come near at once where many entries are read one by one
 
 
@@ -53,7 +54,8 @@ class RemoteRegistry(StoredRegistry):
         self._cache = cache
         self._home = home
         self.signs = RemoteSigns(storage)
-        self._looked = 0.0
+        self._looked: float | None = None
+        self._ensured = False
         self._open()
 
     def _opened(self) -> None:
@@ -75,9 +77,12 @@ class RemoteRegistry(StoredRegistry):
         return RemoteObjects(self.bare, near, Index(index / f"{self.uuid}.sqlite"))
 
     def _ensure(self) -> None:
+        if self._ensured:
+            return
         if not self.opened:
             self._probe()
         super()._ensure()
+        self._ensured = True
         known = None if self._home is None else self._home / "stores" / self.uuid
         if known is not None and not known.exists():
             self._probe()
@@ -118,13 +123,17 @@ class RemoteRegistry(StoredRegistry):
             sink.send()
 
     def has_object(self, digest: Digest, size: int) -> bool:
-        return self.opened and not self.objects.lacking([(digest, size)])
+        return not self.lacking([Entry("", size, digest)])
 
     def lacking(self, entries: Iterable[Entry]) -> list[Entry]:
         every: dict[tuple[Digest, int], Entry] = {}
         for entry in entries:
             every.setdefault((entry.digest, entry.size), entry)
-        return [every[one] for one in self.objects.lacking(every)] if self.opened else list(every.values())
+        if not self.opened:
+            return list(every.values())
+        with os_errors(f"Reading from {self.url}"):
+            self.objects.look_again(self.objects.avoid)
+            return [every[one] for one in self.objects.lacking(every)]
 
     def read_object(self, entry: Entry, *, what: str) -> bytes:
         with os_errors(f"Reading {what}"):
@@ -170,6 +179,7 @@ class RemoteRegistry(StoredRegistry):
         with os_errors(f"Reading from {self.url}"):
             if not self.opened:
                 return False
+            self.objects.look_again(self.objects.avoid)
             try:
                 self.objects.locate(manifest)
             except NotFoundError:
@@ -194,20 +204,27 @@ class RemoteRegistry(StoredRegistry):
         return self.objects.locate(manifest)
 
     def _look_again(self) -> None:
-        """Read what gc has condemned: from now on there is so much time to commit."""
-        self.objects.avoid = condemned_keys(self.bare)
-        self._looked = time.monotonic()
+        """Read what gc has condemned, unless that was a moment ago: from then on there is so much time to commit."""
+        now = time.monotonic()
+        if self._looked is None or now - self._looked > _MOMENT:
+            self.objects.look_again(condemned_keys(self.bare))
+            self._looked = now
 
     def _avoided(self) -> Container[str]:
         return self.objects.avoid
 
     def _commits(self) -> None:
-        if time.monotonic() - self._looked > COMMIT_WITHIN:
+        if self._looked is None or time.monotonic() - self._looked > COMMIT_WITHIN:
             raise RegistryError(
                 f"Publishing to {self.url} took longer than {COMMIT_WITHIN:,.0f} seconds, and gc may have removed what "
                 "was found there meanwhile, so nothing was published.",
                 hint="Repeat the command: what was sent is not sent again.",
             )
+
+    def look_again(self) -> None:
+        """Forget what was listed a moment ago: what is decided next depends on it."""
+        if isinstance(self.storage, CachedStorage):
+            self.storage.look_again()
 
     def forget(self, key: str) -> None:
         """Keep nothing near of a key that was removed."""

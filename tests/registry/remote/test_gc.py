@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +30,10 @@ LARGE = {name: name.encode() * 300_000 for name in ("left", "right")}
 
 
 @pytest.fixture
-def storage() -> Memory:
-    return Memory(Scheduler(0, longest=COMMIT_WITHIN))
+def storage(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    scheduler = Scheduler(0, longest=COMMIT_WITHIN)
+    monkeypatch.setattr(registry, "time", clock_of(scheduler))
+    return Memory(scheduler)
 
 
 @pytest.fixture
@@ -127,14 +130,17 @@ def test_what_was_found_there_and_condemned_before_the_commit_is_sent_again(
     assert verify_registry(machine("reader")) == (1, [])
 
 
-def test_who_takes_too_long_to_commit_publishes_nothing(team: RemoteRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_takes_too_long_to_commit_publishes_nothing(
+    team: RemoteRegistry, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = store(team, {"x": b"1"})
-    times = iter([0.0, COMMIT_WITHIN + 1])
+    write = team.manifests.write
 
-    class Clock:
-        monotonic = staticmethod(lambda: next(times))
+    def slowly(*arguments: Any, **options: Any) -> None:
+        later(COMMIT_WITHIN + 1)
+        write(*arguments, **options)
 
-    monkeypatch.setattr(registry, "time", Clock)
+    monkeypatch.setattr(team.manifests, "write", slowly)
     with pytest.raises(RegistryError) as caught:
         team.publish("a/b", manifest)
     assert "nothing was published" in caught.value.message
