@@ -11,13 +11,15 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from reprokit.core.regular_files import open_regular
 from reprokit.errors import DataMismatchError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = [
     "CHUNKED",
@@ -150,6 +152,8 @@ def hash_bytes(data: bytes | bytearray | memoryview, type_: str = CHUNKED) -> Di
 
 def hash_view(view: memoryview, type_: str = CHUNKED, *, threads: int = 2) -> Digest:
     """Return the digest of bytes in memory or in a mapped file, without a copy; chunks hash in parallel."""
+    from concurrent.futures import ThreadPoolExecutor  # with `logging`, which a look does not pay for
+
     chunk = chunk_size(len(view))
     if type_ == PLAIN or len(view) <= chunk:
         return hash_bytes(view, type_)
@@ -160,6 +164,8 @@ def hash_view(view: memoryview, type_: str = CHUNKED, *, threads: int = 2) -> Di
 
 def hash_all(objects: Sequence[Sequence[memoryview]], *, threads: int = 2) -> list[Digest]:
     """Return the digest of many objects in memory, each given in parts; the chunks of all of them hash in parallel."""
+    from concurrent.futures import ThreadPoolExecutor  # with `logging`, which a look does not pay for
+
     chunks = [_chunks(parts) for parts in objects]
     every = [chunk for own in chunks for chunk in own]
     sizes = [sum(map(len, chunk)) for chunk in every]
@@ -233,6 +239,8 @@ def copy_hashed(
     Returns:
         The digest, and the number of bytes that were there: unequal to `size` if the file changed meanwhile.
     """
+    from concurrent.futures import ThreadPoolExecutor  # with `logging`, which a look does not pay for
+
     chunk = chunk_size(size)
     if threads == 1 or size <= chunk or type_ == PLAIN:
         hasher = Hasher(size, type_)

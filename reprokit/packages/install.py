@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from reprokit.core.logical_keys import check_logical_key
@@ -37,6 +36,8 @@ def write_entries(
         strip: A prefix (`code/`) that logical keys lose on the way.
         mode: Permission bits of the files.
     """
+    from concurrent.futures import ThreadPoolExecutor  # with `logging`, which a look does not pay for
+
     chosen = list(entries)
     keys = [check_logical_key(entry.logical_key.removeprefix(strip)) for entry in chosen]
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW

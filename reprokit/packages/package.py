@@ -6,7 +6,6 @@ import importlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -241,6 +240,8 @@ class Package:
             sound: Objects that were verified already and are not read again; those found sound are added.
             claims: What else is to be true of the bytes, see `Claims`.
         """
+        from concurrent.futures import ThreadPoolExecutor  # with `logging`, which a look does not pay for
+
         problems: list[Problem] = []
         sound = set() if sound is None else sound
         reader = self.registry.reader(self.manifest, what=str(self), anew=True)  # it takes nothing as verified

@@ -16,14 +16,16 @@ import threading
 import zlib
 from binascii import hexlify, unhexlify
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from reprokit.core.digest import Hasher
 from reprokit.core.regular_files import open_regular
 from reprokit.errors import DataMismatchError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = [
     "MAX_BYTES",
@@ -68,6 +70,8 @@ class PackWriter:
     """Writes one pack. Not for several threads at once; hashing goes on in a thread of its own."""
 
     def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES, durable: bool = True) -> None:
+        from concurrent.futures import ThreadPoolExecutor  # with `logging`, which a look does not pay for
+
         self.path = path
         self._durable = durable
         self._max_bytes = max_bytes

@@ -7,7 +7,6 @@ Keys are relative, with `/` between their parts. All else that a registry promis
 from __future__ import annotations
 
 import os
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -115,7 +114,7 @@ class Storage(ABC):
 
     def now(self) -> float:
         """Return the time by the clock of the place, in seconds since 1970: no other clock is compared with it."""
-        probe = f"clock/{secrets.token_hex(8)}"
+        probe = f"clock/{os.urandom(8).hex()}"
         while True:
             self.put(probe, b"")
             found = self.stat(probe)
