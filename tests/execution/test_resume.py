@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ print("history", ckpt.state["history"])
 
 
 @pytest.fixture
-def loop(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def loop(tmp_path: Path, small: Path) -> Project:
+    return Project(tmp_path, small)
 
 
 def _write(project: Project, hook: str, checkpoints: str = "{package: l/m}") -> None:
@@ -320,6 +321,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_a_loop_with_workers_comes_to_its_next_batch_when_it_is_told_to_stop(loop: Project, context: str) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
+    loop.python = sys.executable
     loop.write("workers.py", _WORKERS.replace("CONTEXT", context))
     loop.write("workers.yaml", "name: w\ncode: {entrypoint: workers.py}\nexecution: {threads: 1}\n")
     loop.commit()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Project
-from tests.environment.making import needed_by_reprokit, only, repacked, venv, wheel
+from tests.environment.making import copied, needed_by_reprokit, only, wheel
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_lock_stands_until_its_files_change(index: Path, tmp_path: Path) -> No
 
 
 def test_where_wheels_are_is_asked_only_if_wanted(index: Path, tmp_path: Path) -> None:
-    python = venv(tmp_path / "venv", repacked(tmp_path / "wheels", needed_by_reprokit()))
+    python = copied(tmp_path / "venv", needed_by_reprokit())
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "demo==1.0"]
     subprocess.run(command, check=True)
     project = Project(tmp_path)

@@ -40,9 +40,9 @@ _HARMLESS = ["param.spare=2", "variable.OTHER=1", "threads=2", "data.in=t/in:lat
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def made(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Project:
     """A run of a script, and after it a version of its data and a tree of its code that are other ones."""
-    project = Project(tmp_path_factory.mktemp("bisecting"))
+    project = Project(tmp_path_factory.mktemp("bisecting"), small)
     project.build()
     project.write("train.py", _SCRIPT.replace("LINE", "pass"))
     project.write("recipe.yaml", _RECIPE)
@@ -192,8 +192,8 @@ def test_a_factor_that_cannot_be_tried_by_itself_is_no_reason_to_stop(made: Proj
     assert "only together" in found["conclusion"]
 
 
-def test_a_parameter_with_an_emoji_is_given_to_a_repetition_as_it_is(tmp_path: Path) -> None:
-    project = Project(tmp_path)
+def test_a_parameter_with_an_emoji_is_given_to_a_repetition_as_it_is(tmp_path: Path, small: Path) -> None:
+    project = Project(tmp_path, small)
     project.build()
     project.write("train.py", _SCRIPT.replace("LINE", "weights = weights * len(params['word'].encode())"))
     project.write("recipe.yaml", _RECIPE.replace("spare: 1", "spare: 1, word: a"))
