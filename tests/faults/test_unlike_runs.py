@@ -30,9 +30,9 @@ def _run(project: Project, script: str, recipe: str = RECIPE, *, expect: int = 0
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+def runs(tmp_path_factory: pytest.TempPathFactory, small: Path) -> tuple[Project, str]:
     """A project, and the ID of a run that is whole."""
-    project = Project(tmp_path_factory.mktemp("unlike"))
+    project = Project(tmp_path_factory.mktemp("unlike"), small)
     project.build()
     return project, _run(project, SCRIPT)
 
