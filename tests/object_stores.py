@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 KEY = "AKIDTESTTESTTESTTEST"
-SECRET = "secretsecretsecretsecretsecret00"  # noqa: S105
+SECRET = "secretsecretsecretsecretsecret00"
 _READY = 60  # seconds
 
 

@@ -141,7 +141,11 @@ class ObjectStorage(Storage):
             try:
                 return bytes(self._client.get_range(self._store, key, start=offset, length=length))
             except self._errors as error:
-                if _code(str(error)) == "InvalidRange" or "416" in _STATUS.findall(str(error)):
+                if (
+                    "Invalid range" in str(error)
+                    or _code(str(error)) == "InvalidRange"
+                    or "416" in _STATUS.findall(str(error))
+                ):
                     return b""  # it begins behind the end
                 raise
 
