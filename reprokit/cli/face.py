@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from reprokit.core.canonical_json import spelled
-from reprokit.core.config import Config
+from reprokit.core.config import Config, named_registry
 from reprokit.core.progress import Advance
 from reprokit.core.terminal_text import continued, one_line, tame, tame_json
 from reprokit.recording.journal import any_journal
@@ -153,7 +153,10 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def absolute_address(address: str) -> str:
-    """Return a registry's address with a path made absolute; a URL stays as it is."""
+    """Return a registry's address: a path made absolute, a URL as it is, of a name what it stands for."""
+    named = named_registry(address)
+    if named is not None:
+        return named
     return address if "://" in address else os.path.abspath(Path(address).expanduser())  # noqa: PTH100 - without ..
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from reprokit.errors import RecipeError
 
-__all__ = ["CONFIG_FILE", "Config"]
+__all__ = ["CONFIG_FILE", "Config", "named_registry"]
 
 CONFIG_FILE = Path(".reprokit") / "config.yaml"
 _MAX_CONFIG = 64 * 1024
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +26,7 @@ class Config:
     Attributes:
         home: Data that must not be lost: the default registry, journals of runs.
         cache: Anything here can be deleted.
-        registry: A folder (a path or file:// URL).
+        registry: A folder (a path or file:// URL), or a place in an object store (s3://, gs://, az://).
     """
 
     home: Path
@@ -36,8 +40,14 @@ class Config:
         base = (folder or Path.cwd()).absolute()
         chosen = registry or os.environ.get("REPROKIT_REGISTRY")
         if not chosen:
-            chosen, base = _from_project(base) or (str(home / "registry"), base)
-        if "://" not in chosen:
+            project = _project(base)
+            chosen = project.registry if project is not None else None
+            base = project.folder if project is not None and chosen else base
+            chosen = chosen or str(home / "registry")
+        named = named_registry(chosen, folder=base)
+        if named is not None:
+            chosen = named
+        elif "://" not in chosen:
             chosen = str((base / Path(chosen).expanduser()).absolute())
         elif chosen.startswith("file://"):
             chosen = chosen.removeprefix("file://")
@@ -66,8 +76,29 @@ def _folder(variable: str) -> Path | None:
     return Path(value).expanduser() if value else None
 
 
-def _from_project(start: Path) -> tuple[str, Path] | None:
-    """Return the registry that the nearest .reprokit/config.yaml upwards names, and the folder it is relative to."""
+def named_registry(name: str, *, folder: Path | None = None) -> str | None:
+    """Return the address of a registry that the project's file gives a name to; None if it does not.
+
+    Args:
+        folder: Where the search for the file begins; by default the current one.
+    Raises:
+        RecipeError: The file is malformed.
+    """
+    project = _project((folder or Path.cwd()).absolute()) if _NAME.fullmatch(name) else None
+    if project is None or name not in project.registries:
+        return None
+    address = project.registries[name]
+    return address if "://" in address else str((project.folder / Path(address).expanduser()).absolute())
+
+
+class _Project(NamedTuple):
+    folder: Path
+    registry: str | None
+    registries: Mapping[str, str]
+
+
+def _project(start: Path) -> _Project | None:
+    """Return what the nearest .reprokit/config.yaml upwards says, and the folder that its paths are relative to."""
     for folder in (start, *start.parents):
         file = folder / CONFIG_FILE
         if not file.is_file():
@@ -75,11 +106,19 @@ def _from_project(start: Path) -> tuple[str, Path] | None:
         # start-up without the file does not pay
         load_yaml = importlib.import_module("reprokit.core.safe_yaml").load_yaml
         content = load_yaml(file.read_bytes(), what=str(file), max_bytes=_MAX_CONFIG) or {}
-        unknown = set(content) - {"registry"} if isinstance(content, dict) else {"(not a mapping)"}
+        unknown = set(content) - {"registry", "registries"} if isinstance(content, dict) else {"(not a mapping)"}
         if unknown:
-            raise RecipeError(f"{file}: unknown key {sorted(map(str, unknown))[0]!r}; known: 'registry'.")
-        if value := content.get("registry"):
-            if not isinstance(value, str):
-                raise RecipeError(f"{file}: registry must be a path or URL, not {value!r}.")
-            return value, folder
+            raise RecipeError(f"{file}: unknown key {sorted(map(str, unknown))[0]!r}; known: 'registries', 'registry'.")
+        chosen, named = content.get("registry"), content.get("registries") or {}
+        if not (chosen is None or isinstance(chosen, str)):
+            raise RecipeError(f"{file}: registry must be a path or URL, not {chosen!r}.")
+        if not isinstance(named, dict) or not all(
+            isinstance(name, str) and _NAME.fullmatch(name) and isinstance(address, str)
+            for name, address in named.items()
+        ):
+            raise RecipeError(
+                f"{file}: registries must be a mapping of names (letters, digits, - and _) to paths or URLs."
+            )
+        if chosen or named:
+            return _Project(folder, chosen or None, named)
     return None
