@@ -199,7 +199,7 @@ def _store_values(values: Mapping[str, Any], registry: Registry) -> _Stored:
             made.sizes.append(size)
             made.values.append(digest.value)
             made.places.append("")
-        made.new_bytes = sink.new_bytes
+    made.new_bytes = sink.new_bytes
     return made
 
 
@@ -255,7 +255,10 @@ def _store_folder(folder: Path, name: str, registry: Registry, progress: Progres
     values = [known.value(at) if known and at >= 0 else "" for at in positions]
     hints = [places[at] if at >= 0 else "" for at in positions]
     changed = [number for number, at in enumerate(positions) if at < 0]
-    with registry.staging() as sink, progress.task(f"Storing {name}", len(changed), unit="files") as advance:
+    with (
+        registry.staging(progress=progress) as sink,
+        progress.task(f"Storing {name}", len(changed), unit="files") as advance,
+    ):
         for number, digest, stat in _store_files(files, changed, sink, advance):
             values[number], files.stats[number], sizes[number] = digest.value, stat, stat[0]
     for number in changed:

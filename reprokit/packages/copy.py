@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from reprokit.core.digest import CHUNKED
-from reprokit.core.progress import Advance
+from reprokit.core.progress import SILENT, Advance, Progress
 from reprokit.errors import DataMismatchError
 from reprokit.packages.package import Package
 from reprokit.registry import Registry
+from reprokit.registry.base import Sink
 from reprokit.schema.manifest import Entry
 from reprokit.store.packs import SMALL
 
@@ -22,7 +23,7 @@ _BATCH_BYTES = 16 * 1024 * 1024
 
 
 def copy_objects(
-    package: Package, missing: list[Entry], target: Registry, advance: Advance
+    package: Package, missing: list[Entry], target: Registry, advance: Advance, *, progress: Progress = SILENT
 ) -> tuple[int, dict[str, str]]:
     """Store the objects of these entries in another registry, portion by portion.
 
@@ -34,7 +35,13 @@ def copy_objects(
         DataMismatchError, NotFoundError: An object of the package is corrupt or missing.
     """
     places: dict[str, str] = {}
-    new_bytes = sum(_copy_portion(package, portion, target, places, advance) for portion in _portions(missing))
+    new_bytes = 0
+    for portion in _portions(missing):
+        package.registry.fetch([one for one in portion if _is_small(one)], what=str(package), progress=progress)
+        with target.staging(progress=progress) as sink:
+            _copy_portion(package, portion, sink, advance)
+        new_bytes += sink.new_bytes
+        places |= {one.digest.value: sink.place(one.digest.value) for one in portion if _is_small(one)}
     return new_bytes, places
 
 
@@ -61,27 +68,20 @@ def _split(entries: Iterable[Entry], most_bytes: int, most: int) -> Iterator[lis
         yield part
 
 
-def _copy_portion(
-    package: Package, portion: list[Entry], target: Registry, places: dict[str, str], advance: Advance
-) -> int:
-    """Copy objects, durable when this returns; return how many bytes were new, and fill in where small ones lie."""
-    with target.staging() as sink:
-        for batch in _split([entry for entry in portion if _is_small(entry)], _BATCH_BYTES, _BATCH_FILES):
-            pieces = [package.reader.read(package.manifest.position(entry.logical_key)) for entry in batch]
-            for entry, digest in zip(batch, sink.put_all(pieces), strict=True):
-                if digest != entry.digest:
-                    raise DataMismatchError(f"{entry.logical_key} of {package} changed while it was copied.")
-            advance(len(batch))
-        for entry in portion:
-            if not _is_small(entry):
-                what = f"{entry.logical_key} of {package}"
-                stream: Any = _Stream(package.registry, entry, what)
-                sink.put_known(stream, entry.digest, entry.size, what=what)
-                advance()
+def _copy_portion(package: Package, portion: list[Entry], sink: Sink, advance: Advance) -> None:
+    """Copy objects into a sink."""
+    for batch in _split([entry for entry in portion if _is_small(entry)], _BATCH_BYTES, _BATCH_FILES):
+        pieces = [package.reader.read(package.manifest.position(entry.logical_key)) for entry in batch]
+        for entry, digest in zip(batch, sink.put_all(pieces), strict=True):
+            if digest != entry.digest:
+                raise DataMismatchError(f"{entry.logical_key} of {package} changed while it was copied.")
+        advance(len(batch))
     for entry in portion:
-        if _is_small(entry):
-            places[entry.digest.value] = sink.place(entry.digest.value)
-    return sink.new_bytes
+        if not _is_small(entry):
+            what = f"{entry.logical_key} of {package}"
+            stream: Any = _Stream(package.registry, entry, what)
+            sink.put_known(stream, entry.digest, entry.size, what=what)
+            advance()
 
 
 class _Stream(io.RawIOBase):

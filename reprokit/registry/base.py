@@ -94,8 +94,12 @@ class Registry(ABC):
     url: str
 
     @abstractmethod
-    def staging(self) -> AbstractContextManager[Sink]:
-        """Open a sink for new objects."""
+    def staging(self, *, progress: Progress = SILENT) -> AbstractContextManager[Sink]:
+        """Open a sink for new objects.
+
+        Args:
+            progress: Where it is shown how they are sent, if they are to go far.
+        """
 
     @abstractmethod
     def has_object(self, digest: Digest, size: int) -> bool: ...

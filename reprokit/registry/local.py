@@ -79,7 +79,7 @@ class LocalRegistry(StoredRegistry):
 
     # objects
 
-    def staging(self) -> AbstractContextManager[Sink]:
+    def staging(self, *, progress: Progress = SILENT) -> AbstractContextManager[Sink]:  # noqa: ARG002
         self._ensure()
         return self._staging()
 

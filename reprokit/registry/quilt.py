@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from reprokit.core.atomic_files import os_errors
 from reprokit.core.digest import Digest, copy_hashed, hash_bytes
+from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import PackageRef, check_package_name, check_tag
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.registry.base import LogEntry, Registry, Sink
@@ -292,7 +293,7 @@ class QuiltRegistry(Registry):
 
     # what a reader cannot do
 
-    def staging(self) -> AbstractContextManager[Sink]:
+    def staging(self, *, progress: Progress = SILENT) -> AbstractContextManager[Sink]:  # noqa: ARG002
         self._refuse("Nothing can be stored")
 
     def recall(self, source: str) -> bytes | None:  # noqa: ARG002 - nothing is remembered here

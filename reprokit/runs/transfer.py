@@ -252,7 +252,7 @@ def _into_registry(
     for last in (False, True):
         missing = target.lacking(manifest.entries)
         with progress.task(f"Copying {package}", len(missing), unit="files") as advance:
-            copied, places = copy_objects(package, missing, target, advance)
+            copied, places = copy_objects(package, missing, target, advance, progress=progress)
         size += copied
         count += len(missing)
         values = bare.columns()[1]

@@ -7,7 +7,6 @@ import pytest
 from reprokit.core.config import Config, named_registry
 from reprokit.errors import RecipeError
 
-
 NAMES = "registries must be a mapping of names (letters, digits, - and _) to paths or URLs."
 
 

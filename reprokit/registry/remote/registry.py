@@ -109,18 +109,18 @@ class RemoteRegistry(StoredRegistry):
 
     # objects
 
-    def staging(self) -> AbstractContextManager[Sink]:
+    def staging(self, *, progress: Progress = SILENT) -> AbstractContextManager[Sink]:
         self._ensure()
-        return self._staging()
+        return self._staging(progress)
 
     @contextlib.contextmanager
-    def _staging(self) -> Iterator[Sink]:
+    def _staging(self, progress: Progress) -> Iterator[Sink]:
         with os_errors(f"Storing objects in {self.url}"):
             self._look_again()
             with stage(self.objects.near) as staging:
                 sink = _RemoteSink(staging, self.objects)
                 yield sink
-            sink.send()
+            sink.send(progress)
 
     def has_object(self, digest: Digest, size: int) -> bool:
         return not self.lacking([Entry("", size, digest)])
@@ -261,9 +261,9 @@ class _RemoteSink(Sink):
     def place(self, value: str) -> str:
         return self._places.get(value, "")
 
-    def send(self) -> None:
+    def send(self, progress: Progress) -> None:
         """Send what was put and is not there."""
-        self._sent, self._places = self._objects.upload(self._put)
+        self._sent, self._places = self._objects.upload(self._put, progress=progress)
 
     def put_bytes(self, data: bytes | memoryview) -> tuple[Digest, int]:
         return self._kept(*self._staging.put_bytes(data))
