@@ -133,7 +133,9 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --registry, -C, --json, -q and -v, and a `face` that knows them."""
 
     @click.option(
-        "--registry", metavar="URL", help="The registry: a folder. Default: REPROKIT_REGISTRY, project, home."
+        "--registry",
+        metavar="URL",
+        help="The registry: a folder, URL (s3, gs, az) or name. Default: REPROKIT_REGISTRY, project, home.",
     )
     @click.option("-C", "change_to", metavar="DIR", type=click.Path(exists=True, file_okay=False), help="Work in DIR.")
     @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON, and nothing else, on stdout.")

@@ -93,7 +93,7 @@ def open_storage(url: str) -> ObjectStorage:
     if find_spec("obstore") is None:
         raise UsageError(
             f"Registries at {scheme}:// need obstore, which is not installed ({url}).",
-            hint="Install it: pip install 'reprokit-runs[s3]'",
+            hint="Install it: pip install obstore (the extra `s3` of reprokit-runs).",
         )
     import obstore  # an extra, and start-up without a bucket does not pay
     from obstore import store
