@@ -21,7 +21,7 @@ from reprokit.schema.facts import meta_of
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.record import OutputFacts, Record
 from tests.environment.making import copied, needed_by_reprokit
-from tests.object_stores import Server, moto, seaweed
+from tests.object_stores import AzureServer, Server, azurite, moto, seaweed
 
 # TensorFlow and Triton each bring an LLVM, and a process that imports one after the other crashes. The tests' own
 # processes may import both frameworks, so PyTorch finds no Triton there; the scripts under test do.
@@ -245,6 +245,13 @@ def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """moto's server with a bucket called `bucket`."""
     with moto(tmp_path_factory.mktemp("moto")) as server:
         server.make_bucket("bucket")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    """Azurite with a container called `bucket`."""
+    with azurite(tmp_path_factory.mktemp("azurite")) as server:
         yield server
 
 

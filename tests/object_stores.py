@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hmac
 import json
 import os
 import shutil
@@ -21,6 +23,8 @@ import pytest
 
 KEY = "AKIDTESTTESTTESTTEST"
 SECRET = "secretsecretsecretsecretsecret00"
+AZURE_ACCOUNT = "devstoreaccount1"  # Azurite's own, which everybody knows
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _READY = 60  # seconds
 
 
@@ -99,6 +103,50 @@ def rclone(folder: Path) -> Iterator[Server]:
     command = [_program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
     command += ["--vfs-cache-mode", "off", "--no-cleanup", str(folder / "root")]
     with _running(command, folder, port) as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class AzureServer:
+    """A server that speaks Azure's protocol, with a container called `bucket`."""
+
+    port: int
+
+    def used_by(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Set the variables for a test."""
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", AZURE_ACCOUNT)
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", AZURE_KEY)
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"http://127.0.0.1:{self.port}/{AZURE_ACCOUNT}")
+
+    def make_container(self, name: str) -> None:
+        """Create a container, which obstore has no call for."""
+        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+        version = "2021-08-06"
+        empty = "\n" * 12
+        told = f"PUT{empty}x-ms-date:{date}\nx-ms-version:{version}\n/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}/{name}"
+        signed = hmac.digest(base64.b64decode(AZURE_KEY), f"{told}\nrestype:container".encode(), "sha256")
+        headers = {
+            "x-ms-date": date,
+            "x-ms-version": version,
+            "Authorization": f"SharedKey {AZURE_ACCOUNT}:{base64.b64encode(signed).decode()}",
+            "Content-Length": "0",
+        }
+        url = f"http://127.0.0.1:{self.port}/{AZURE_ACCOUNT}/{name}?restype=container"
+        urllib.request.urlopen(urllib.request.Request(url, method="PUT", headers=headers)).close()
+
+
+@contextlib.contextmanager
+def azurite(folder: Path) -> Iterator[AzureServer]:
+    """Run Azurite, which Microsoft tests with."""
+    program = shutil.which("azurite-blob")
+    if program is None:
+        pytest.skip("needs Azurite: npm install -g azurite")
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = [program, "--silent", "--location", str(folder), "--blobPort", str(port), "--skipApiVersionCheck"]
+    with _running(command, folder, port):
+        server = AzureServer(port)
+        server.make_container("bucket")
         yield server
 
 

@@ -34,6 +34,7 @@ _LONGEST = 5.0  # seconds
 _BROKEN = ("HTTP error", "error sending request", "error decoding response", "body", "timed out")
 _TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h"}  # a slow line is no broken one
 _RETRY = {"max_retries": 3, "retry_timeout": timedelta(minutes=2), "backoff": {"max_backoff": timedelta(seconds=5)}}
+_BEHIND_THE_END = ("InvalidRange", "Invalid range", "Wanted range starting at", "status code: 416")
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
 _T = TypeVar("_T")
@@ -141,11 +142,7 @@ class ObjectStorage(Storage):
             try:
                 return bytes(self._client.get_range(self._store, key, start=offset, length=length))
             except self._errors as error:
-                if (
-                    "Invalid range" in str(error)
-                    or _code(str(error)) == "InvalidRange"
-                    or "416" in _STATUS.findall(str(error))
-                ):
+                if any(sign in str(error) for sign in _BEHIND_THE_END):
                     return b""  # it begins behind the end
                 raise
 
@@ -195,6 +192,8 @@ class ObjectStorage(Storage):
         options = {"offset": offset} if offset else {}
         for batch in self._client.list(self._store, folder, chunk_size=1000, **options):
             for meta in batch:
+                if meta["path"] <= offset:
+                    continue  # not every store can begin behind a key
                 yield Stored(meta["path"], meta["size"], meta["last_modified"].timestamp())
 
     def create(self, key: str, data: bytes) -> None:

@@ -9,7 +9,7 @@ import pytest
 from reprokit.store.cached_storage import CachedStorage
 from reprokit.store.object_storage import open_storage
 from reprokit.store.storage import FolderStorage, Storage
-from tests.object_stores import Server
+from tests.object_stores import AzureServer, Server
 
 
 class StorageContract:
@@ -104,6 +104,13 @@ class TestOnMoto(StorageContract):
     def storage(self, moto_server: Server, monkeypatch: pytest.MonkeyPatch) -> Storage:
         moto_server.used_by(monkeypatch)
         return open_storage(f"s3://bucket/{uuid.uuid4()}")
+
+
+class TestOnAzurite(StorageContract):
+    @pytest.fixture
+    def storage(self, azure: AzureServer, monkeypatch: pytest.MonkeyPatch) -> Storage:
+        azure.used_by(monkeypatch)
+        return open_storage(f"az://bucket/{uuid.uuid4()}")
 
 
 class TestNear(StorageContract):
