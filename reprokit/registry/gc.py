@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reprokit.core.atomic_files import fsync_folder, os_errors
-from reprokit.core.digest import CHUNKED, Digest, hash_file
+from reprokit.core.digest import Digest, hash_file
 from reprokit.core.progress import SILENT, Progress
-from reprokit.errors import DataMismatchError, NotFoundError
+from reprokit.errors import DataMismatchError
 from reprokit.registry.local import LocalRegistry
+from reprokit.registry.marks import Marks
 from reprokit.store.objects import is_digest_of
 from reprokit.store.staging import stage
 
@@ -73,7 +74,7 @@ def collect_garbage(
     if not registry.exists():
         return swept
     limit = min([time.time() - grace, *registry.signs.alive_since()])
-    marks = _Marks(registry)
+    marks = Marks(registry)
     with os_errors(f"Collecting garbage in {registry.root}"):
         marks.update(progress)
         with registry.objects.alone():
@@ -82,47 +83,9 @@ def collect_garbage(
     return swept
 
 
-class _Marks:
-    """What is used: top hashes, and digests (32 bytes) of objects."""
-
-    def __init__(self, registry: LocalRegistry) -> None:
-        self._registry = registry
-        self.versions: set[str] = set()
-        self.chunked: set[bytes] = set()
-        self.others: set[Digest] = set()
-        self.bases: set[str] = set()
-
-    def update(self, progress: Progress) -> None:
-        """Mark what the versions use that are in the log now and were not before."""
-        with progress.task("Finding what is used", None, unit="versions") as advance:
-            for name in self._registry.packages():
-                for top_hash in self._registry.top_hashes(name):
-                    if top_hash in self.versions:
-                        continue
-                    try:
-                        manifest = self._registry.read_manifest(top_hash)
-                    except (DataMismatchError, NotFoundError) as error:
-                        raise DataMismatchError(
-                            f"What {name}@{top_hash[:12]} uses is not known, so nothing was removed. {error.message}",
-                            hint=f"Restore that manifest, or give the version up: reprokit rm {name}@{top_hash[:12]}",
-                        ) from None
-                    self.versions.add(top_hash)
-                    if (base := self._registry.manifests.base_of(top_hash)) is not None:
-                        self.bases.add(base)
-                    for entry in manifest.entries:
-                        if entry.digest.type == CHUNKED:
-                            self.chunked.add(entry.digest.raw)
-                        else:
-                            self.others.add(entry.digest)
-                    advance()
-
-    def uses(self, digest: Digest) -> bool:
-        return digest.raw in self.chunked if digest.type == CHUNKED else digest in self.others
-
-
 class _Sweep:
     def __init__(
-        self, registry: LocalRegistry, marks: _Marks, *, limit: float, grace: float, thorough: bool, swept: Swept
+        self, registry: LocalRegistry, marks: Marks, *, limit: float, grace: float, thorough: bool, swept: Swept
     ) -> None:
         self._registry = registry
         self._store = registry.objects

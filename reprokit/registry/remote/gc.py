@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from reprokit.core.atomic_files import os_errors
 from reprokit.core.digest import CHUNKED, Digest
 from reprokit.core.progress import SILENT, Progress
-from reprokit.errors import DataMismatchError, NotFoundError, RefusedError
+from reprokit.errors import RefusedError
 from reprokit.registry.gc import GRACE, Swept
+from reprokit.registry.marks import Marks
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, Condemned, condemn, condemned_lists, mark_swept
 from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.store.packs import PACK_NAME, Member
@@ -125,40 +126,16 @@ class _Used:
     """What versions use, as their logs stand now."""
 
     def __init__(self, registry: RemoteRegistry, progress: Progress) -> None:
-        self._registry = registry
-        self._versions: set[str] = set()
-        self._chunked: set[bytes] = set()
-        self._others: set[Digest] = set()
         registry.look_again()
-        with progress.task("Finding what is used", None, unit="versions") as advance:
-            for name in registry.packages():
-                head = registry.head(name)
-                for top_hash in {*registry.top_hashes(name), *(head.tags.values() if head else ())} - self._versions:
-                    self._add(name, top_hash)
-                    advance()
+        self._marks = Marks(registry)
+        self._marks.update(progress)
         registry.objects.catalogue()
         self._members: Mapping[str, Mapping[bytes, Member]] = registry.objects.index.members()
         self._holding: dict[bytes, set[str]] = {}
         for pack, members in self._members.items():
             for raw in members:
-                if raw in self._chunked:
+                if raw in self._marks.chunked:
                     self._holding.setdefault(raw, set()).add(pack)
-
-    def _add(self, name: str, top_hash: str) -> None:
-        try:
-            manifest = self._registry.read_manifest(top_hash)
-            base = self._registry.manifests.base_of(top_hash)
-        except (DataMismatchError, NotFoundError) as error:
-            raise DataMismatchError(
-                f"What {name}@{top_hash[:12]} uses is not known, so nothing was removed. {error.message}",
-                hint=f"Restore that manifest, or give the version up: reprokit rm {name}@{top_hash[:12]}",
-            ) from None
-        self._versions |= {top_hash} if base is None else {top_hash, base}
-        for entry in manifest.entries:
-            if entry.digest.type == CHUNKED:
-                self._chunked.add(entry.digest.raw)
-            else:
-                self._others.add(entry.digest)
 
     def needs(self, key: str, but: frozenset[str] | set[str]) -> bool:
         """True if what lies under a key is used, and in no pack that is not among the keys `but`.
@@ -166,16 +143,16 @@ class _Used:
         What is not understood is taken to be used.
         """
         if (found := _MANIFEST.fullmatch(key)) is not None:
-            return found[1] in self._versions
+            return found[1] in self._marks.versions or found[1] in self._marks.bases
         if (found := _OBJECT.fullmatch(key)) is not None:
             raw = bytes.fromhex(found[2] + found[3])
-            return raw in self._chunked if found[1] == CHUNKED else Digest(found[1], raw.hex()) in self._others
+            return self._marks.uses(Digest.chunked(raw) if found[1] == CHUNKED else Digest(found[1], raw.hex()))
         name = key[6:-4]
         members = self._members.get(name)
         if not key.startswith("packs/") or not PACK_NAME.fullmatch(name) or members is None:
             return True
         return any(
-            raw in self._chunked
+            raw in self._marks.chunked
             and not any(other != name and f"packs/{other}.zip" not in but for other in self._holding[raw])
             for raw in members
         )
