@@ -91,6 +91,11 @@ def open_storage(url: str) -> ObjectStorage:
     place = rest.strip("/")
     if not place:
         raise UsageError(f"{url} names no bucket.", hint=f"Write {scheme}://BUCKET or {scheme}://BUCKET/FOLDER.")
+    if any(sign in place for sign in "@?#"):
+        raise UsageError(
+            f"{scheme}://… has one of `@`, `?`, `#`, which no address of a registry has.",
+            hint=f"Credentials do not belong into it, since it is written down. {_CREDENTIALS.get(scheme, '')}",
+        )
     if find_spec("obstore") is None:
         raise UsageError(
             f"Registries at {scheme}:// need obstore, which is not installed ({url}).",

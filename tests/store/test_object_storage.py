@@ -58,6 +58,13 @@ def test_an_address_without_a_bucket_is_refused(url: str) -> None:
     assert caught.value.message == f"{url} names no bucket."
 
 
+def test_credentials_in_an_address_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError) as caught:
+        open_storage("s3://AKID:topsecret@bucket/x")
+    assert "topsecret" not in str(caught.value)
+    assert "Credentials do not belong into it" in str(caught.value.hint)
+
+
 def test_azure_without_an_account_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     with pytest.raises(RegistryError) as caught:
