@@ -6,6 +6,7 @@ something relaxed, and killed and resumed. REPROKIT_TEST_SCALE=2 makes one of ea
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -87,7 +88,8 @@ class _Honest:
             if at_once:
                 while marker.exists() and process.poll() is None:
                     time.sleep(0.02)
-                os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it may have come to its end at this moment
+                    os.killpg(process.pid, signal.SIGKILL)
             process.wait(900)
         marker.unlink(missing_ok=True)
         (run,) = self.named(number) - before
