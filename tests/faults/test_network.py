@@ -28,7 +28,7 @@ from tests.fault_proxy import KINDS, fault_proxy
 from tests.object_stores import Server
 from tests.registry.contract import store
 
-DRAWS = max(1, round(2 * SCALE))
+DRAWS = max(1, round(SCALE))
 ROUNDS = 8
 
 
