@@ -181,9 +181,9 @@ class RemoteObjects:
         unknown = sorted(asked - known.keys(), key=lambda one: (one[0].type, one[0].hex))
         if len(unknown) > _MANY:
             lengths = {one.key: one.size for one in self.storage.walk("objects")}
-            found = [self._whole(digest, size, lambda _: lengths) for digest, size in unknown]
+            found = [self._whole(*one, range(GENERATIONS), lambda _: lengths) for one in unknown]
         else:
-            found = list(self._map(lambda one: self._whole(*one, self._lengths), unknown))
+            found = list(self._map(self._looked_for, unknown))
         known |= {one: generation for one, generation in zip(unknown, found, strict=True) if generation is not None}
         self._stored |= known
         return known
@@ -191,9 +191,23 @@ class RemoteObjects:
     def _is_condemned(self, digest: Digest, size: int, generation: int) -> bool:
         return bool(self.avoid) and any(key in self.avoid for key, _, _ in self.parts(digest, size, generation))
 
-    def _whole(self, digest: Digest, size: int, lengths_of: Callable[[list[str]], Mapping[str, int]]) -> int | None:
-        """Return the first generation of an object that is there whole, None if none is."""
-        generations = range(GENERATIONS if self.avoid else 1)
+    def _looked_for(self, one: tuple[Digest, int]) -> int | None:
+        found = self._whole(*one, (0,), self._lengths)
+        if found is None:  # few have a later generation
+            folder, _, name = self.object_key(one[0]).rpartition("/")
+            listed = self.storage.names(folder, after=name)
+            later = (int(rest) for rest in (_later(there, name) for there in listed) if rest)
+            found = self._whole(*one, sorted(later), self._lengths)
+        return found
+
+    def _whole(
+        self,
+        digest: Digest,
+        size: int,
+        generations: Iterable[int],
+        lengths_of: Callable[[list[str]], Mapping[str, int]],
+    ) -> int | None:
+        """Return the first of these generations of an object that is there whole, None if none is."""
         for generation in generations:
             if not self._is_condemned(digest, size, generation):
                 parts = self.parts(digest, size, generation)
@@ -550,9 +564,13 @@ class _Stream(io.RawIOBase):
 
 def _generation(entry: Entry, key: str) -> int:
     """Return the generation that an entry's physical key names; it may lie."""
-    hint = entry.physical_keys[0] if entry.physical_keys else ""
-    later = hint.removeprefix(f"{key}~")
-    return int(later) if later != hint and later.isdecimal() and later.isascii() and len(later) < 3 else 0
+    return int(_later(entry.physical_keys[0] if entry.physical_keys else "", key) or 0)
+
+
+def _later(name: str, first: str) -> str:
+    """Return the digit of a later generation of a name, "" if it is none."""
+    stem, sign, rest = name.rpartition("~")
+    return rest if sign and stem == first and len(rest) == 1 and "1" <= rest < str(GENERATIONS) else ""
 
 
 def _is_small(digest: Digest, size: int) -> bool:

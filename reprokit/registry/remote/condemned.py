@@ -23,6 +23,7 @@ __all__ = ["COMMIT_WITHIN", "Condemned", "condemn", "condemned_keys", "condemned
 COMMIT_WITHIN = 1800.0  # seconds between looking at what is condemned and the log entry; gc's least grace is twice that
 _FOLDER = "condemned"
 _MAX_LIST = 64 * 1024 * 1024
+_LONGEST = 50_000  # keys of a list
 
 
 class Condemned(NamedTuple):
@@ -50,10 +51,11 @@ def condemned_lists(storage: Storage) -> Iterator[Condemned]:
             raw = storage.read(key, max_bytes=_MAX_LIST)
             stored = storage.stat(key)
             if stored is not None:
-                yield _parse(key, raw, storage.name(key), stored.modified)
+                yield Condemned(key, *_keys(raw, storage.name(key)), stored.modified)
 
 
-def _parse(key: str, raw: bytes, what: str, since: float) -> Condemned:
+def _keys(raw: bytes, what: str) -> tuple[frozenset[str], bool]:
+    """Return the keys of a list, and whether it was swept."""
     value = load_json(raw, what=what, max_bytes=_MAX_LIST)
     keys = value.get("keys") if isinstance(value, dict) else None
     if not isinstance(keys, list) or not all(isinstance(one, str) for one in keys):
@@ -61,17 +63,31 @@ def _parse(key: str, raw: bytes, what: str, since: float) -> Condemned:
             f"{what} is no list of condemned keys, so nothing is published.",
             hint="If nobody collects garbage there, remove it and run `reprokit gc` again.",
         )
-    return Condemned(key, frozenset(keys), value.get("swept") is True, since)
+    return frozenset(keys), value.get("swept") is True
 
 
-def condemned_keys(storage: Storage) -> frozenset[str]:
-    """Return every key that no new version may name."""
-    return frozenset().union(*(one.keys for one in condemned_lists(storage)))
+def condemned_keys(storage: Storage, known: dict[str, frozenset[str]]) -> frozenset[str]:
+    """Return every key that no new version may name.
+
+    Args:
+        known: The keys of lists that were read before, by their names: the keys of a list never change. It is brought
+            up to date.
+    """
+    names = set(storage.names(_FOLDER))
+    for name in names - known.keys():
+        key = f"{_FOLDER}/{name}"
+        with contextlib.suppress(FileNotFoundError):  # one that is old enough was removed meanwhile
+            known[name] = _keys(storage.read(key, max_bytes=_MAX_LIST), storage.name(key))[0]
+    for name in known.keys() - names:
+        del known[name]
+    return frozenset().union(*known.values())
 
 
 def condemn(storage: Storage, keys: Iterable[str]) -> None:
-    """Write a list of keys that are to be swept after the grace period."""
-    storage.create(f"{_FOLDER}/{secrets.token_hex(16)}.json", _bytes(keys, swept=False))
+    """Write keys that are to be swept after the grace period into lists, which are read whole."""
+    left = sorted(keys)
+    for start in range(0, len(left), _LONGEST):
+        storage.create(f"{_FOLDER}/{secrets.token_hex(16)}.json", _bytes(left[start : start + _LONGEST], swept=False))
 
 
 def mark_swept(storage: Storage, one: Condemned) -> None:

@@ -56,6 +56,7 @@ class RemoteRegistry(StoredRegistry):
         self.signs = RemoteSigns(storage)
         self._looked: float | None = None
         self._ensured = False
+        self._condemned: dict[str, frozenset[str]] = {}  # what gc condemned, by the names of its lists
         self._open()
 
     def _opened(self) -> None:
@@ -207,7 +208,7 @@ class RemoteRegistry(StoredRegistry):
         """Read what gc has condemned, unless that was a moment ago: from then on there is so much time to commit."""
         now = time.monotonic()
         if self._looked is None or now - self._looked > _MOMENT:
-            self.objects.look_again(condemned_keys(self.bare))
+            self.objects.look_again(condemned_keys(self.bare, self._condemned))
             self._looked = now
 
     def _avoided(self) -> Container[str]:

@@ -14,7 +14,7 @@ import pytest
 
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError, RegistryError
 from reprokit.packages.package import verify_registry
-from reprokit.registry.remote import gc, registry
+from reprokit.registry.remote import condemned, gc, registry
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, condemned_lists
 from reprokit.registry.remote.gc import collect_remote_garbage
 from reprokit.registry.remote.registry import RemoteRegistry
@@ -111,6 +111,28 @@ def test_what_was_condemned_is_stored_anew_by_who_needs_it(
     assert verify_registry(reader) == (2, [])
     found = reader.read_manifest(one.top_hash)
     assert {entry.logical_key: reader.read_object(entry, what="x") for entry in found.entries} == files
+    later(31 * 24 * HOUR)
+    for team in (machine("third"), machine("fourth")):
+        collect_remote_garbage(team, grace=HOUR)
+        assert team.holds(found), "also when the lists are forgotten"
+        before = keys(team)
+        team.publish("a/b", store(team, files))
+        assert keys(team) == before
+
+
+def test_a_list_is_never_longer_than_is_read(
+    team: RemoteRegistry, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(condemned, "_LONGEST", 2)
+    team.publish("a/b", store(team, {"x": b"1", **LARGE}))
+    team.delete("a/b", team.top_hashes("a/b")[0])
+    later(HOUR + 1)
+    collect_remote_garbage(team, grace=HOUR)
+    assert sorted(len(one.keys) for one in condemned_lists(team.bare)) == [2, 2]
+    known: dict[str, frozenset[str]] = {}
+    assert condemned.condemned_keys(team.bare, known) == keys(team)
+    monkeypatch.setattr(team.bare, "read", None)
+    assert condemned.condemned_keys(team.bare, known) == keys(team), "a list is read once"
 
 
 def test_what_was_found_there_and_condemned_before_the_commit_is_sent_again(
