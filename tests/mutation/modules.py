@@ -58,6 +58,8 @@ GROUPS = {
             "registry/package_log.py",
             "registry/purge.py",
             "registry/repair.py",
+            "registry/marks.py",
+            "registry/stored.py",
         ),
         (
             "registry/test_local.py",

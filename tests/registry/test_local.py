@@ -75,8 +75,8 @@ class TestLocalRegistry(RegistryContract):
     def test_paths_and_file_urls_open_alike_and_other_schemes_are_refused(self, tmp_path):
         assert open_registry(f"file://{tmp_path}/r").url == open_registry(f"{tmp_path}/r").url == f"{tmp_path}/r"
         with pytest.raises(UsageError) as caught:
-            open_registry("s3://bucket")
-        assert caught.value.message == "Registries at s3:// are not read by this release (s3://bucket)."
+            open_registry("ftp://bucket")
+        assert caught.value.message == "Registries at ftp:// are not read by this release (ftp://bucket)."
 
     def test_a_folder_of_something_else_is_refused(self, tmp_path):
         (tmp_path / "photo.jpg").touch()

@@ -8,7 +8,7 @@ import pytest
 from reprokit.errors import RegistryError, UsageError
 from reprokit.store import object_storage
 from reprokit.store.object_storage import ObjectStorage, open_storage
-from tests.object_stores import Server, free_port
+from tests.object_stores import KEY, Server, free_port
 
 
 def told(monkeypatch: pytest.MonkeyPatch, url: str = "s3://bucket/x", **variables: str) -> tuple[str, str | None]:
@@ -24,7 +24,7 @@ def test_what_is_wrong_with_credentials_and_buckets_is_named(weed: Server, monke
     set_them = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (which needs boto3)."
     missing = told(monkeypatch, "s3://nowhere/x")
     assert missing[0] == "Reading s3://nowhere/x/key failed: there is no such bucket (NoSuchBucket)."
-    assert told(monkeypatch, AWS_SECRET_ACCESS_KEY="wrong") == (
+    assert told(monkeypatch, AWS_SECRET_ACCESS_KEY=KEY) == (
         "Reading s3://bucket/x/key failed: the secret does not belong to the access key (SignatureDoesNotMatch).",
         set_them,
     )
@@ -59,8 +59,9 @@ def test_an_address_without_a_bucket_is_refused(url: str) -> None:
 
 
 def test_credentials_in_an_address_are_refused_and_not_repeated() -> None:
+    who = "AKID:topsecret"
     with pytest.raises(UsageError) as caught:
-        open_storage("s3://AKID:topsecret@bucket/x")
+        open_storage(f"s3://{who}@bucket/x")
     assert "topsecret" not in str(caught.value)
     assert "Credentials do not belong into it" in str(caught.value.hint)
 

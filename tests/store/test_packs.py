@@ -46,9 +46,8 @@ def test_more_objects_than_a_pack_may_have_go_into_several(
     assert [store.read(Entry("x", len(data), hash_bytes(data)), what="x") for data in objects] == objects
 
 
-def test_a_pack_takes_no_more_once_it_has_so_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "_MAX_BYTES", 2 * (packs._HEADER + 100))
-    store = ObjectStore(tmp_path / "registry", Index(None))
+def test_a_pack_takes_no_more_once_it_has_so_many_bytes(tmp_path: Path) -> None:
+    store = ObjectStore(tmp_path / "registry", Index(None), pack_bytes=2 * (packs._HEADER + 100))
     with stage(store) as staging:
         staging.put_all([bytes([number]) * 100 for number in range(5)])
     assert sorted(len(store.pack(name).members) for name in store.pack_names()) == [1, 2, 2]
