@@ -74,7 +74,7 @@ class RemoteObjects:
         self.index = index
         self._recent: OrderedDict[Digest, bytes] = OrderedDict()
         self._recent_bytes = 0
-        self._stored: dict[tuple[Digest, int], int] = {}  # large ones that are known to be there → their generation
+        self._stored: dict[tuple[Digest, int], int] = {}  # large ones that are there → their generation
         self._listed: set[str] | None = None  # packs that were there when it was last looked
         self.avoid: frozenset[str] = frozenset()  # keys that gc has condemned: no new version may name them
         self._lock = threading.Lock()
@@ -108,9 +108,10 @@ class RemoteObjects:
         return found
 
     def look_again(self, avoid: frozenset[str]) -> None:
-        """Take note of what gc has condemned, and list packs anew when they are asked for next."""
+        """Take note of what gc has condemned, and look anew for what is there when it is asked for next."""
         self.avoid = avoid
         self._listed = None
+        self._stored.clear()
 
     def catalogue(self) -> set[str]:
         """Bring the index up to date with the packs that are there, and return those that are in it.

@@ -65,12 +65,12 @@ class _Collection:
     def run(self) -> None:
         now = self._storage.now()
         lists = list(condemned_lists(self._storage))
+        known = frozenset().union(*(one.keys for one in lists))
         for one in lists:
             if not one.swept and now - one.since >= self._grace:
-                self._sweep(one)
+                self._sweep(one, known)
             elif one.swept and now - one.since >= _KEPT and not self._swept.dry_run:
                 self._storage.delete(one.key)
-        known = frozenset().union(*(one.keys for one in lists))
         new = self._unused(now, known)
         for folder in _PASSING:
             for stored in list(self._storage.walk(folder)):
@@ -85,10 +85,14 @@ class _Collection:
             if not self._swept.dry_run:
                 condemn(self._storage, new)
 
-    def _sweep(self, one: Condemned) -> None:
+    def _sweep(self, one: Condemned, known: frozenset[str]) -> None:
+        """Remove what a list condemns, but for what is used and lies nowhere but under condemned keys.
+
+        Another gc may be sweeping another list at this moment: what lies under its keys is not counted on.
+        """
         used = _Used(self._registry, self._progress)
         for key in sorted(one.keys):
-            if used.needs(key, one.keys):
+            if used.needs(key, known):
                 continue
             stored = self._storage.stat(key)
             if stored is None:

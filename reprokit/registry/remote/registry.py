@@ -160,6 +160,8 @@ class RemoteRegistry(StoredRegistry):
             return self._there(entry, what).read_range(entry, offset, length, what=what)
 
     def fetch(self, entries: Iterable[Entry], *, what: str, progress: Progress = SILENT) -> None:
+        if not self.opened:
+            return  # who reads is told what is missing
         with os_errors(f"Reading {what}"):
             self.objects.fetch(entries, what=what, progress=progress)
 
@@ -310,19 +312,28 @@ class _RemoteReader(PackReader):
         try:
             return super().read(position)
         except (DataMismatchError, NotFoundError):  # what is near may be damaged, or thrown away meanwhile
-            entry = self._manifest.entries[position]
-            return self._objects.read_anew(entry, what=f"{entry.logical_key} of {self._what}")
+            return self._anew(position)
 
     def view(self, position: int) -> bytes | memoryview:
         self._come(position)
         try:
             return super().view(position)
         except (DataMismatchError, NotFoundError):
-            return self.read(position)
+            return self._anew(position)
 
     def views(self, positions: Sequence[int], *, own: bool = False) -> list[memoryview]:
         self._bring([position for position in positions if not self._near[position]])
-        return super().views(positions, own=own)
+        try:
+            return super().views(positions, own=own)
+        except (DataMismatchError, NotFoundError):
+            return [
+                memoryview(bytearray(self.view(position)) if own else self.view(position)) for position in positions
+            ]
+
+    def _anew(self, position: int) -> bytes:
+        entry = self._manifest.entries[position]
+        with os_errors(f"Reading {self._what}"):
+            return self._objects.read_anew(entry, what=f"{entry.logical_key} of {self._what}")
 
     def _come(self, position: int) -> None:
         if self._near[position]:

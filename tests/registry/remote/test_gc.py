@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from reprokit.core.digest import hash_bytes
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError, RegistryError
 from reprokit.packages.package import verify_registry
 from reprokit.registry.remote import condemned, gc, registry
@@ -19,6 +20,7 @@ from reprokit.registry.remote.condemned import COMMIT_WITHIN, condemned_lists
 from reprokit.registry.remote.gc import collect_remote_garbage
 from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.schema.manifest import Entry, Manifest
+from reprokit.store.packs import PackWriter
 from tests.conftest import SCALE
 from tests.registry.contract import store
 
@@ -118,6 +120,25 @@ def test_what_was_condemned_is_stored_anew_by_who_needs_it(
         before = keys(team)
         team.publish("a/b", store(team, files))
         assert keys(team) == before
+
+
+def test_two_that_sweep_at_once_do_not_count_on_each_other(
+    team: RemoteRegistry, later: Callable[[float], None], machine: Callable[[str], RemoteRegistry], tmp_path: Path
+) -> None:
+    """Of an object in two packs each of two gcs has condemned one, since the other was there."""
+    team.publish("a/b", store(team, {"x": b"1"}))
+    writer = PackWriter(tmp_path / "pack")
+    for data in (b"1", b"2"):
+        writer.add(hash_bytes(data).raw, data)
+    team.bare.put(f"packs/{writer.finish()}.zip", (tmp_path / "pack").read_bytes())
+    packs = {key for key in keys(team) if key.startswith("packs/")}
+    assert len(packs) == 2
+    for key in packs:
+        condemned.condemn(team.bare, [key])
+    later(HOUR + 1)
+    collect_remote_garbage(machine("gc"), grace=HOUR)
+    assert packs <= keys(team)
+    assert verify_registry(machine("reader")) == (1, [])
 
 
 def test_a_list_is_never_longer_than_is_read(

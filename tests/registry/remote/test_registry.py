@@ -316,14 +316,25 @@ def test_many_that_are_read_one_by_one_come_in_few_requests(machine: Opener, mon
 
 def test_what_is_near_and_was_changed_is_not_given_out(machine: Opener, tmp_path: Path) -> None:
     one = machine("one")
-    manifest = one.read_manifest(one.publish("a/b", store(one, {"x": b"honest", "y": b"other"})).top_hash)
+    files = {"x": b"honest", "y": b"other", "large": b"honest" * 300_000}
+    manifest = one.read_manifest(one.publish("a/b", store(one, files)).top_hash)
     two = machine("two")
     two.fetch(manifest.entries, what="x")
     (pack,) = two.objects.near.pack_names()
     path = two.objects.near.pack_path(pack)
     path.chmod(0o644)
     path.write_bytes(path.read_bytes().replace(b"honest", b"forged"))
-    assert machine("two").read_object(manifest["x"], what="x") == b"honest"
+    large = two.objects.near.loose_path(manifest["large"].digest)
+    large.chmod(0o644)
+    large.write_bytes(b"forged" * 300_000)
+    again = machine("two")
+    assert again.read_object(manifest["x"], what="x") == b"honest"
+    for read in ("read", "view"):
+        reader = again.reader(manifest, what="x")
+        assert {key: bytes(getattr(reader, read)(manifest.position(key))) for key in files} == files
+    for own in (False, True):
+        views = again.reader(manifest, what="x").views(range(len(files)), own=own)
+        assert [bytes(view) for view in views] == [files[key] for key in manifest.keys]
 
 
 def test_an_entry_that_never_was_is_not_found(machine: Opener) -> None:
