@@ -11,52 +11,38 @@ Bytes that come are held against their digests before they are near; what is nea
 from __future__ import annotations
 
 import io
-import secrets
 import threading
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar, cast
+from typing import BinaryIO, TypeVar
 
 from reprokit.core.digest import CHUNKED, Digest, copy_hashed, hash_bytes
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.safe_json import load_json
-from reprokit.core.scratch import scratch
 from reprokit.errors import DataMismatchError, NotFoundError, PurgedError
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.index import Index, PackPlace
 from reprokit.store.manifests import GENERATIONS
-from reprokit.store.mapping import map_file
-from reprokit.store.objects import TEMPORARY, ObjectStore, corrupt, hint_of, is_digest_of, parse_hint, purged_sentence
-from reprokit.store.packs import PACK_NAME, SMALL, Member, PackWriter, directory_size, parse_directory
+from reprokit.store.objects import ObjectStore, corrupt, hint_of, is_digest_of, parse_hint, purged_sentence
+from reprokit.store.packs import PACK_NAME, SMALL, Member, directory_size, parse_directory
+from reprokit.store.ranges import BLOCK, Piece, pieces_of, stream_of
 from reprokit.store.staging import stage
 from reprokit.store.storage import Storage
 
-__all__ = ["PART", "RemoteObjects"]
+__all__ = ["PART", "RemoteObjects", "is_small"]
 
 PART = 64 * 1024 * 1024  # bytes; of a part, and of a pack but for its last member
 _THREADS = 16
-_UPLOADS = 4  # at once: each may have a part in memory
-_BLOCK = 8 * 1024 * 1024  # bytes that one request brings of a large object, or of a pack
-_GAP = 128 * 1024  # bytes between two members of a pack that are rather read than left out
+_AHEAD = 4  # blocks of an object that are on their way before they are asked for
 _TAIL = 64 * 1024  # bytes; a pack's directory is often no longer
 _RECENT = 64 * 1024 * 1024  # bytes of objects that were read one by one
 _MAX_TOMBSTONE = 1024 * 1024
 _MANY = 64  # large objects; of more, all that are there are listed
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-
-class _Piece(NamedTuple):
-    """Part of a pack that holds objects that are wanted."""
-
-    pack: str
-    offset: int
-    length: int
-    members: list[tuple[Member, Entry]]
 
 
 class RemoteObjects:
@@ -223,19 +209,29 @@ class RemoteObjects:
             return {} if stored is None else {stored.key: stored.size}
         return {one.key: one.size for one in self.storage.walk(keys[0].rpartition("/")[0])}
 
-    def _free(self, digest: Digest, size: int) -> int:
+    def free(self, digest: Digest, size: int) -> int:
         """Return the first generation that nothing of was condemned."""
         return next(number for number in range(GENERATIONS) if not self._is_condemned(digest, size, number))
+
+    def sent(self, generations: Mapping[tuple[Digest, int], int]) -> None:
+        """Take note of large objects that are there now."""
+        self._stored |= generations
+
+    def sent_pack(self, name: str, members: Mapping[bytes, Member]) -> None:
+        """Take note of a pack that is there now."""
+        self.index.add_pack(name, members)
+        if self._listed is not None:
+            self._listed.add(name)
 
     def lacking(self, objects: Iterable[tuple[Digest, int]]) -> list[tuple[Digest, int]]:
         """Return those that are not there."""
         asked = list(dict.fromkeys(objects))
-        packed = self.find((digest for digest, size in asked if _is_small(digest, size)), but=self.avoid, hasty=True)
-        large = self.stored(one for one in asked if not _is_small(*one))
+        packed = self.find((digest for digest, size in asked if is_small(digest, size)), but=self.avoid, hasty=True)
+        large = self.stored(one for one in asked if not is_small(*one))
         return [
             (digest, size)
             for digest, size in asked
-            if ((digest, size) not in large if not _is_small(digest, size) else not _fits(packed.get(digest), size))
+            if ((digest, size) not in large if not is_small(digest, size) else not _fits(packed.get(digest), size))
         ]
 
     def locate(self, manifest: Manifest) -> Manifest:
@@ -252,9 +248,9 @@ class RemoteObjects:
             if not (place[:6] == "packs/" and place[6:70] in packs):
                 missing.append(position)
         entries = [manifest.entries[position] for position in missing]
-        small = [entry.digest for entry in entries if _is_small(entry.digest, entry.size)]
+        small = [entry.digest for entry in entries if is_small(entry.digest, entry.size)]
         found = self.find(small, but=self.avoid)
-        large = self.stored((one.digest, one.size) for one in entries if not _is_small(one.digest, one.size))
+        large = self.stored((one.digest, one.size) for one in entries if not is_small(one.digest, one.size))
         for position, entry in zip(missing, entries, strict=True):
             there = found.get(entry.digest)
             if (entry.digest, entry.size) in large:
@@ -292,7 +288,7 @@ class RemoteObjects:
 
     def read_anew(self, entry: Entry, *, what: str) -> bytes:
         """Return an entry's bytes from the storage, verified."""
-        if not _is_small(entry.digest, entry.size):
+        if not is_small(entry.digest, entry.size):
             sink = io.BytesIO()
             self.copy_to(entry, sink, what=what, anew=True)
             return sink.getvalue()
@@ -346,7 +342,7 @@ class RemoteObjects:
         if not anew and sink is not None and self.near.has(entry.digest, entry.size):
             self.near.copy_to(entry, sink, what=what)
             return
-        if _is_small(entry.digest, entry.size):
+        if is_small(entry.digest, entry.size):
             data = self.read_anew(entry, what=what) if anew or sink is None else self.read(entry, what=what)
             if sink is not None:
                 sink.write(data)
@@ -359,7 +355,7 @@ class RemoteObjects:
         """Return part of an object, unverified: the caller checks it against a digest of that part."""
         if self.near.has(entry.digest, entry.size):
             return self.near.read_range(entry, offset, length, what=what)
-        if _is_small(entry.digest, entry.size):
+        if is_small(entry.digest, entry.size):
             return self.read(entry, what=what)[offset : offset + length]
         end = min(offset + length, entry.size)
         blocks = []
@@ -384,14 +380,14 @@ class RemoteObjects:
         def blocks() -> Iterator[bytes]:
             waiting: list[Future[bytes]] = []
             for number, (_, _, size) in enumerate(self.parts(entry.digest, entry.size)):
-                for at in range(0, size, _BLOCK):
-                    waiting.append(self._pool.submit(self._part, entry, number, at, min(_BLOCK, size - at), what))
-                    if len(waiting) > _UPLOADS:
+                for at in range(0, size, BLOCK):
+                    waiting.append(self._pool.submit(self._part, entry, number, at, min(BLOCK, size - at), what))
+                    if len(waiting) > _AHEAD:
                         yield waiting.pop(0).result()
             for one in waiting:
                 yield one.result()
 
-        return cast("BinaryIO", io.BufferedReader(_Stream(blocks()), _BLOCK))
+        return stream_of(blocks())
 
     def fetch(self, entries: Iterable[Entry], *, what: str, progress: Progress = SILENT) -> None:
         """Bring objects near: neighbours in one request, many requests side by side, every object verified.
@@ -400,13 +396,13 @@ class RemoteObjects:
             DataMismatchError, NotFoundError, RegistryError: As `read`, for the first that is not well.
         """
         wanted = {(entry.digest, entry.size): entry for entry in entries}
-        small = [one for one in wanted.values() if _is_small(one.digest, one.size)]
+        small = [one for one in wanted.values() if is_small(one.digest, one.size)]
         packed = self.near.find(one.digest for one in small)
         small = [one for one in small if not _fits(packed.get(one.digest), one.size)]
         large = [
             one
             for one in wanted.values()
-            if not _is_small(one.digest, one.size) and not self.near.is_loose(one.digest, one.size)
+            if not is_small(one.digest, one.size) and not self.near.is_loose(one.digest, one.size)
         ]
         if not (small or large):
             return
@@ -430,7 +426,7 @@ class RemoteObjects:
         known = [
             (place, entry) for entry in entries if (place := places.get(entry.digest)) and _fits(place, entry.size)
         ]
-        pieces = list(_pieces(known))
+        pieces = list(pieces_of(known))
         with stage(self.near) as staging:
             for piece, data in zip(pieces, self._map(self._piece, pieces), strict=True):
                 good: list[bytes | memoryview] = []
@@ -449,88 +445,11 @@ class RemoteObjects:
                 staging.put_bytes(data)
                 advance(len(data))
 
-    def _piece(self, piece: _Piece) -> bytes:
+    def _piece(self, piece: Piece) -> bytes:
         try:
             return self.storage.read_range(self.pack_key(piece.pack), piece.offset, piece.length)
         except FileNotFoundError:
             return b""
-
-    # writing
-
-    def upload(
-        self, objects: Iterable[tuple[Digest, int]], *, progress: Progress = SILENT
-    ) -> tuple[int, dict[str, str]]:
-        """Store objects that are near, those that are not there yet.
-
-        Returns:
-            Their bytes, and of those in packs the value of the digest → the physical key.
-        """
-        lacking = self.lacking(objects)
-        small = [digest for digest, size in lacking if _is_small(digest, size)]
-        large = [one for one in lacking if not _is_small(*one)]
-        total = sum(size for _, size in lacking)
-        with progress.task(f"Sending to {self.storage.url}", total, unit="bytes") as advance:
-            places = self._upload_small(small, advance) if small else {}
-            generations = {one: self._free(*one) for one in large}
-            jobs = [
-                (digest, part) for digest, size in large for part in self.parts(digest, size, generations[digest, size])
-            ]
-            with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="reprokit-send") as pool:
-                for sent in pool.map(lambda job: self._upload_part(*job), jobs):
-                    advance(sent)
-        self._stored |= generations
-        return total, places
-
-    def _upload_part(self, digest: Digest, part: tuple[str, int, int]) -> int:
-        key, offset, length = part
-        if key[-6] == "/":  # a part that an attempt before left is not sent again
-            stored = self.storage.stat(key)
-            if stored is not None and stored.size == length:
-                return length
-        self.storage.put(key, map_file(self.near.loose_path(digest))[offset : offset + length])
-        return length
-
-    def _upload_small(self, digests: Sequence[Digest], advance: Callable[[int], None]) -> dict[str, str]:
-        """Send packs that are near as they are where all that they hold is lacking, and what is left in new ones."""
-        wanted = {digest.raw for digest in digests}
-        values = {digest.raw: digest.value for digest in digests}
-        near = self.near.find(digests)
-        if len(near) < len(values):
-            raise NotFoundError(
-                f"Objects that were to be sent are gone from {self.near.root}: {len(values) - len(near):,} of them.",
-                hint="Somebody emptied the cache meanwhile; repeat the command.",
-            )
-        by_pack: dict[str, set[bytes]] = defaultdict(set)
-        for digest, (name, _) in near.items():
-            by_pack[name].add(digest.raw)
-        places: dict[str, str] = {}
-        sending: list[tuple[str, Path, Mapping[bytes, Member]]] = []
-        with scratch(self.near.root / TEMPORARY) as folder:
-            writers: list[PackWriter] = []
-            for name, raws in by_pack.items():
-                pack = self.near.pack(name)
-                if raws == pack.members.keys() and pack.size <= 2 * PART and self.pack_key(name) not in self.avoid:
-                    sending.append((name, pack.path, pack.members))
-                    continue
-                for raw in raws & wanted:
-                    if not writers or writers[-1].is_full:
-                        writers.append(PackWriter(folder / f"pack-{len(writers)}", max_bytes=PART, durable=False))
-                        if self.avoid:  # one of the same members may have been condemned
-                            nonce = secrets.token_bytes(16)
-                            writers[-1].add(hash_bytes(nonce).raw, nonce)
-                    writers[-1].add(raw, pack.read(*pack.members[raw]))
-            sending += [(writer.finish(), writer.path, writer.members) for writer in writers]
-            with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="reprokit-send") as pool:
-                sent = pool.map(lambda job: self.storage.put(self.pack_key(job[0]), map_file(job[1])), sending)
-                for (name, _, members), _ in zip(sending, sent, strict=True):
-                    self.index.add_pack(name, members)
-                    if self._listed is not None:
-                        self._listed.add(name)
-                    for raw, member in members.items():
-                        if raw in values:
-                            places[values[raw]] = hint_of(name, member)
-                    advance(sum(member.size for member in members.values()))
-        return places
 
     def _map(self, action: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
         """Yield the results in order; never more than some are waiting to be taken."""
@@ -541,26 +460,6 @@ class RemoteObjects:
                 yield waiting.pop(0).result()
         for one in waiting:
             yield one.result()
-
-
-class _Stream(io.RawIOBase):
-    """Blocks as a stream."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks = blocks
-        self._left = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        target = memoryview(cast("bytearray", buffer)).cast("B")
-        if not self._left:
-            self._left = memoryview(next(self._blocks, b""))
-        count = min(len(target), len(self._left))
-        target[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
 
 
 def _generation(entry: Entry, key: str) -> int:
@@ -574,29 +473,10 @@ def _later(name: str, first: str) -> str:
     return rest if sign and stem == first and len(rest) == 1 and "1" <= rest < str(GENERATIONS) else ""
 
 
-def _is_small(digest: Digest, size: int) -> bool:
+def is_small(digest: Digest, size: int) -> bool:
     """True if the object lies in a pack."""
     return size < SMALL and digest.type == CHUNKED
 
 
 def _fits(place: PackPlace | None, size: int) -> bool:
     return place is not None and place[1].size == size
-
-
-def _pieces(placed: list[tuple[PackPlace, Entry]]) -> Iterator[_Piece]:
-    """Join what lies near each other in a pack."""
-    placed.sort(key=lambda one: (one[0][0], one[0][1].offset))
-    piece: _Piece | None = None
-    for (name, member), entry in placed:
-        end = member.offset + member.size
-        if piece is not None and piece.pack == name:
-            last = piece.offset + piece.length
-            if member.offset - last <= _GAP and end - piece.offset <= _BLOCK:
-                piece = piece._replace(length=max(piece.length, end - piece.offset))
-                piece.members.append((member, entry))
-                continue
-        if piece is not None:
-            yield piece
-        piece = _Piece(name, member.offset, member.size, [(member, entry)])
-    if piece is not None:
-        yield piece

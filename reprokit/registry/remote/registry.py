@@ -32,6 +32,7 @@ from reprokit.store.reader import PackReader, Reader
 from reprokit.store.remote_objects import PART, RemoteObjects
 from reprokit.store.staging import Staging, stage
 from reprokit.store.storage import Storage
+from reprokit.store.upload import upload
 
 __all__ = ["RemoteRegistry"]
 
@@ -203,7 +204,7 @@ class RemoteRegistry(StoredRegistry):
         near = [
             (entry.digest, entry.size) for entry in manifest.entries if self.objects.near.has(entry.digest, entry.size)
         ]
-        self.objects.upload(near)  # what gc condemned since it was found there is stored anew
+        upload(self.objects, near)  # what gc condemned since it was found there is stored anew
         return self.objects.locate(manifest)
 
     def _look_again(self) -> None:
@@ -266,7 +267,7 @@ class _RemoteSink(Sink):
 
     def send(self, progress: Progress) -> None:
         """Send what was put and is not there."""
-        self._sent, self._places = self._objects.upload(self._put, progress=progress)
+        self._sent, self._places = upload(self._objects, self._put, progress=progress)
 
     def put_bytes(self, data: bytes | memoryview) -> tuple[Digest, int]:
         return self._kept(*self._staging.put_bytes(data))

@@ -18,7 +18,7 @@ from reprokit.registry import Registry, open_registry
 from reprokit.registry.remote import signs
 from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.schema.manifest import Entry
-from reprokit.store import remote_objects
+from reprokit.store import remote_objects, upload
 from tests.object_stores import AzureServer, Server, rclone
 from tests.registry.contract import RegistryContract, store
 
@@ -111,7 +111,8 @@ def test_a_pack_near_that_is_not_all_lacking_is_not_sent_whole(machine: Opener) 
 def test_a_large_object_rests_in_parts_and_one_that_is_there_is_not_sent_again(
     machine: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_objects, "PART", 1024 * 1024)
+    for module in (remote_objects, upload):
+        monkeypatch.setattr(module, "PART", 1024 * 1024)
     data = random.randbytes(3_500_000)
     one = machine("one")
     sent: list[str] = []
