@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from reprokit.core.digest import Digest, hash_bytes
+from reprokit.core.digest import Digest, hash_bytes, hash_file
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.scratch import scratch
-from reprokit.errors import NotFoundError
+from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.store.mapping import map_file
-from reprokit.store.objects import TEMPORARY, hint_of
+from reprokit.store.objects import TEMPORARY, hint_of, is_digest_of
 from reprokit.store.packs import Member, PackWriter
 from reprokit.store.remote_objects import PART, RemoteObjects, is_small
 
@@ -40,11 +40,23 @@ def upload(
         jobs = [
             (digest, part) for digest, size in large for part in store.parts(digest, size, generations[digest, size])
         ]
+        for digest, _ in large:
+            path = store.near.loose_path(digest)
+            _check(hash_file(path, digest.type)[0] == digest, path)
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="reprokit-send") as pool:
             for sent in pool.map(lambda job: _upload_part(store, *job), jobs):
                 advance(sent)
     store.sent(generations)
     return total, places
+
+
+def _check(sound: bool, path: Path) -> None:
+    """Refuse to send what is not what its name says: a cache may be damaged, by a crash of the machine for one."""
+    if not sound:
+        path.unlink(missing_ok=True)
+        raise DataMismatchError(
+            f"{path} was damaged, so nothing of it was sent.", hint="It was taken out of the cache: repeat the command."
+        )
 
 
 def _upload_part(store: RemoteObjects, digest: Digest, part: tuple[str, int, int]) -> int:
@@ -77,6 +89,7 @@ def _upload_small(store: RemoteObjects, digests: Sequence[Digest], advance: Call
         for name, raws in by_pack.items():
             pack = store.near.pack(name)
             if raws == pack.members.keys() and pack.size <= 2 * PART and store.pack_key(name) not in store.avoid:
+                _check(hash_file(pack.path)[0].hex == name, pack.path)
                 sending.append((name, pack.path, pack.members))
                 continue
             for raw in raws & wanted:
@@ -85,7 +98,9 @@ def _upload_small(store: RemoteObjects, digests: Sequence[Digest], advance: Call
                     if store.avoid:  # one of the same members may have been condemned
                         nonce = secrets.token_bytes(16)
                         writers[-1].add(hash_bytes(nonce).raw, nonce)
-                writers[-1].add(raw, pack.read(*pack.members[raw]))
+                data = pack.read(*pack.members[raw])
+                _check(is_digest_of(data, Digest.chunked(raw)), pack.path)
+                writers[-1].add(raw, data)
         sending += [(writer.finish(), writer.path, writer.members) for writer in writers]
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="reprokit-send") as pool:
             sent = pool.map(lambda job: store.storage.put(store.pack_key(job[0]), map_file(job[1])), sending)

@@ -338,6 +338,30 @@ def test_what_is_near_and_was_changed_is_not_given_out(machine: Opener, tmp_path
         assert [bytes(view) for view in views] == [files[key] for key in manifest.keys]
 
 
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_what_was_damaged_near_before_it_was_sent_is_not_sent(
+    machine: Opener, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    files = {"small": b"honest", "large": b"honest" * 300_000}
+    one = machine("one")
+    one.publish("a/b", store(one, {"other": b"1"}))
+    with monkeypatch.context() as broken:
+        broken.setattr(one.bare, "put", lambda *_: (_ for _ in ()).throw(RegistryError("The connection broke.")))
+        with pytest.raises(RegistryError):
+            store(one, files)
+    near = one.objects.near
+    digest = hash_bytes(files[name])
+    path = near.loose_path(digest) if name == "large" else near.pack_path(near.find([digest])[digest][0])
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"honest", b"forged"))
+    with pytest.raises(DataMismatchError) as caught:
+        store(machine("one"), files)
+    assert caught.value.message == f"{path} was damaged, so nothing of it was sent."
+    again = machine("one")
+    again.publish("a/b", store(again, files))
+    assert verify_registry(machine("two")) == (2, [])
+
+
 def test_an_entry_that_never_was_is_not_found(machine: Opener) -> None:
     entry = Entry("x", 3, hash_bytes(b"abc"))
     with pytest.raises(NotFoundError):
