@@ -13,6 +13,7 @@ from reprokit.core.digest import Digest
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import PackageRef
 from reprokit.errors import NotFoundError, UsageError
+from reprokit.registry.heads import Head, head_of
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.reader import Reader
 
@@ -218,6 +219,19 @@ class Registry(ABC):
     @abstractmethod
     def top_hashes(self, name: str) -> list[str]:
         """Return the versions of a package, oldest first, without deleted ones and without verifying the chain."""
+
+    def heads(self, namespace: str) -> list[Head]:
+        """Return how the logs of a namespace end, sorted by name: for listings, and no more verified than headers."""
+        found = []
+        for name in self.packages(namespace):
+            entry = self.head(name)
+            if entry is not None:
+                began = entry.time if entry.seq == 1 else self.log(name)[0].time
+                found.append(head_of(self, entry, name, stamp="", began=began))
+        return found
+
+    def tidy(self) -> None:  # noqa: B027
+        """Do what keeps listings quick; it may be left undone at any time."""
 
     def damage(self, *, progress: Progress = SILENT) -> list[str]:  # noqa: ARG002
         """Return, in sentences, what is wrong with what objects are stored in, used by a version or not."""

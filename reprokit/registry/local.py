@@ -14,6 +14,7 @@ from reprokit.core.digest import Digest, hash_file
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError, NotFoundError, RegistryError
 from reprokit.registry.base import Sink
+from reprokit.registry.heads import FolderHeads, Head
 from reprokit.registry.liveness import SignsOfLife
 from reprokit.registry.package_log import Stamp
 from reprokit.registry.seen import SeenLogs
@@ -47,6 +48,7 @@ class LocalRegistry(StoredRegistry):
         self._cache = cache
         self._home = home
         self.signs = SignsOfLife(root)
+        self._ends = FolderHeads(self)
         if not self.exists() and root.exists():
             self._refuse_foreign()
         self._open()
@@ -115,6 +117,9 @@ class LocalRegistry(StoredRegistry):
     def read_range(self, entry: Entry, offset: int, length: int, *, what: str) -> bytes:
         with os_errors(f"Reading {what}"):
             return self.objects.read_range(entry, offset, length, what=what)
+
+    def heads(self, namespace: str) -> list[Head]:
+        return self._ends.of(namespace)
 
     def recall(self, source: str) -> bytes | None:
         return self.objects.index.source(source)

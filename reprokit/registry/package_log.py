@@ -55,11 +55,13 @@ class PackageLogs:
 
     Attributes:
         seen: What this machine saw of them last, if that is kept.
+        announce: Called with package and number before an entry is created, if somebody is to hear of it.
     """
 
     def __init__(self, storage: Storage, *, stamp: Stamp | None = None) -> None:
         self.storage = storage
         self.seen: SeenLogs | None = None
+        self.announce: Callable[[str, int], None] | None = None
         self._stamp = stamp
 
     def head(self, name: str) -> LogEntry | None:
@@ -72,6 +74,15 @@ class PackageLogs:
         entry = self._parse(raw, name, seq)
         self._note(name, seq, raw)
         return entry
+
+    def entry(self, name: str, seq: int) -> LogEntry | None:
+        """Return an entry of a log, None if there is none of that number; it may not be the newest."""
+        check_package_name(name)
+        try:
+            raw = self.storage.read(_key(name, seq), max_bytes=_MAX_LOG_ENTRY)
+        except FileNotFoundError:
+            return None
+        return self._parse(raw, name, seq)
 
     def entries(self, name: str) -> list[LogEntry]:
         """Return the whole log of a package, oldest first, its chain of digests verified.
@@ -157,6 +168,8 @@ class PackageLogs:
                     f"The log of {name} takes entries of {_MAX_LOG_ENTRY:,} bytes at most, not of {len(raw):,}.",
                     hint="Give a shorter message, or take tags away that are not needed any more.",
                 )
+            if self.announce is not None:
+                self.announce(name, entry.seq)
             try:
                 self.storage.create(_key(name, entry.seq), raw)
             except FileExistsError:

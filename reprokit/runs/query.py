@@ -19,11 +19,12 @@ from typing import Any, NoReturn
 import msgspec
 
 from reprokit.core.canonical_json import spelled
+from reprokit.core.refs import RESERVED, VERDICTS, is_run_id
 from reprokit.core.terminal_text import printable
 from reprokit.errors import DataMismatchError, NotFoundError, UsageError
+from reprokit.runs.remembered import Remembered
 from reprokit.runs.store import RunStore
 from reprokit.runs.support import Support
-from reprokit.runs.verdict_store import VerdictStore
 from reprokit.schema.facts import RunSummary
 from reprokit.schema.verdict import rung_of
 
@@ -87,7 +88,7 @@ class Where:
 def choose(text: str, runs: RunStore) -> list[RunRow]:
     """Return the summaries of the runs that an expression is true of, oldest first.
 
-    Records are read only where it names parameters.
+    Records are read only where it names parameters that are too long for a header.
 
     Raises:
         UsageError: As `Where.parse`; or it names a metric or parameter that no run has.
@@ -100,10 +101,13 @@ def choose(text: str, runs: RunStore) -> list[RunRow]:
         known_fields = ((name, getattr(summary, name)) for name in FIELDS)
         fields: dict[str, Any] = {name: value for name, value in known_fields if value is not None}
         fields["metrics"] = summary.metrics
-        record = runs.load(summary.run).record if "params" in sections else None
-        fields["params"] = {} if record is None else record.used_params
+        params, unused = summary.params, summary.unused
+        if params is None and "params" in sections:
+            record = runs.load(summary.run).record
+            params, unused = record.used_params, record.unused
+        fields["params"] = params or {}
         for section in sections:
-            known[section].update(record.params if section == "params" and record else fields[section])
+            known[section].update(fields[section], unused if section == "params" else ())
         if where.matches(fields):
             chosen.append(summary)
     for section, name in sorted(where.names):
@@ -263,6 +267,7 @@ def _kind(value: Any) -> str:
     return _KINDS.get(type(value), "other")
 
 
+_SUMMARY = RunSummary.__struct_fields__
 _REPRODUCED = {"BITWISE", "EQUAL-RELAXED", "TENSOR-TOLERANCE", "METRIC-TOLERANCE"}
 
 
@@ -287,26 +292,47 @@ class RunRow(RunSummary, frozen=True, kw_only=True):
 
 def overview(runs: RunStore) -> list[RunRow]:
     """Return all runs, oldest first, and of each what came of repeating it; records are read of those with verdicts."""
-    support, store = Support(runs), VerdictStore(runs.registry)
-    told = {
-        original: [one.verdict for one in support.reproductions(original, unchanged=True) if one.unsupported is None]
-        for original in store.originals()
+    heads = runs.heads()
+    summaries = list(runs.summaries(heads))
+    verdicts = [head for head in runs.registry.heads(VERDICTS) if is_run_id(head.name.partition("/")[2])]
+    ends = {head.name: head for head in (*heads, *verdicts)}
+    remembered = Remembered(runs.registry, ends, (one.run for one in summaries if one.ended is None))
+    support = Support(runs)
+
+    def told(original: str) -> tuple[list[str], Iterable[str] | None]:
+        found = support.reproductions(original)
+        words = [one.verdict for one in found if not one.relaxed and one.unsupported is None]
+        borne = all(one.unsupported is None for one in found)  # else what is missing may come back
+        return words, [original, *(one.reproduction for one in found)] if borne else None
+
+    about = {
+        original: remembered.words(head.name, lambda original=original: told(original))  # type: ignore[misc]
+        for head in verdicts
+        for original in (head.name.partition("/")[2],)
     }
     rows = []
-    for summary in runs.summaries():
-        about = told.get(summary.run, [])
-        reproduced = any(rung_of(word) in _REPRODUCED for word in about)
-        facts = msgspec.structs.asdict(summary)
-        if summary.verdict is not None and not _is_borne_out(summary, runs, support):
-            facts["verdict"] = UNSUPPORTED
-        rows.append(RunRow(**facts, reproductions=len(about), reproduced=reproduced))
+    for summary in summaries:
+        words = about.get(summary.run, [])
+        facts = {name: getattr(summary, name) for name in _SUMMARY}
+        if summary.verdict is not None:
+            borne = remembered.words(
+                f"{RESERVED}/{summary.run}",
+                lambda summary=summary: _borne_out(summary, runs, support),  # type: ignore[misc]
+            )
+            facts["verdict"] = borne[0] if borne else UNSUPPORTED
+        reproduced = any(rung_of(word) in _REPRODUCED for word in words)
+        rows.append(RunRow(**facts, reproductions=len(words), reproduced=reproduced))
+    remembered.keep()
     return rows
 
 
-def _is_borne_out(summary: RunSummary, runs: RunStore, support: Support) -> bool:
-    """True if a repetition's record says what its header says, and both records bear that out."""
+def _borne_out(summary: RunSummary, runs: RunStore, support: Support) -> tuple[list[str], list[str] | None]:
+    """Return what a repetition's header says, if its record says it too and both records bear it out; and the runs."""
     try:
         record = runs.load(summary.run).record
     except (DataMismatchError, NotFoundError):
-        return False
-    return record.summary().verdict == summary.verdict and support.own(record) is None
+        return [], None
+    said = record.summary().verdict
+    if said is None or said != summary.verdict or support.own(record) is not None:
+        return [], None
+    return [said], [summary.run, *(run for one in record.verdicts for run in (one.reproduces, one.run_id))]

@@ -6,14 +6,15 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 
 import msgspec
 
 from reprokit.core.refs import RESERVED, VERDICTS, RunRef, is_run_id
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.registry import Registry
-from reprokit.schema.facts import CheckpointFacts, RunSummary, facts_in
+from reprokit.registry.heads import Head
+from reprokit.schema.facts import CheckpointFacts, RunSummary, facts_in, unpacked
 from reprokit.schema.lock import RunLock
 from reprokit.schema.manifest import Manifest
 from reprokit.schema.record import CheckpointEntry, Record, Status
@@ -41,13 +42,12 @@ class RunStore:
         self.registry = registry
 
     def ids(self) -> list[str]:
-        """Return all run IDs, oldest first: an ID tells the second in which a run began, its log the rest."""
-        found = sorted(name.partition("/")[2] for name in self.registry.packages(RESERVED))
-        ordered: list[str] = []
-        for _, same_second in groupby(found, key=lambda run_id: run_id[:15]):
-            runs = list(same_second)
-            ordered += runs if len(runs) == 1 else sorted(runs, key=self._began)
-        return ordered
+        """Return all run IDs, oldest first."""
+        return [_run_of(head) for head in self.heads()]
+
+    def heads(self) -> list[Head]:
+        """Return how the logs of all runs end, oldest first: an ID tells the second in which it began, its log more."""
+        return sorted(self.registry.heads(RESERVED), key=lambda head: (_run_of(head)[:15], head.began, head.name))
 
     def find(self, text: str) -> str:
         """Return the ID that `text` names: an ID, a unique prefix or suffix, `latest`, or `@{-n}` counted from the end.
@@ -56,13 +56,14 @@ class RunStore:
             NotFoundError: There is no such run.
             UsageError: Two runs fit.
         """
-        ids = self.ids()
+        heads = self.heads()
+        ids = [_run_of(head) for head in heads]
         if text == "latest" or (recent := _RECENT.fullmatch(text)):
             back = 1 if text == "latest" else int(recent[1]) if recent else 1
             newest = filter(self.has, reversed(ids))
             found_run = next(islice(newest, back - 1, None), None) if back else None
             if found_run is None:
-                count = sum(map(self.has, ids))
+                count = sum(head.latest is not None for head in heads)
                 raise NotFoundError(f"No run {text}: {self.registry.url} has {count} run(s).")
             return found_run
         if text in ids:
@@ -191,16 +192,18 @@ class RunStore:
         best = lock.recipe.checkpoints.best if lock is not None else {}
         return run.record.select(selector, best=best)
 
-    def summaries(self) -> Iterator[RunSummary]:
+    def summaries(self, heads: list[Head] | None = None) -> Iterator[RunSummary]:
         """Yield what listings show of each run, oldest first, from manifest headers (not verified).
 
         Where a header says nothing that could be its run's, the record is read; a run without one is left to `verify`.
+
+        Args:
+            heads: As `heads` returned them just now.
         """
-        for run_id in self.ids():
-            top_hash = self.latest(run_id)
-            if top_hash is None:
+        for head in self.heads() if heads is None else heads:
+            if head.latest is None:
                 continue
-            summary = facts_in(self.registry.read_header(top_hash).get("user_meta"), RunSummary)
+            run_id, summary = _run_of(head), unpacked(head.facts, RunSummary)
             if summary is None or summary.run != run_id:
                 try:
                     summary = self.load(run_id).record.summary()
@@ -244,3 +247,7 @@ class RunStore:
             head = None if name.partition("/")[0] in (RESERVED, VERDICTS) else self.registry.head(name)
             if head is not None and head.time >= moment:
                 yield name
+
+
+def _run_of(head: Head) -> str:
+    return head.name.partition("/")[2]

@@ -25,6 +25,8 @@ __all__ = [
     "VersionLink",
     "facts_in",
     "meta_of",
+    "packed",
+    "unpacked",
 ]
 
 _META_KEY = "reprokit"
@@ -87,6 +89,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         checkpoints: How many.
         inputs: Package and top hash of each.
+        params: Those that reached the script; None where they are too long for a header, and the record has them.
+        unused: Names of those that never reached it.
         resumed: Where it went on, for each time that it was stopped and resumed: `epoch 2`.
     """
 
@@ -101,6 +105,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: int = 0
     inputs: Annotated[list[tuple[Name, Hash]], msgspec.Meta(max_length=100_000)] = []
     metrics: Metrics = {}
+    params: Annotated[dict[Name, Any], msgspec.Meta(max_length=10_000)] | None = {}
+    unused: Annotated[list[Name], msgspec.Meta(max_length=10_000)] = []
     reproduces: Name | None = None
     resumed: Annotated[list[Name], msgspec.Meta(max_length=100_000)] = []
     verdict: Name | None = None
@@ -156,3 +162,24 @@ def facts_in(meta: Any, form: type[_Facts], *, what: str | None = None) -> _Fact
             f"What the header of {what} says of it is malformed: {error}.",
             hint="It may be of a newer reprokit; update, or verify the registry.",
         ) from None
+
+
+def packed(meta: Any) -> bytes:
+    """Return what the metadata of a run or a verdict says that it is, in a form that is read quickly; b"" of others."""
+    if (verdict := facts_in(meta, VerdictSummary)) is not None:
+        return msgspec.msgpack.encode(verdict)
+    run = facts_in(meta, RunSummary)
+    if run is None:
+        return b""
+    try:
+        return msgspec.msgpack.encode(run)
+    except OverflowError:  # a parameter is an integer of more than 64 bits: its record is read
+        return msgspec.msgpack.encode(msgspec.structs.replace(run, params=None))
+
+
+def unpacked(data: bytes, form: type[_Facts]) -> _Facts | None:
+    """Return what was `packed`; None if it is something else, or malformed."""
+    try:
+        return msgspec.msgpack.decode(data, type=form, strict=True)
+    except msgspec.DecodeError:
+        return None

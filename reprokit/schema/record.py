@@ -38,6 +38,7 @@ __all__ = [
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 
+_SHORT = 16 * 1024  # bytes of parameters that a header repeats
 _NAMED = 8  # of a list of names, in a sentence
 
 
@@ -359,6 +360,9 @@ class Record(_Part, frozen=True, kw_only=True):
         usable = [entry for entry in self.checkpoints if entry.kind != "exception" and not entry.dropped]
         return usable[-1] if usable else self.initial
 
+    def _has_short_params(self) -> bool:
+        return len(ordered(spelled([self.params, self.unused]))) <= _SHORT
+
     def summary(self) -> RunSummary:
         """What listings need, small enough for the header of the record's version."""
         return RunSummary(
@@ -372,6 +376,8 @@ class Record(_Part, frozen=True, kw_only=True):
             checkpoints=len(self.checkpoints),
             inputs=[(data.package, data.top_hash) for data in self.data],
             metrics=cut_metrics(self.metrics)[0],
+            params=self.used_params if (short := self._has_short_params()) else None,
+            unused=self.unused if short else [],
             reproduces=self.reproduces,
             resumed=[attempt.told_at for attempt in self.attempts],
             verdict=self.verdicts[-1].word if self.verdicts else None,

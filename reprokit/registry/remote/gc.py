@@ -18,6 +18,7 @@ from reprokit.errors import RefusedError
 from reprokit.registry.gc import GRACE, Swept
 from reprokit.registry.marks import Marks
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, Condemned, condemn, condemned_lists, mark_swept
+from reprokit.registry.remote.heads import ANNOUNCED
 from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.store.packs import PACK_NAME, Member
 
@@ -84,6 +85,9 @@ class _Collection:
             )
             if not self._swept.dry_run:
                 condemn(self._storage, new)
+        if not self._swept.dry_run:
+            for namespace in ANNOUNCED:
+                self._registry.ends.rebuild(namespace)
 
     def _sweep(self, one: Condemned, known: frozenset[str]) -> None:
         """Remove what a list condemns, but for what is used and lies nowhere but under condemned keys.

@@ -18,9 +18,11 @@ from typing import BinaryIO
 from reprokit.core.atomic_files import durable_write, os_errors
 from reprokit.core.digest import Digest
 from reprokit.core.progress import SILENT, Progress
-from reprokit.errors import DataMismatchError, NotFoundError, RegistryError
+from reprokit.errors import DataMismatchError, Error, NotFoundError, RegistryError
 from reprokit.registry.base import Sink
+from reprokit.registry.heads import Head
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, condemned_keys
+from reprokit.registry.remote.heads import ANNOUNCED, RemoteHeads
 from reprokit.registry.remote.signs import RemoteSigns
 from reprokit.registry.seen import SeenLogs
 from reprokit.registry.stored import StoredRegistry
@@ -55,6 +57,8 @@ class RemoteRegistry(StoredRegistry):
         self._cache = cache
         self._home = home
         self.signs = RemoteSigns(storage)
+        self.ends = RemoteHeads(self)
+        self.history.announce = self.ends.announce
         self._looked: float | None = None
         self._ensured = False
         self._condemned: dict[str, frozenset[str]] = {}  # what gc condemned, by the names of its lists
@@ -171,11 +175,27 @@ class RemoteRegistry(StoredRegistry):
             raise NotFoundError(f"{what}: its object {entry.digest.hex[:12]}… is missing from {self.url}.")
         return self.objects
 
+    def heads(self, namespace: str) -> list[Head]:
+        if not self.opened or namespace not in ANNOUNCED:
+            return super().heads(namespace)
+        return self.ends.of(namespace)
+
+    def tidy(self) -> None:
+        if self.opened:
+            with contextlib.suppress(Error, OSError):  # somebody else will
+                for namespace in ANNOUNCED:
+                    self.ends.fold(namespace)
+
+    def damage(self, *, progress: Progress = SILENT) -> list[str]:
+        found = super().damage(progress=progress)
+        return [*found, *(told for namespace in ANNOUNCED for told in self.ends.problems(namespace))]
+
     def recall(self, source: str) -> bytes | None:
         return self.objects.index.source(source) if self.opened else None
 
     def remember(self, source: str, facts: bytes) -> None:
-        self.objects.index.keep_source(source, facts)
+        if self.opened:
+            self.objects.index.keep_source(source, facts)
 
     # versions
 
