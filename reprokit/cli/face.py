@@ -54,8 +54,9 @@ class Face:
             importlib.import_module("reprokit.recording.recorder").recover(home, note=self.note)
 
     def result(self, plain: Any, text: str | Sequence[str] | Callable[[], str]) -> None:
-        """Print a result: `plain` as JSON with --json, else the text, or lines of which each stays one."""
+        """Print a result: `plain`, or what it returns, as JSON with --json; else the text, or lines that each stay one."""
         if self.as_json:
+            plain = plain() if callable(plain) else plain
             unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
             click.echo(tame_json(json.dumps(spelled(plain), indent=1, ensure_ascii=not unicode)))
         elif isinstance(text, str) or callable(text):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from reprokit.errors import RecipeError
 
-__all__ = ["CONFIG_FILE", "Config", "named_registry"]
+__all__ = ["CONFIG_FILE", "Config", "named_registry", "registries"]
 
 CONFIG_FILE = Path(".reprokit") / "config.yaml"
 _MAX_CONFIG = 64 * 1024
@@ -76,6 +76,18 @@ def _folder(variable: str) -> Path | None:
     return Path(value).expanduser() if value else None
 
 
+def registries(folder: Path | None = None) -> dict[str, str]:
+    """Return the registries that the project's file gives names to: name → address.
+
+    Args:
+        folder: As of `named_registry`.
+    Raises:
+        RecipeError: The file is malformed.
+    """
+    project = _project((folder or Path.cwd()).absolute())
+    return {} if project is None else {name: _address_in(project, name) for name in project.registries}
+
+
 def named_registry(name: str, *, folder: Path | None = None) -> str | None:
     """Return the address of a registry that the project's file gives a name to; None if it does not.
 
@@ -87,6 +99,10 @@ def named_registry(name: str, *, folder: Path | None = None) -> str | None:
     project = _project((folder or Path.cwd()).absolute()) if _NAME.fullmatch(name) else None
     if project is None or name not in project.registries:
         return None
+    return _address_in(project, name)
+
+
+def _address_in(project: _Project, name: str) -> str:
     address = project.registries[name]
     return address if "://" in address else str((project.folder / Path(address).expanduser()).absolute())
 

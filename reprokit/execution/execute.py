@@ -34,6 +34,7 @@ from reprokit.numerics.machine import machine_facts
 from reprokit.numerics.script_environ import of_the_shell
 from reprokit.packages.package import Package
 from reprokit.packages.tree_cache import is_protected, lay_out, moment
+from reprokit.recording.broadcast import Broadcast
 from reprokit.recording.checkpoint_saver import Saver, SavingPolicy
 from reprokit.recording.earlier import LISTS, with_earlier
 from reprokit.recording.journal import Journal
@@ -121,8 +122,12 @@ def execute(
                 saver.note_again()
                 session = Session(registry=registry, journal=journal, saver=saver, token=token)
                 session.listen(scratch / "socket")
+                broadcast = Broadcast(registry.live(run_id), journal.file("log.txt"), session.collected)
                 with signals_put_back():
-                    outcome = start(prepared, place, variables, listener=listener)
+                    with broadcast.on():
+                        outcome = start(prepared, place, variables, listener=listener)
+                    if broadcast.stopped is not None and outcome.status == "interrupted":
+                        outcome = replace(outcome, failure=f"Stopped by `reprokit stop` of {broadcast.stopped}.")
                     given = Given(shell=shell_of(prepared, orders), variables=variables)
                     session.finish()
                     changed = check_inputs(trees)
@@ -138,6 +143,7 @@ def execute(
                     )
                 if conclude is not None:
                     recording.amend(conclude(record, recording.manifest))
+                broadcast.clear()
         return recording
     finally:
         if prepared.in_place is not None or lock.execution.layout != "copy":

@@ -57,7 +57,7 @@ def new_run_id(registry: Registry) -> str:
     runs stand in the order in which they began.
     """
     moment = time.time()
-    newest = max((name.partition("/")[2] for name in registry.packages(RESERVED)), default="")
+    newest = max((head.name.partition("/")[2] for head in registry.heads(RESERVED)), default="")
     stamp = time.strftime(_STAMP, time.gmtime(moment))
     if newest[:15] > stamp:
         with contextlib.suppress(ValueError, OverflowError):  # no date: nobody's run
@@ -152,6 +152,7 @@ class Recording:
         )
         self._publish(extra)
         self._entries += extra
+        self._registry.tidy()
         return self.record
 
     def _logged(self, record: Record) -> dict[str, Any]:
@@ -199,8 +200,18 @@ def recover(home: Path, *, note: Callable[[str], None] = lambda _: None) -> list
             note(f"The record of run {journal.folder.name} is still to be completed from {journal.folder}: {why}")
             continue
         journal.close(keep_workspace=keep)
+        _clear_live(events, journal.folder.name)
         done.append(journal.folder.name)
     return done
+
+
+def _clear_live(events: list[dict[str, Any]], run_id: str) -> None:
+    """Take back what a killed run told while it went on."""
+    started = next((event for event in events if event.get("event") == "start"), None)
+    with contextlib.suppress(Error, OSError):
+        live = open_registry(str(started["registry"])).live(run_id) if started is not None else None
+        if live is not None:
+            live.clear()
 
 
 def _finalise(journal: Journal, events: list[dict[str, Any]]) -> bool:

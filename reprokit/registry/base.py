@@ -14,6 +14,7 @@ from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import PackageRef
 from reprokit.errors import NotFoundError, UsageError
 from reprokit.registry.heads import Head, head_of
+from reprokit.registry.live import LiveRun
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.reader import Reader
 
@@ -22,7 +23,7 @@ __all__ = ["FORMAT", "Action", "LogEntry", "Registry", "Sink"]
 FORMAT = 2
 
 
-Action = Literal["publish", "tag", "rollback", "delete"]
+Action = Literal["publish", "tag", "rollback", "delete", "note"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,8 @@ class LogEntry:
     Attributes:
         seq: 1, 2, 3, … without gaps.
         prev: SHA-256 of the entry before, in its stored bytes; None for the first.
-        action: What it does to `top_hash`: publish it, point tags at it, make it the latest again, delete it.
+        action: What it does to `top_hash`: publish it, point tags at it, make it the latest again, delete it,
+            or say something of it.
         top_hash: The version it is about.
         time: Nanoseconds since 1970 UTC, by the writer's clock.
         writer: user@host.
@@ -209,6 +211,14 @@ class Registry(ABC):
         """
 
     @abstractmethod
+    def note(self, name: str, text: str) -> LogEntry:
+        """Write something about a package into its log; nothing else changes.
+
+        Raises:
+            NotFoundError: No such package.
+        """
+
+    @abstractmethod
     def head(self, name: str) -> LogEntry | None:
         """Return the newest log entry of a package, None if there is no such package."""
 
@@ -245,6 +255,10 @@ class Registry(ABC):
     def packages(self, namespace: str | None = None) -> Iterator[str]:
         """Yield package names, sorted."""
 
+    def namespaces(self) -> list[str]:
+        """Return the namespaces of packages, sorted."""
+        return sorted({name.partition("/")[0] for name in self.packages()})
+
     @abstractmethod
     def claim(self, run_id: str) -> AbstractContextManager[None]:
         """Hold the sign that a run is alive, for as long as the context is open and this process lives.
@@ -256,6 +270,14 @@ class Registry(ABC):
     @abstractmethod
     def is_claimed(self, run_id: str) -> bool:
         """True while somebody holds the sign."""
+
+    def live(self, run_id: str) -> LiveRun | None:  # noqa: ARG002
+        """Return where is told how far a run is; None where nothing can be told."""
+        return None
+
+    def running(self) -> dict[str, str]:
+        """Return the runs whose sign of life somebody holds: who that is, by run ID. It is what they say."""
+        return {}
 
     def resolve(self, ref: PackageRef) -> str:
         """Return the top hash that a reference names.

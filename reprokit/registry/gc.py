@@ -14,6 +14,7 @@ from reprokit.core.atomic_files import fsync_folder, os_errors
 from reprokit.core.digest import Digest, hash_file
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError
+from reprokit.registry.live import sweep_live
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.marks import Marks
 from reprokit.store.objects import is_digest_of
@@ -202,6 +203,8 @@ class _Sweep:
         for path in self._registry.signs.dead_runs():
             self._swept.temporary += 1
             self._remove(path, path.stat())
+        if not self._swept.dry_run:
+            sweep_live(self._registry.storage, is_alive=self._registry.is_claimed, before=self._limit)
         places = (".", "manifests", "tombstones", "log/*/*")
         for path in [path for place in places for path in root.glob(f"{place}/.tmp-*")]:
             if self._grace <= 0 or _age(path) > _UNOWNED:  # nobody publishes now; the folder of the log may be made

@@ -17,7 +17,7 @@ from reprokit.core.terminal_text import printable
 from reprokit.errors import DataMismatchError, RefusedError
 from reprokit.registry.package_log import writer
 
-__all__ = ["SignsOfLife", "in_use", "in_use_by", "sign", "signature"]
+__all__ = ["SignsOfLife", "in_use", "in_use_by", "sign", "signature", "signed"]
 
 _ATTEMPTS = 50
 _MAX_SIGN = 1000  # bytes
@@ -47,11 +47,16 @@ def in_use(run_id: str, lock: Path) -> RefusedError:
 
 def in_use_by(run_id: str, said: bytes) -> RefusedError:
     """Return what to tell who would execute a run that somebody executes, by the signature that was found."""
-    who = printable(said[:_MAX_SIGN].decode(errors="replace"), 200)
+    who = signed(said)
     return RefusedError(
         f"Run {run_id} is executed already{f' by {who}' if who else ''}: two cannot go on with one run.",
         hint=f"Wait for its end, which `reprokit show {run_id}` tells, or stop that process and resume the run then.",
     )
+
+
+def signed(said: bytes) -> str:
+    """Return a signature as it may be shown."""
+    return printable(said[:_MAX_SIGN].decode(errors="replace"), 200)
 
 
 class SignsOfLife:
@@ -69,6 +74,15 @@ class SignsOfLife:
         path = self.folder / run_id
         path.parent.mkdir(parents=True, exist_ok=True)
         return _held(path, _claimed(path))
+
+    def holders(self) -> dict[str, str]:
+        """Return who says that they execute the runs that are alive."""
+        found = {}
+        for run in self._names():
+            if self.is_claimed(run):
+                with contextlib.suppress(OSError, DataMismatchError), open_regular(self.folder / run) as handle:
+                    found[run] = signed(handle.read(_MAX_SIGN))
+        return found
 
     def alive_since(self) -> list[float]:
         """Return when the runs began that are alive now, in seconds since 1970."""

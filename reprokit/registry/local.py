@@ -15,6 +15,7 @@ from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError, NotFoundError, RegistryError
 from reprokit.registry.base import Sink
 from reprokit.registry.heads import FolderHeads, Head
+from reprokit.registry.live import LiveRun
 from reprokit.registry.liveness import SignsOfLife
 from reprokit.registry.package_log import Stamp
 from reprokit.registry.seen import SeenLogs
@@ -175,6 +176,13 @@ class LocalRegistry(StoredRegistry):
             held = self.signs.claim(run_id)
         with held:
             yield
+
+    def live(self, run_id: str) -> LiveRun:
+        return LiveRun(self.storage, run_id)
+
+    def running(self) -> dict[str, str]:
+        with os_errors(f"Looking for signs of life in {self.root}"):
+            return self.signs.holders()
 
     def is_claimed(self, run_id: str) -> bool:
         return self.signs.is_claimed(run_id)

@@ -124,10 +124,13 @@ class PackageLogs:
                 versions.pop(entry.top_hash, None)
         return list(versions)
 
+    def namespaces(self) -> list[str]:
+        """Return the namespaces that have packages, sorted."""
+        return sorted(self.storage.names(_FOLDER))
+
     def packages(self, namespace: str | None = None) -> Iterator[str]:
         """Yield package names, sorted."""
-        spaces = [namespace] if namespace else sorted(self.storage.names(_FOLDER))
-        for space in spaces:
+        for space in [namespace] if namespace else self.namespaces():
             for name in sorted(self.storage.names(f"{_FOLDER}/{space}")):
                 with contextlib.suppress(UsageError):  # not a name, so not ours
                     yield check_package_name(f"{space}/{name}")

@@ -325,6 +325,9 @@ class QuiltRegistry(Registry):
     def delete(self, name: str, top_hash: str, *, note: str | None = None) -> LogEntry:  # noqa: ARG002
         self._refuse(f"{name}@{top_hash[:12]} cannot be deleted")
 
+    def note(self, name: str, text: str) -> LogEntry:  # noqa: ARG002
+        self._refuse(f"Nothing can be noted on {name}")
+
     def claim(self, run_id: str) -> AbstractContextManager[None]:
         self._refuse(f"Run {run_id} cannot be recorded")
 

@@ -232,6 +232,15 @@ class StoredRegistry(Registry):
 
             return self.history.append(name, "delete", top_hash, tags, note=note)
 
+    def note(self, name: str, text: str) -> LogEntry:
+        self._ensure()
+        with os_errors(f"Writing a note on {name} into {self.url}"), self._publishing():
+            head = self.head(name)
+            if head is None:
+                raise NotFoundError(f"No package {name} in {self.url}.")
+            self._commits()
+            return self.history.append(name, "note", head.top_hash, dict, note=text)
+
     def _require(self, name: str, top_hash: str) -> None:
         if top_hash not in self.top_hashes(name):
             raise NotFoundError(f"{name} has no version {top_hash[:12]} in {self.url}.")
@@ -251,6 +260,10 @@ class StoredRegistry(Registry):
     def packages(self, namespace: str | None = None) -> Iterator[str]:
         with os_errors(f"Listing {self.url}"):
             yield from self.history.packages(namespace)
+
+    def namespaces(self) -> list[str]:
+        with os_errors(f"Listing {self.url}"):
+            return self.history.namespaces()
 
     def lost(self) -> list[str]:
         with os_errors(f"Listing {self.url}"):

@@ -1,9 +1,8 @@
-"""What there is in a registry: ls, show, log, logs. Records are read where one is shown, headers where many are."""
+"""What there is in a registry: ls, show, log. Records are read where one is shown, headers where many are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +13,7 @@ from reprokit.errors import NotFoundError, UsageError
 from reprokit.packages.package import Package
 from reprokit.registry import Registry
 from reprokit.runs.history import Amendment, amendments
+from reprokit.runs.notes import RunNote, notes
 from reprokit.runs.query import RunRow, choose, overview
 from reprokit.runs.store import RunStore
 from reprokit.runs.support import Reproduction, Support
@@ -21,7 +21,7 @@ from reprokit.runs.verdict_store import VerdictStore
 from reprokit.schema.record import Attempt, CheckpointEntry, Record
 from reprokit.schema.verdict import VerdictRecord
 
-__all__ = ["Checkpoints", "Contents", "Files", "LogRow", "ShownRun", "ShownVerdict", "log", "logs", "ls", "show"]
+__all__ = ["Checkpoints", "Contents", "Files", "LogRow", "ShownRun", "ShownVerdict", "log", "ls", "show"]
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,10 +89,12 @@ def ls(ref: str | None = None, where: str | None = None, *, registry: Registry) 
 
 
 def _packages(registry: Registry) -> Iterator[str]:
-    for name in registry.packages():
-        head = None if name.partition("/")[0] in (RESERVED, VERDICTS) else registry.head(name)
-        if head is not None and (head.tags or head.action != "delete"):
-            yield name
+    for space in registry.namespaces():
+        if space not in (RESERVED, VERDICTS):
+            for name in registry.packages(space):
+                head = registry.head(name)
+                if head is not None and (head.tags or head.action != "delete"):
+                    yield name
 
 
 def _sized(entry: CheckpointEntry, registry: Registry) -> tuple[CheckpointEntry, int | None]:
@@ -108,6 +110,7 @@ class ShownRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run with what came of repeating it.
 
     Attributes:
+        notes: What people said of it.
         amendments: Where its record does not go on from the one before, which is kept beside it.
         unsupported: Why what it says of itself as a repetition is not borne out; None if it is, or it says nothing.
     """
@@ -116,10 +119,11 @@ class ShownRun(msgspec.Struct, frozen=True, kw_only=True):
     reproductions: list[Reproduction]
     amendments: list[Amendment] = []
     unsupported: str | None = None
+    notes: list[RunNote] = []
 
     def plain(self) -> dict[str, Any]:
         value: dict[str, Any] = self.record.plain()
-        for name in ("reproductions", "amendments", "unsupported"):
+        for name in ("reproductions", "amendments", "unsupported", "notes"):
             if told := getattr(self, name):
                 value[name] = msgspec.to_builtins(told)
         return value
@@ -156,6 +160,7 @@ def show(ref: str, *, registry: Registry) -> ShownRun | ShownVerdict | Package:
                 reproductions=support.reproductions(record.run_id),
                 amendments=amendments(record.run_id, registry),
                 unsupported=support.own(record),
+                notes=notes(record.run_id, registry=registry),
             )
         chosen = runs.checkpoint(parsed)
         package = Package.open(PackageRef(chosen.package, hash=chosen.top_hash), registry=registry)
@@ -216,21 +221,3 @@ def _message(registry: Registry, top_hash: str) -> object:
         return registry.read_header(top_hash).get("message")
     except NotFoundError:  # deleted, and swept by gc
         return None
-
-
-def logs(ref: str, *, registry: Registry, journals: Path) -> tuple[str, bytes]:
-    """Return a run's ID, and what its script wrote so far, each line with its time.
-
-    Args:
-        journals: Where the runs that go on here are written.
-    Raises:
-        NotFoundError: No such run; or it goes on elsewhere, and its log is there.
-    """
-    stored = RunStore(registry).load(ref)
-    run_id = stored.record.run_id
-    if "log.txt" in stored.manifest:
-        return run_id, registry.read_object(stored.manifest["log.txt"], what=f"log.txt of run {run_id}")
-    journal = journals / run_id / "log.txt"
-    if not journal.exists():
-        raise NotFoundError(f"Run {run_id} has no log yet: it is {stored.record.status} elsewhere.")
-    return run_id, journal.read_bytes()

@@ -243,10 +243,12 @@ class RunStore:
         return initial, list(found.values())
 
     def _changed_since(self, moment: int) -> Iterator[str]:
-        for name in self.registry.packages():
-            head = None if name.partition("/")[0] in (RESERVED, VERDICTS) else self.registry.head(name)
-            if head is not None and head.time >= moment:
-                yield name
+        for space in self.registry.namespaces():
+            if space not in (RESERVED, VERDICTS):
+                for name in self.registry.packages(space):
+                    head = self.registry.head(name)
+                    if head is not None and head.time >= moment:
+                        yield name
 
 
 def _run_of(head: Head) -> str:

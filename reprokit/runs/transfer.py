@@ -11,18 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from reprokit.core.progress import SILENT, Progress
-from reprokit.core.refs import RESERVED, PackageRef, check_tag, is_package_ref, parse_run
+from reprokit.core.refs import RESERVED, VERDICTS, PackageRef, check_tag, is_package_ref, is_run_id, parse_run
 from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.packages.copy import copy_objects
 from reprokit.packages.package import Package
 from reprokit.registry import Registry
 from reprokit.registry.quilt_writer import QuiltWriter
 from reprokit.runs.history import RecordVersion, replaced
+from reprokit.runs.query import choose
 from reprokit.runs.store import RECORD_KEY, RunStore
 from reprokit.runs.verdict_store import VerdictStore
 from reprokit.schema.record import Record
 
-__all__ = ["Transfer", "pull", "push"]
+__all__ = ["Transfer", "copy", "pull", "push"]
 
 _LATEST = "latest"
 
@@ -104,6 +105,63 @@ def pull(
 ) -> list[Transfer]:
     """Copy a version from another registry into the one that is worked in; all else as for `push`."""
     return push(what, source=source, target=target, tags=tags, everything=everything, progress=progress)
+
+
+def copy(
+    *, source: Registry, target: Registry, where: str | None = None, progress: Progress = SILENT
+) -> list[Transfer]:
+    """Copy a registry into another, or of it the runs that an expression chooses, each with all that it names.
+
+    Packages come with every version that is in their history, and with their tags; a run with its record as it is now.
+    Runs that go on, and the verdicts that name them, are left out and noted.
+
+    Args:
+        where: As of `reprokit.runs.query`.
+    Raises:
+        UsageError: Source and target are the same; or the expression is none.
+        DataMismatchError, RefusedError: As `push`; what was copied before that stays.
+    """
+    runs = RunStore(source)
+    if where is not None:
+        wanted: list[str | PackageRef] = [row.run for row in choose(where, runs)]
+    else:
+        spaces = [space for space in source.namespaces() if space not in (RESERVED, VERDICTS)]
+        wanted = [
+            PackageRef(name, hash=top_hash)
+            for space in spaces
+            for name in source.packages(space)
+            for top_hash in source.top_hashes(name)
+        ]
+        wanted += [PackageRef(head.name, hash=head.latest) for head in runs.heads() if head.latest is not None]
+        wanted += [
+            PackageRef(name, hash=top_hash)
+            for name in source.packages(VERDICTS)
+            for top_hash in source.top_hashes(name)
+        ]
+    done: list[Transfer] = []
+    with progress.task(f"Copying {source.url}", len(wanted), unit="versions") as advance:
+        for one in wanted:
+            run_id = one if isinstance(one, str) else one.name.removeprefix(f"{RESERVED}/")
+            if is_run_id(run_id) and source.is_claimed(run_id):
+                progress.note(f"Run {run_id} goes on: left out.")
+            elif isinstance(one, str):
+                done += push(one, source=source, target=target, everything=True, progress=progress)
+            else:
+                done += _copied(one, source, target, progress)
+            advance()
+    return done
+
+
+def _copied(ref: PackageRef, source: Registry, target: Registry, progress: Progress) -> list[Transfer]:
+    """Copy a version with the tags that point at it, but for the one that follows its history."""
+    head = source.head(ref.name)
+    tags = {tag for tag, top_hash in (head.tags if head else {}).items() if top_hash == ref.hash and tag != _LATEST}
+    done = push(ref, source=source, target=target, tags=tuple(sorted(tags)), progress=progress)
+    permanent = tags.intersection(head.permanent if head else ())
+    there = target.head(ref.name)
+    if permanent and ref.hash is not None and not permanent.issubset(there.permanent if there else ()):
+        target.tag(ref.name, ref.hash, tuple(sorted(permanent)), permanent=True)
+    return done
 
 
 def _named(ref: str, source: Registry) -> PackageRef:

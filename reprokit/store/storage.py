@@ -6,6 +6,7 @@ Keys are relative, with `/` between their parts. All else that a registry promis
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -112,6 +113,9 @@ class Storage(ABC):
     def delete(self, key: str) -> None:
         """Remove what is stored; nothing there is as good."""
 
+    def prune(self, folder: str) -> None:  # noqa: B027
+        """Remove a folder if nothing is in it, where folders are something of their own."""
+
     def now(self) -> float:
         """Return the time by the clock of the place, in seconds since 1970: no other clock is compared with it."""
         probe = f"clock/{os.urandom(8).hex()}"
@@ -174,3 +178,7 @@ class FolderStorage(Storage):
 
     def delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
+
+    def prune(self, folder: str) -> None:
+        with contextlib.suppress(OSError):
+            (self.root / folder).rmdir()

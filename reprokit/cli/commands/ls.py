@@ -1,21 +1,20 @@
-"""ls, show, logs."""
+"""ls, show."""
 
 from __future__ import annotations
 
 import click
 
 from reprokit.cli.face import Face, common, size
-from reprokit.cli.text.record import checkpoint_line, kept_verdict_text, metrics_text, run_text
+from reprokit.cli.text.record import checkpoint_line, kept_verdict_text, metrics_text, note_line, run_text
 from reprokit.cli.text.table import table
-from reprokit.core.terminal_text import printable, tame
+from reprokit.core.terminal_text import printable
 from reprokit.runs.listing import Contents, Files, ShownRun, ShownVerdict
-from reprokit.runs.listing import logs as written
 from reprokit.runs.listing import ls as contents
 from reprokit.runs.listing import show as shown
 from reprokit.runs.query import RunRow
 from reprokit.runs.support import Reproduction
 
-__all__ = ["logs", "ls", "show"]
+__all__ = ["ls", "show"]
 
 
 @click.command()
@@ -48,7 +47,7 @@ def ls(face: Face, ref: str | None, where: str | None) -> None:
         sized = [*([found.initial] if found.initial is not None else []), *found.saved]
         lines = [checkpoint_line(entry, among=among, total=total) for entry, total in sized] or ["no checkpoints"]
         lines += [printable(str(attempt), 400) for attempt in found.attempts]
-    face.result(found.plain(), lines)
+    face.result(found.plain, lines)
 
 
 @click.command()
@@ -63,6 +62,7 @@ def show(face: Face, ref: str) -> None:
         lines = [run_text(found.record), *map(_reproduction, found.reproductions)]
         lines += [printable(f"  {'UNSUPPORTED':<12} {found.unsupported}", 2000)] if found.unsupported else []
         lines += [printable(f"  {'AMENDED':<12} {one}", 2000) for one in found.amendments]
+        lines += [note_line(one) for one in found.notes]
         face.result(found.plain(), "\n".join(lines))
     elif isinstance(found, ShownVerdict):
         why = [] if found.unsupported is None else [printable(f"  {'UNSUPPORTED':<12} {found.unsupported}", 2000)]
@@ -91,21 +91,6 @@ def _reproduction(found: Reproduction) -> str:
         name, changed = "UNSUPPORTED", f"{changed}: {found.unsupported}"
     lines = [f"  {name:<12} {told}{changed}", *(f"  {'proviso':<12} {text}" for text in found.provisos)]
     return "\n".join(printable(line, 2000) for line in lines)
-
-
-@click.command()
-@click.argument("run")
-@common
-def logs(face: Face, run: str) -> None:
-    """Print what RUN's script wrote, each line with its time."""
-    registry = face.registry()
-    face.recover()
-    run_id, text = written(run, registry=registry, journals=face.config.home / "runs")
-    if face.as_json:
-        face.result({"run_id": run_id, "log": text.decode(errors="replace")}, "")
-    else:
-        for line in text.decode(errors="replace").removesuffix("\n").split("\n") if text else ():
-            click.echo(tame(line))
 
 
 def _run_line(run: RunRow) -> str:

@@ -17,13 +17,13 @@ from reprokit.runs.transfer import Transfer
 from reprokit.runs.transfer import pull as pull_version
 from reprokit.runs.transfer import push as push_version
 
-__all__ = ["pull", "push"]
+__all__ = ["address", "pull", "push"]
 
 
-def _address(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+def address(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
     """Make paths absolute before -C changes the folder, as --registry does."""
     if value is None or isinstance(value, tuple):
-        return value and tuple(_address(_context, _parameter, one) for one in value)
+        return value and tuple(address(_context, _parameter, one) for one in value)
     return absolute_address(value)
 
 
@@ -38,7 +38,7 @@ _all = click.option(
 
 @click.command()
 @click.argument("refs", nargs=-1, required=True)
-@click.argument("target", callback=_address)
+@click.argument("target", callback=address)
 @click.option(
     "--layout",
     type=click.Choice(["reprokit", "quilt"]),
@@ -62,12 +62,12 @@ def push(
 
 @click.command()
 @click.argument("refs", nargs=-1, required=True)
-@click.option("--from", "source", required=True, metavar="URL", callback=_address, help="The registry to copy from.")
+@click.option("--from", "source", required=True, metavar="URL", callback=address, help="The registry to copy from.")
 @click.option(
     "--allow-outside",
     metavar="FOLDER",
     multiple=True,
-    callback=_address,
+    callback=address,
     help="Of a Quilt registry: objects may be read below FOLDER too.",
 )
 @_tags

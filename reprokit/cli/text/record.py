@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
@@ -11,14 +12,22 @@ import msgspec
 from reprokit.cli.face import size
 from reprokit.cli.text.sparks import curve_lines
 from reprokit.cli.text.table import lines_of, table
+from reprokit.core.terminal_text import printable
+from reprokit.runs.notes import RunNote
 from reprokit.schema.record import CheckpointEntry, Record
 from reprokit.schema.verdict import Comparison, Rung, Verdict, VerdictRecord
 
-__all__ = ["checkpoint_line", "kept_verdict_text", "metrics_text", "run_text", "verdict_text"]
+__all__ = ["checkpoint_line", "kept_verdict_text", "metrics_text", "note_line", "run_text", "verdict_text"]
 
 
 def metrics_text(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name}={value:.6g}" for name, value in metrics.items())
+
+
+def note_line(note: RunNote) -> str:
+    """Return what somebody said of a run in a line."""
+    at = datetime.fromtimestamp(note.at / 1e9, UTC).strftime("%Y-%m-%d %H:%M")
+    return printable(f"  {'note':<12} {note.text}  ({note.by}, {at})", 2000)
 
 
 def checkpoint_line(entry: CheckpointEntry, *, among: Sequence[CheckpointEntry] = (), total: int | None = None) -> str:

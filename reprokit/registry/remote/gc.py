@@ -16,6 +16,7 @@ from reprokit.core.digest import CHUNKED, Digest
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import RefusedError
 from reprokit.registry.gc import GRACE, Swept
+from reprokit.registry.live import sweep_live
 from reprokit.registry.marks import Marks
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, Condemned, condemn, condemned_lists, mark_swept
 from reprokit.registry.remote.heads import ANNOUNCED
@@ -86,6 +87,7 @@ class _Collection:
             if not self._swept.dry_run:
                 condemn(self._storage, new)
         if not self._swept.dry_run:
+            sweep_live(self._storage, is_alive=self._registry.is_claimed, before=now - self._grace)
             for namespace in ANNOUNCED:
                 self._registry.ends.rebuild(namespace)
 

@@ -38,7 +38,7 @@ ANNOUNCED = (RESERVED, VERDICTS)
 
 _RECENT, _FOLDS = "recent", "heads"
 _MANY = 256  # announcements that are folded
-_FEW = 32  # folds; more are joined
+_FEW = 32  # folds beside those that are full; more are joined
 _LONGEST = 20_000  # heads of a fold
 _MAX_FOLD = 64 * 1024 * 1024  # bytes
 _MAX_HEADS = 256 * 1024 * 1024  # bytes of what is in it
@@ -80,7 +80,7 @@ class RemoteHeads:
             recent = self._bring(namespace)
             heads, folds = self._heads[namespace], self._folds[namespace]
             said = {found[1] for stored in recent if (found := _ANNOUNCEMENT.fullmatch(stored.key)) is not None}
-            if len(folds) > _FEW:
+            if len(folds) > _FEW + len(heads) // _LONGEST:
                 said, gone = set(heads), sorted(folds)
             else:
                 gone = []

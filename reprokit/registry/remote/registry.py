@@ -21,6 +21,7 @@ from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RegistryError
 from reprokit.registry.base import Sink
 from reprokit.registry.heads import Head
+from reprokit.registry.live import LiveRun
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, condemned_keys
 from reprokit.registry.remote.heads import ANNOUNCED, RemoteHeads
 from reprokit.registry.remote.signs import RemoteSigns
@@ -262,6 +263,13 @@ class RemoteRegistry(StoredRegistry):
         self._ensure()
         with self.signs.claim(run_id):
             yield
+
+    def live(self, run_id: str) -> LiveRun:
+        return LiveRun(self.bare, run_id)
+
+    def running(self) -> dict[str, str]:
+        with os_errors(f"Looking for signs of life in {self.url}"):
+            return self.signs.holders()
 
     def is_claimed(self, run_id: str) -> bool:
         with os_errors(f"Looking for the sign of life of run {run_id} in {self.url}"):

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Iterator
 
 from reprokit.errors import Error, RefusedError
-from reprokit.registry.liveness import in_use_by, signature
-from reprokit.store.storage import Storage
+from reprokit.registry.liveness import in_use_by, signature, signed
+from reprokit.store.storage import Storage, Stored
 
 __all__ = ["RENEWED", "STALE", "RemoteSigns"]
 
@@ -54,6 +54,21 @@ class RemoteSigns:
         """True while somebody holds the sign."""
         newest = self._newest(run_id)
         return newest is not None and self._age(self._key(run_id, newest)) < STALE
+
+    def holders(self) -> dict[str, str]:
+        """Return who says that they execute the runs that are alive."""
+        newest: dict[str, Stored] = {}
+        for stored in self._storage.walk("running"):
+            _, run_id, generation = [*stored.key.split("/"), "", ""][:3]
+            if _GENERATION.fullmatch(generation):
+                newest[run_id] = stored  # they come in their order
+        now = self._storage.now() if newest else 0.0
+        found = {}
+        for run_id, stored in newest.items():
+            if now - stored.modified < STALE:
+                with contextlib.suppress(FileNotFoundError):
+                    found[run_id] = signed(self._storage.read(stored.key, max_bytes=_MAX_SIGN))
+        return found
 
     def _claimed(self, run_id: str) -> str:
         while True:

@@ -1,0 +1,106 @@
+"""status, logs, stop, note."""
+
+from __future__ import annotations
+
+import click
+
+from reprokit.cli.face import Face, common
+from reprokit.cli.text.record import metrics_text, note_line
+from reprokit.core.terminal_text import printable, tame
+from reprokit.recording.status import Going, Waiting
+from reprokit.recording.status import status as current
+from reprokit.runs.notes import note as add_note
+from reprokit.runs.watching import follow as written_on
+from reprokit.runs.watching import logs as written
+from reprokit.runs.watching import stop as ask_to_stop
+
+__all__ = ["logs", "note", "status", "stop"]
+
+
+@click.command()
+@common
+def status(face: Face) -> None:
+    """Show which runs have not ended, on whatever machine they are, and what this machine has still to store.
+
+    How far a run is, is what its runner told the registry some seconds ago.
+    """
+    face.recover()
+    found = current(context=face.context())
+    lines = [line for going in found.going for line in _going_lines(going)] or ["nothing is running"]
+    lines += [_waiting_line(waiting) for waiting in found.waiting]
+    face.result(found.plain(), lines)
+
+
+@click.command()
+@click.argument("run")
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on printing until the run has ended.")
+@common
+def logs(face: Face, run: str, following: bool) -> None:
+    """Print what RUN's script wrote, each line with its time; of a run that goes on elsewhere, what came so far."""
+    registry = face.registry()
+    face.recover()
+    journals = face.config.home / "runs"
+    if following and not face.as_json:
+        for piece in written_on(run, registry=registry, journals=journals):
+            _print(piece)
+        return
+    run_id, text = written(run, registry=registry, journals=journals)
+    if face.as_json:
+        face.result({"run_id": run_id, "log": text.decode(errors="replace")}, "")
+    else:
+        _print(text)
+
+
+@click.command()
+@click.argument("run")
+@click.option("-m", "--message", help="Why; kept in the run's record.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for its end.")
+@common
+def stop(face: Face, run: str, message: str | None, wait: bool) -> None:
+    """Have RUN stop, on whatever machine it is: its script gets SIGTERM, on which callbacks save and leave.
+
+    The runner looks every two seconds, and `reprokit resume RUN` goes on from what was saved.
+    """
+    registry = face.registry()
+    face.recover()
+    with face.task("Waiting for its end", None):
+        record = ask_to_stop(run, registry=registry, why=message, wait=None if wait else 0, progress=face)
+    last = record.checkpoints[-1].place if record.checkpoints else None
+    saved = f", {len(record.checkpoints)} checkpoints, the last at {last}" if last is not None else ""
+    told = f"{record.status}{saved}" if record.status != "running" else "it was asked to stop, and goes on until it can"
+    face.result({"run_id": record.run_id, "status": record.status}, f"{record.run_id}: {told}")
+
+
+@click.command()
+@click.argument("run")
+@click.argument("text")
+@common
+def note(face: Face, run: str, text: str) -> None:
+    """Say TEXT of RUN: kept in the log of its package with your name and the time, and shown by `show`."""
+    found = add_note(run, text, registry=face.registry())
+    face.result({"run_id": found.run, "text": found.text, "by": found.by, "at": found.at}, [note_line(found)])
+
+
+def _print(text: bytes) -> None:
+    for line in text.decode(errors="replace").removesuffix("\n").split("\n") if text else ():
+        click.echo(tame(line))
+
+
+def _going_lines(going: Going) -> list[str]:
+    """Return a run that has not ended in a few lines. What it told is from the registry, which is anybody's."""
+    by = going.by or ("nobody any more" if going.status == "interrupted" else "somebody")
+    lines = [f"{going.run}  {going.status:<11}  {printable(going.name):<20}  {printable(by, 200)}"]
+    now = going.now
+    if now is not None and going.status == "running":
+        place = f", the last at {printable(now.checkpoint)}" if now.checkpoint else ""
+        metrics = metrics_text({printable(name): value for name, value in list(now.metrics.items())[:3]})
+        told = f"  {now.checkpoints} checkpoints{place}{f'  {metrics}' if metrics else ''}  (at {printable(now.at)})"
+        lines.append(f"{'':21}{told}")
+    if going.stop is not None and going.status == "running":
+        lines.append(f"{'':23}asked to stop by {printable(str(going.stop), 300)}")
+    return lines
+
+
+def _waiting_line(waiting: Waiting) -> str:
+    where = f" for {printable(waiting.registry)}" if waiting.registry else ""
+    return f"{waiting.run}  to be stored{where}: {waiting.what} ({waiting.folder})"
