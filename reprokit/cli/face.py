@@ -54,7 +54,7 @@ class Face:
             importlib.import_module("reprokit.recording.recorder").recover(home, note=self.note)
 
     def result(self, plain: Any, text: str | Sequence[str] | Callable[[], str]) -> None:
-        """Print a result: `plain`, or what it returns, as JSON with --json; else the text, or lines that each stay one."""
+        """Print a result: `plain`, or what it returns, as JSON with --json; else the text, or lines, each one line."""
         if self.as_json:
             plain = plain() if callable(plain) else plain
             unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()

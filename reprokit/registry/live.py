@@ -105,8 +105,11 @@ class LiveRun:
         return True
 
     def asked_to_stop(self) -> StopRequest | None:
-        """Return who asked it to stop, None if nobody did."""
-        return self._read("stop", StopRequest)
+        """Return who asked it to stop, None if nobody did; what cannot be read was somebody's request all the same."""
+        found = self._read("stop", StopRequest)
+        if found is None and self._storage.stat(f"{self._folder}/stop") is not None:
+            return StopRequest(by="somebody", at="")
+        return found
 
     def clear(self) -> None:
         """Take back all that was told."""

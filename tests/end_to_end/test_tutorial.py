@@ -73,5 +73,13 @@ def test_the_page_on_teams_runs_as_written(weed: Server, tmp_path: Path, monkeyp
     weed.used_by(monkeypatch)
     said = run_page("teams.md", tmp_path)
     assert "BITWISE: every state digest" in said
-    assert "reproduced by" in said or "BITWISE" in said.rpartition("status ")[2]
-    assert said.count("0 problem(s)") == 2
+    assert re.search(r"^  reproduced   \S+  BITWISE", said, re.MULTILINE)
+    assert said.count("0 problem(s)") == 3
+    assert re.search(r"^\d{8}-\d{6}-\w{6}  running      slow                  \S+@\S+, process \d+", said, re.MULTILINE)
+    assert re.search(r"^\S+: interrupted$", said, re.MULTILINE)
+    assert re.search(r"^\S+ stdout step \d+$", said, re.MULTILINE)
+    assert re.search(
+        r"^  failure      Stopped by `reprokit stop` of \S+@\S+: the data was wrong\.$", said, re.MULTILINE
+    )
+    assert re.search(r"^  note         started again with other data, see ticket 7  \(\S+@", said, re.MULTILINE)
+    assert re.search(r"^  runs      3, of which 0 go on; 1 with verdicts$", said, re.MULTILINE)

@@ -15,17 +15,19 @@ from reprokit.core.refs import PackageRef
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
+from reprokit.registry import Registry, open_registry
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.quilt import QuiltRegistry
 from reprokit.registry.quilt_writer import QuiltWriter
-from reprokit.runs.transfer import pull, push
+from reprokit.runs.store import RunStore
+from reprokit.runs.transfer import copy, pull, push
 from reprokit.runs.verdict_store import VerdictStore
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.record import DataFacts
 from reprokit.schema.verdict import RunLink, Verdict, VerdictRecord
 from tests.comparison.making import Save
 from tests.comparison.making import made as publish_run
-from tests.conftest import Project, lies_at, overwrite
+from tests.conftest import Project, lies_at, overwrite, put_run
 
 MIB = 1024 * 1024
 
@@ -501,3 +503,85 @@ class TestTags:
         source.rollback("a/b", one)
         push("a/b:latest", source=source, target=target)
         assert target.head("a/b").tags["latest"] == two, "`latest` names what to copy, and moves nothing back"
+
+
+RUNS = [f"2026010{day}-000000-aaaaa{day}" for day in range(1, 5)]
+
+
+class TestCopy:
+    @pytest.fixture
+    def filled(self, source):
+        versions = [
+            build({**files(20), "number": b"%d" % number}, "a/b", registry=source).top_hash for number in range(3)
+        ]
+        source.tag("a/b", versions[0], ("first",), permanent=True)
+        source.tag("a/b", versions[1], ("good",))
+        build({"x": b"x"}, "c/d", registry=source)
+        data = [DataFacts(name="in", package="a/b", top_hash=versions[1], path="in")]
+        put_run(source, RUNS[0], metrics={"loss": 0.5}, data=data, outputs={"o": b"1"})
+        again = Verdict(run_id=RUNS[1], reproduces=RUNS[0], verdict="DIVERGED")
+        put_run(source, RUNS[1], metrics={"loss": 2.0}, reproduces=RUNS[0], verdicts=[again], outputs={"o": b"2"})
+        put_run(source, RUNS[2], status="failed")
+        link = {"top_hash": "0" * 64, "lock_hash": None}
+        VerdictStore(source).add(
+            VerdictRecord(
+                verdict=again, original=RunLink(run_id=RUNS[0], **link), reproduction=RunLink(run_id=RUNS[1], **link),
+                by="me@here", at="2026-01-09T00:00:00Z",
+            )
+        )  # fmt: skip
+        return source
+
+    @pytest.mark.parametrize("kind", ["folder", "store"])
+    def test_a_whole_registry_arrives_with_its_histories(self, filled, target, tmp_path, kind):
+        goal = target if kind == "folder" else open_registry(f"memory://{tmp_path.name}", cache=tmp_path / "cache")
+        done = copy(source=filled, target=goal)
+        assert all(one.published for one in done)
+        assert list(goal.packages()) == list(filled.packages())
+        for name in filled.packages():
+            assert goal.top_hashes(name) == filled.top_hashes(name)
+            assert goal.head(name).tags == filled.head(name).tags
+            assert goal.head(name).permanent == filled.head(name).permanent
+        assert list(RunStore(goal).summaries()) == list(RunStore(filled).summaries())
+        assert verify_registry(goal)[1] == []
+        logs = {name: len(goal.log(name)) for name in goal.packages()}
+        assert not any(one.published for one in copy(source=filled, target=goal))
+        assert {name: len(goal.log(name)) for name in goal.packages()} == logs
+
+    def test_chosen_runs_come_with_what_they_name_and_no_more(self, filled, target):
+        copy(source=filled, target=target, where="metrics.loss < 1")
+        assert list(target.packages()) == ["a/b", f"runs/{RUNS[0]}", f"runs/{RUNS[1]}", f"verdicts/{RUNS[0]}"]
+        assert len(target.top_hashes("a/b")) == 1
+        with pytest.raises(UsageError):
+            copy(source=filled, target=target, where="nonsense(")
+
+    def test_a_run_that_goes_on_is_left_out_and_named(self, filled, target):
+        noted = []
+
+        class Told(type(SILENT)):
+            def note(self, text: str) -> None:
+                noted.append(text)
+
+        with filled.claim(RUNS[3]):
+            put_run(filled, RUNS[3], status="running")
+            copy(source=filled, target=target, progress=Told())
+        assert noted == [f"Run {RUNS[3]} goes on: left out."]
+        assert [one.run for one in RunStore(target).summaries()] == RUNS[:3]
+
+    def test_one_that_broke_off_goes_on_where_it_was(self, filled, target, monkeypatch):
+        seen = []
+        publish = target.publish
+
+        def broken(name, *arguments, **options):
+            if name.startswith("runs/"):
+                raise NotFoundError("gone")
+            seen.append(name)
+            return publish(name, *arguments, **options)
+
+        monkeypatch.setattr(target, "publish", broken)
+        with pytest.raises(NotFoundError):
+            copy(source=filled, target=target)
+        monkeypatch.undo()
+        assert seen == ["a/b"] * 3 + ["c/d"]
+        left: Registry = LocalRegistry(target.root)
+        done = copy(source=filled, target=left)
+        assert sum(one.published for one in done) == len(RUNS[:3]) + 1
