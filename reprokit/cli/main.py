@@ -39,7 +39,7 @@ _COMMANDS = {
     "pull": ("transfer", "pull", "Copy versions or runs from another registry, or one of quilt3's."),
     "tag": ("package", "tag", "Point a tag at a package version, for good or until it moves."),
     "verify": ("package", "verify", "Check every byte of a version, or of the whole registry."),
-    "registry": ("registry", "registry", "Look at registries, and copy one into another."),
+    "registry": ("transfer", "registry", "Look at registries, and copy one into another."),
     "rollback": ("upkeep", "rollback", "Make an older version of a package the latest again."),
     "rm": ("upkeep", "rm", "Delete a package version or a run."),
     "gc": ("upkeep", "gc", "Remove what no version uses."),

@@ -10,7 +10,7 @@ from reprokit.core.config import Config
 from reprokit.errors import UsageError
 from reprokit.registry.base import Registry
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.quilt import QuiltRegistry
+from reprokit.registry.quilt.registry import QuiltRegistry
 
 __all__ = ["Registry", "open_registry", "registry_folder"]
 

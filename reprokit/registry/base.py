@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import BinaryIO, Literal
 
+import msgspec
+
 from reprokit.core.digest import Digest
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import PackageRef
 from reprokit.errors import NotFoundError, UsageError
-from reprokit.registry.heads import Head, head_of
 from reprokit.registry.live import LiveRun
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.reader import Reader
 
-__all__ = ["FORMAT", "Action", "LogEntry", "Registry", "Sink"]
+__all__ = ["FORMAT", "Action", "Head", "LogEntry", "Registry", "Sink"]
 
 FORMAT = 2
 
@@ -52,6 +53,27 @@ class LogEntry:
     tags: Mapping[str, str]
     permanent: tuple[str, ...] = ()
     note: str | None = None
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True):
+    """The end of a package's log.
+
+    Attributes:
+        name: Of the package.
+        stamp: What is another one when the log has grown; "" where that is not known.
+        seq: Of the newest entry.
+        latest: The version that counts: the tag `latest`, or without it what the newest entry is about; None if that
+            was deleted.
+        began: When the first entry was written, in nanoseconds since 1970.
+        facts: What the header of `latest` says that it is, `packed`; not verified.
+    """
+
+    name: str
+    stamp: str
+    seq: int
+    latest: str | None
+    began: int
+    facts: bytes = b""
 
 
 class Sink(ABC):
@@ -230,15 +252,9 @@ class Registry(ABC):
     def top_hashes(self, name: str) -> list[str]:
         """Return the versions of a package, oldest first, without deleted ones and without verifying the chain."""
 
+    @abstractmethod
     def heads(self, namespace: str) -> list[Head]:
         """Return how the logs of a namespace end, sorted by name: for listings, and no more verified than headers."""
-        found = []
-        for name in self.packages(namespace):
-            entry = self.head(name)
-            if entry is not None:
-                began = entry.time if entry.seq == 1 else self.log(name)[0].time
-                found.append(head_of(self, entry, name, stamp="", began=began))
-        return found
 
     def tidy(self) -> None:  # noqa: B027
         """Do what keeps listings quick; it may be left undone at any time."""

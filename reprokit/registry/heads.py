@@ -10,44 +10,20 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import msgspec
 
 from reprokit.core.atomic_files import os_errors
 from reprokit.core.refs import check_package_name
 from reprokit.errors import DataMismatchError, NotFoundError, UsageError
+from reprokit.registry.base import Head, LogEntry, Registry
 from reprokit.schema.facts import packed
 
-if TYPE_CHECKING:
-    from reprokit.registry.base import LogEntry, Registry
-    from reprokit.registry.local import LocalRegistry
-
-__all__ = ["FolderHeads", "Head", "head_of", "keep_heads", "kept_heads"]
+__all__ = ["FolderHeads", "head_of", "heads_by_log", "keep_heads", "kept_heads"]
 
 _FORM = 1
 _UNSURE = 2.0  # seconds; a folder that changed since may change again without another time stamp
-
-
-class Head(msgspec.Struct, frozen=True, array_like=True):
-    """The end of a package's log.
-
-    Attributes:
-        name: Of the package.
-        stamp: What is another one when the log has grown; "" where that is not known.
-        seq: Of the newest entry.
-        latest: The version that counts: the tag `latest`, or without it what the newest entry is about; None if that
-            was deleted.
-        began: When the first entry was written, in nanoseconds since 1970.
-        facts: What the header of `latest` says that it is, `packed`; not verified.
-    """
-
-    name: str
-    stamp: str
-    seq: int
-    latest: str | None
-    began: int
-    facts: bytes = b""
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -73,6 +49,17 @@ def head_of(registry: Registry, entry: LogEntry, name: str, *, stamp: str, began
     return Head(name, stamp, entry.seq, latest, began, facts)
 
 
+def heads_by_log(registry: Registry, namespace: str) -> list[Head]:
+    """Return how the logs of a namespace end, sorted by name; each is read."""
+    found = []
+    for name in registry.packages(namespace):
+        entry = registry.head(name)
+        if entry is not None:
+            began = entry.time if entry.seq == 1 else registry.log(name)[0].time
+            found.append(head_of(registry, entry, name, stamp="", began=began))
+    return found
+
+
 def kept_heads(registry: Registry, namespace: str) -> tuple[dict[str, Head], list[str]]:
     """Return what this machine keeps of a namespace, by name, and what was kept beside it; nothing is as good."""
     try:
@@ -94,8 +81,9 @@ def _source(namespace: str) -> str:
 class FolderHeads:
     """Of a registry in a folder: the log of a package is a folder, whose time stamp says that it has grown."""
 
-    def __init__(self, registry: LocalRegistry) -> None:
+    def __init__(self, registry: Registry, root: Path) -> None:
         self._registry = registry
+        self._root = root
         self._heads: dict[str, dict[str, Head]] = {}
 
     def of(self, namespace: str) -> list[Head]:
@@ -127,7 +115,7 @@ class FolderHeads:
     def _stamps(self, namespace: str) -> Iterator[tuple[str, str]]:
         late = time.time() - _UNSURE
         try:
-            with os.scandir(self._registry.root / "log" / namespace) as found:
+            with os.scandir(self._root / "log" / namespace) as found:
                 for one in found:
                     seen = one.stat()
                     sure = seen.st_mtime < late

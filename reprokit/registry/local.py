@@ -13,8 +13,8 @@ from reprokit.core.atomic_files import os_errors
 from reprokit.core.digest import Digest, hash_file
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError, NotFoundError, RegistryError
-from reprokit.registry.base import Sink
-from reprokit.registry.heads import FolderHeads, Head
+from reprokit.registry.base import Head, Sink
+from reprokit.registry.heads import FolderHeads
 from reprokit.registry.live import LiveRun
 from reprokit.registry.liveness import SignsOfLife
 from reprokit.registry.package_log import Stamp
@@ -49,7 +49,7 @@ class LocalRegistry(StoredRegistry):
         self._cache = cache
         self._home = home
         self.signs = SignsOfLife(root)
-        self._ends = FolderHeads(self)
+        self._ends = FolderHeads(self, root)
         if not self.exists() and root.exists():
             self._refuse_foreign()
         self._open()

@@ -1,5 +1,9 @@
-"""What became of a run's record since it began. A record is concluded, completed or resumed; one that replaces an ended
-one in any other way is an amendment, and so is one that names another lock than the run began with."""
+"""What became of a run's record since it began, and what people said of it.
+
+A record is concluded, completed or resumed; one that replaces an ended one in any other way is an amendment, and so is one
+that names another lock than the run began with. A note is an entry in the log of the run's package: signed, ordered and
+kept as what is published is.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,18 @@ from collections.abc import Mapping
 import msgspec
 
 from reprokit.core.refs import RESERVED
+from reprokit.core.secret_scan import in_text
 from reprokit.core.terminal_text import printable
-from reprokit.errors import NotFoundError
+from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.registry import Registry
 from reprokit.runs.store import CODE_PREFIX, LOCK_KEY, RECORD_KEY, RunStore
 from reprokit.schema.manifest import Manifest
 from reprokit.schema.record import Record
 
-__all__ = ["Amendment", "RecordVersion", "amendments", "replaced"]
+__all__ = ["Amendment", "RecordVersion", "RunNote", "amendments", "note", "notes", "replaced"]
 
 _MAX_NAMED = 6
+_MAX_NOTE = 64 * 1024  # bytes
 _CODE = (CODE_PREFIX, LOCK_KEY)
 _BEGUN = (
     "name",
@@ -147,3 +153,45 @@ def _keys(one: Manifest, other: Manifest, *, within: bool) -> list[str]:
 def _fields(one: Record, other: Record) -> list[str]:
     ours, theirs = (msgspec.json.decode(record.encode()) for record in (one, other))
     return [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+
+
+class RunNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody said of a run.
+
+    Attributes:
+        by: user@host.
+        at: Nanoseconds since 1970 UTC, by the writer's clock.
+    """
+
+    run: str
+    text: str
+    by: str
+    at: int
+
+
+def note(ref: str, text: str, *, registry: Registry) -> RunNote:
+    """Write a note on a run.
+
+    Raises:
+        NotFoundError: No such run.
+        UsageError: There is nothing in the text, or too much.
+        RefusedError: It looks like a secret.
+    """
+    said = text.strip()
+    if not said or len(said.encode("utf-8", "surrogatepass")) > _MAX_NOTE:
+        raise UsageError(f"A note is a text of 1 to {_MAX_NOTE:,} bytes.")
+    secret = next(in_text(said, "the note"), None)
+    if secret is not None:
+        raise RefusedError(f"The note was not written: {secret}.", hint="Say it without the secret.")
+    run_id = RunStore(registry).load(ref).record.run_id
+    entry = registry.note(f"{RESERVED}/{run_id}", said)
+    return RunNote(run=run_id, text=said, by=entry.writer, at=entry.time)
+
+
+def notes(run_id: str, *, registry: Registry) -> list[RunNote]:
+    """Return the notes on a run, oldest first."""
+    return [
+        RunNote(run=run_id, text=entry.note or "", by=entry.writer, at=entry.time)
+        for entry in registry.log(f"{RESERVED}/{run_id}")
+        if entry.action == "note"
+    ]

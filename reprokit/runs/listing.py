@@ -12,8 +12,7 @@ from reprokit.core.refs import RESERVED, VERDICTS, PackageRef, check_package_nam
 from reprokit.errors import NotFoundError, UsageError
 from reprokit.packages.package import Package
 from reprokit.registry import Registry
-from reprokit.runs.history import Amendment, amendments
-from reprokit.runs.notes import RunNote, notes
+from reprokit.runs.history import Amendment, RunNote, amendments, notes
 from reprokit.runs.query import RunRow, choose, overview
 from reprokit.runs.store import RunStore
 from reprokit.runs.support import Reproduction, Support

@@ -8,7 +8,7 @@ import msgspec
 
 from reprokit.core.refs import RESERVED
 from reprokit.registry import Registry
-from reprokit.registry.heads import Head
+from reprokit.registry.base import Head
 
 __all__ = ["Remembered"]
 

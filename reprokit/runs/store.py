@@ -13,7 +13,7 @@ import msgspec
 from reprokit.core.refs import RESERVED, VERDICTS, RunRef, is_run_id
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.registry import Registry
-from reprokit.registry.heads import Head
+from reprokit.registry.base import Head
 from reprokit.schema.facts import CheckpointFacts, RunSummary, facts_in, unpacked
 from reprokit.schema.lock import RunLock
 from reprokit.schema.manifest import Manifest

@@ -16,7 +16,7 @@ from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.packages.copy import copy_objects
 from reprokit.packages.package import Package
 from reprokit.registry import Registry
-from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.registry.quilt.writer import QuiltWriter
 from reprokit.runs.history import RecordVersion, replaced
 from reprokit.runs.query import choose
 from reprokit.runs.store import RECORD_KEY, RunStore

@@ -18,7 +18,7 @@ from reprokit.client.tensors import DTYPES
 from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.packages.package import Package
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.registry.quilt.writer import QuiltWriter
 from reprokit.runs.transfer import push
 from reprokit.store import mapping
 from tests.checkpoint.making import Files, change_meta, files_of, make, store

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from reprokit.registry import heads as module
-from reprokit.registry.base import Registry
-from reprokit.registry.heads import Head
+from reprokit.registry.base import Head, Registry
+from reprokit.registry.heads import heads_by_log
 from reprokit.registry.local import LocalRegistry
 from reprokit.schema.facts import RunSummary, facts_in, meta_of, packed, unpacked
 from reprokit.schema.manifest import Manifest
@@ -32,7 +32,7 @@ def publish(registry: Registry, run: str, status: str = "finished", **facts: obj
 
 
 def as_the_logs_are(registry: Registry) -> list[tuple[str, int, str | None, int, bytes]]:
-    return [bare(head) for head in Registry.heads(registry, "runs")]
+    return [bare(head) for head in heads_by_log(registry, "runs")]
 
 
 def bare(head: Head) -> tuple[str, int, str | None, int, bytes]:

@@ -14,8 +14,8 @@ from reprokit.errors import Error
 from reprokit.packages.package import verify_registry
 from reprokit.registry.gc import collect_garbage
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.quilt import QuiltRegistry
-from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.registry.quilt.registry import QuiltRegistry
+from reprokit.registry.quilt.writer import QuiltWriter
 from reprokit.registry.repair import set_aside_damaged
 from reprokit.store.packs import SMALL
 

@@ -8,8 +8,7 @@ import pytest
 
 from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.registry.local import LocalRegistry
-from reprokit.runs.history import amendments
-from reprokit.runs.notes import note, notes
+from reprokit.runs.history import amendments, note, notes
 from reprokit.runs.store import RunStore
 from tests.conftest import put_run
 

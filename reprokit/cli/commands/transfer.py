@@ -1,4 +1,4 @@
-"""push, pull."""
+"""push, pull; registry info, ls, copy."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from typing import Any
 import click
 
 from reprokit.cli.face import Face, absolute_address, common, size
-from reprokit.errors import UsageError
+from reprokit.cli.text.table import table
+from reprokit.core.config import registries
+from reprokit.errors import Error, UsageError
 from reprokit.registry import Registry, open_registry, registry_folder
-from reprokit.registry.quilt import QuiltRegistry
-from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.registry.info import info as of_registry
+from reprokit.registry.quilt.registry import QuiltRegistry
+from reprokit.registry.quilt.writer import QuiltWriter
 from reprokit.runs.transfer import Transfer
+from reprokit.runs.transfer import copy as copy_registry
 from reprokit.runs.transfer import pull as pull_version
 from reprokit.runs.transfer import push as push_version
 
-__all__ = ["address", "pull", "push"]
+__all__ = ["pull", "push", "registry"]
 
 
-def address(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+def _address(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
     """Make paths absolute before -C changes the folder, as --registry does."""
     if value is None or isinstance(value, tuple):
-        return value and tuple(address(_context, _parameter, one) for one in value)
+        return value and tuple(_address(_context, _parameter, one) for one in value)
     return absolute_address(value)
 
 
@@ -38,7 +42,7 @@ _all = click.option(
 
 @click.command()
 @click.argument("refs", nargs=-1, required=True)
-@click.argument("target", callback=address)
+@click.argument("target", callback=_address)
 @click.option(
     "--layout",
     type=click.Choice(["reprokit", "quilt"]),
@@ -62,12 +66,12 @@ def push(
 
 @click.command()
 @click.argument("refs", nargs=-1, required=True)
-@click.option("--from", "source", required=True, metavar="URL", callback=address, help="The registry to copy from.")
+@click.option("--from", "source", required=True, metavar="URL", callback=_address, help="The registry to copy from.")
 @click.option(
     "--allow-outside",
     metavar="FOLDER",
     multiple=True,
-    callback=address,
+    callback=_address,
     help="Of a Quilt registry: objects may be read below FOLDER too.",
 )
 @_tags
@@ -113,3 +117,61 @@ def _tell(face: Face, done: list[Transfer]) -> None:
         lines.append(f"{one.name}@{one.top_hash} → {one.target}{marks}")
         lines.append(f"  {one.entries:,} entries, {size(one.size)}; {copied}")
     face.result([asdict(one) for one in done], lines)
+
+
+@click.group()
+def registry() -> None:
+    """Look at registries, and copy one into another."""
+
+
+@registry.command()
+@common
+def info(face: Face) -> None:
+    """Say where the registry lies, what is in it, and how much that takes."""
+    found = of_registry(face.registry(), progress=face)
+    rows = [
+        ("registry", found.url),
+        ("uuid", f"{found.uuid}, format {found.format}"),
+        ("runs", f"{found.runs:,}, of which {found.running:,} go on; {found.verdicts:,} with verdicts"),
+        ("packages", f"{found.packages:,}; {found.versions:,} versions with those of runs"),
+        ("stored", f"{size(found.size)} in {found.files:,} files"),
+    ]
+    face.result(found.plain(), lambda: table(rows))
+
+
+@registry.command()
+@common
+def ls(face: Face) -> None:
+    """List the registries that the project's .reprokit/config.yaml names, and the one that is used."""
+    used = face.config.registry
+    found = [{"name": name, "url": url, "used": url == used} for name, url in sorted(registries().items())]
+    if not any(one["used"] for one in found):
+        found.append({"name": None, "url": used, "used": True})
+    for one in found:
+        try:
+            opened = open_registry(str(one["url"]))
+            one["state"] = "there" if opened.namespaces() else "empty"
+        except Error as error:
+            one["state"] = error.message
+    lines = [f"{'*' if one['used'] else ' '} {one['name'] or '-':<12}  {one['url']}  {one['state']}" for one in found]
+    face.result(found, lines)
+
+
+@registry.command()
+@click.argument("source", callback=_address)
+@click.argument("target", callback=_address)
+@click.option("--where", metavar="EXPR", help="Only runs of which this is true, each with all that it names.")
+@common
+def copy(face: Face, source: str, target: str, where: str | None) -> None:
+    """Copy registry SOURCE into TARGET, verified: all packages, runs and verdicts, or the runs that EXPR chooses.
+
+    What is there already is not copied again, so an interrupted copy goes on where it was. Runs that go on are left
+    out and named. EXPR is that of `ls --where`.
+    """
+    done = copy_registry(source=open_registry(source), target=open_registry(target), where=where, progress=face)
+    new = [one for one in done if one.published]
+    face.result(
+        [asdict(one) for one in done],
+        f"{len(done):,} versions are in {target}: {len(new):,} were copied, "
+        f"{sum(one.new_objects for one in new):,} objects, {size(sum(one.new_bytes for one in new))} new",
+    )

@@ -9,7 +9,7 @@ from reprokit.cli.text.record import metrics_text, note_line
 from reprokit.core.terminal_text import printable, tame
 from reprokit.recording.status import Going, Waiting
 from reprokit.recording.status import status as current
-from reprokit.runs.notes import note as add_note
+from reprokit.runs.history import note as add_note
 from reprokit.runs.watching import follow as written_on
 from reprokit.runs.watching import logs as written
 from reprokit.runs.watching import stop as ask_to_stop

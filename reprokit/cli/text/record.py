@@ -13,7 +13,7 @@ from reprokit.cli.face import size
 from reprokit.cli.text.sparks import curve_lines
 from reprokit.cli.text.table import lines_of, table
 from reprokit.core.terminal_text import printable
-from reprokit.runs.notes import RunNote
+from reprokit.runs.history import RunNote
 from reprokit.schema.record import CheckpointEntry, Record
 from reprokit.schema.verdict import Comparison, Rung, Verdict, VerdictRecord
 

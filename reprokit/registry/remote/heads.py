@@ -17,19 +17,18 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from reprokit.core.atomic_files import os_errors
 from reprokit.core.refs import RESERVED, VERDICTS, check_package_name
 from reprokit.errors import DataMismatchError, UsageError
-from reprokit.registry.heads import Head, head_of, keep_heads, kept_heads
+from reprokit.registry.base import Head
+from reprokit.registry.heads import head_of, keep_heads, kept_heads
 from reprokit.registry.remote.condemned import COMMIT_WITHIN
-from reprokit.store.storage import Stored
-
-if TYPE_CHECKING:
-    from reprokit.registry.remote.registry import RemoteRegistry
+from reprokit.registry.stored import StoredRegistry
+from reprokit.store.storage import Storage, Stored
 
 __all__ = ["ANNOUNCED", "RemoteHeads"]
 
@@ -54,9 +53,14 @@ _DECODER = msgspec.msgpack.Decoder(list[Head])
 class RemoteHeads:
     """See the module."""
 
-    def __init__(self, registry: RemoteRegistry) -> None:
+    def __init__(self, registry: StoredRegistry, storage: Storage) -> None:
+        """Tell of a registry.
+
+        Args:
+            storage: Where it lies; nothing of it is kept near.
+        """
         self._registry = registry
-        self._storage = registry.bare
+        self._storage = storage
         self._heads: dict[str, dict[str, Head]] = {}
         self._folds: dict[str, set[str]] = {}  # those whose heads are known
         self._lock = threading.Lock()
@@ -109,7 +113,7 @@ class RemoteHeads:
     def problems(self, namespace: str) -> list[str]:
         """Return, in sentences, where what listings are told of a namespace is not as its logs are."""
         with os_errors(f"Verifying {self._registry.url}"):
-            fresh = RemoteHeads(self._registry)
+            fresh = RemoteHeads(self._registry, self._storage)
             fresh._heads[namespace], fresh._folds[namespace] = {}, set()
             logged = fresh._from_logs(namespace)
             found = []

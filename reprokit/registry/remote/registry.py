@@ -19,8 +19,8 @@ from reprokit.core.atomic_files import durable_write, os_errors
 from reprokit.core.digest import Digest
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RegistryError
-from reprokit.registry.base import Sink
-from reprokit.registry.heads import Head
+from reprokit.registry.base import Head, Sink
+from reprokit.registry.heads import heads_by_log
 from reprokit.registry.live import LiveRun
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, condemned_keys
 from reprokit.registry.remote.heads import ANNOUNCED, RemoteHeads
@@ -58,7 +58,7 @@ class RemoteRegistry(StoredRegistry):
         self._cache = cache
         self._home = home
         self.signs = RemoteSigns(storage)
-        self.ends = RemoteHeads(self)
+        self.ends = RemoteHeads(self, storage)
         self.history.announce = self.ends.announce
         self._looked: float | None = None
         self._ensured = False
@@ -178,7 +178,7 @@ class RemoteRegistry(StoredRegistry):
 
     def heads(self, namespace: str) -> list[Head]:
         if not self.opened or namespace not in ANNOUNCED:
-            return super().heads(namespace)
+            return heads_by_log(self, namespace)
         return self.ends.of(namespace)
 
     def tidy(self) -> None:

@@ -13,8 +13,7 @@ import msgspec
 import pytest
 
 from reprokit.errors import Error
-from reprokit.registry.base import Registry
-from reprokit.registry.heads import Head
+from reprokit.registry.base import Head, Registry
 from reprokit.registry.remote import heads, registry
 from reprokit.registry.remote.condemned import COMMIT_WITHIN
 from reprokit.registry.remote.gc import collect_remote_garbage

@@ -23,7 +23,8 @@ from reprokit.core.digest import Digest, copy_hashed, hash_bytes
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import PackageRef, check_package_name, check_tag
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
-from reprokit.registry.base import LogEntry, Registry, Sink
+from reprokit.registry.base import Head, LogEntry, Registry, Sink
+from reprokit.registry.heads import heads_by_log
 from reprokit.schema.manifest import MAX_LINE, MAX_MANIFEST, Entry, Manifest
 from reprokit.store.objects import corrupt
 
@@ -324,6 +325,9 @@ class QuiltRegistry(Registry):
 
     def delete(self, name: str, top_hash: str, *, note: str | None = None) -> LogEntry:  # noqa: ARG002
         self._refuse(f"{name}@{top_hash[:12]} cannot be deleted")
+
+    def heads(self, namespace: str) -> list[Head]:
+        return heads_by_log(self, namespace)
 
     def note(self, name: str, text: str) -> LogEntry:  # noqa: ARG002
         self._refuse(f"Nothing can be noted on {name}")

@@ -31,7 +31,7 @@ from reprokit.core.refs import check_package_name
 from reprokit.core.regular_files import open_lock, open_regular, read_regular
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, RegistryError
 from reprokit.registry.base import Registry
-from reprokit.registry.quilt import LATEST, MANIFESTS, POINTERS, QuiltRegistry, object_place
+from reprokit.registry.quilt.registry import LATEST, MANIFESTS, POINTERS, QuiltRegistry, object_place
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.packs import SMALL
 

@@ -1,4 +1,4 @@
-"""Registries of Quilt's: what is written for it, and what a hostile one can try. The real client: test_quilt_client."""
+"""Registries of Quilt's: what is written for it, and what a hostile one can try. The real client: test_client."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
 from reprokit.registry import open_registry
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.quilt import QuiltRegistry
-from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.registry.quilt.registry import QuiltRegistry
+from reprokit.registry.quilt.writer import QuiltWriter
 from reprokit.runs.transfer import pull, push
 from reprokit.schema.manifest import Entry, Manifest
 
@@ -435,7 +435,7 @@ def tree(root: Path) -> dict[str, tuple[int, int]]:
 PUSH_AND_DIE = """
 import os, signal, sys
 from reprokit.registry import open_registry
-from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.registry.quilt.writer import QuiltWriter
 from reprokit.runs.transfer import push
 left = int(sys.argv[4])
 module, name = (os, "fsync") if sys.argv[3] == "fsync" else (__import__("pathlib").Path, "replace")

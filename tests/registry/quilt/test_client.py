@@ -13,8 +13,8 @@ from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
 from reprokit.registry import open_registry
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.quilt import QuiltRegistry
-from reprokit.registry.quilt_writer import QuiltWriter
+from reprokit.registry.quilt.registry import QuiltRegistry
+from reprokit.registry.quilt.writer import QuiltWriter
 from reprokit.runs.transfer import pull, push
 
 os.environ.setdefault("QUILT_DISABLE_USAGE_METRICS", "true")
