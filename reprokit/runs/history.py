@@ -1,8 +1,8 @@
 """What became of a run's record since it began, and what people said of it.
 
-A record is concluded, completed or resumed; one that replaces an ended one in any other way is an amendment, and so is one
-that names another lock than the run began with. A note is an entry in the log of the run's package: signed, ordered and
-kept as what is published is.
+A record is concluded, completed or resumed; one that replaces an ended one in any other way is an amendment, and so is
+one that names another lock than the run began with. A note is an entry in the log of the run's package: signed, ordered
+and kept as what is published is.
 """
 
 from __future__ import annotations
