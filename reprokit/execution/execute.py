@@ -6,6 +6,7 @@ beyond it, and in what is done with the record.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from reprokit._version import __version__
 from reprokit.checkpoint.claims import check_claims
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.core.scratch import temporary
-from reprokit.errors import DataMismatchError
+from reprokit.errors import DataMismatchError, RegistryError
 from reprokit.execution.conclude import concluded
 from reprokit.execution.hermetic import open_sandbox
 from reprokit.execution.inputs import ChangedInput, Laid, LaidTree, check_inputs, lay_data
@@ -120,6 +121,7 @@ def execute(
             )
             with Recording.start(record, prepared.entries, lock=lock, registry=registry, journal=journal) as recording:
                 saver.note_again()
+                recording.settle = lambda: saver.settle(progress)
                 session = Session(registry=registry, journal=journal, saver=saver, token=token)
                 session.listen(scratch / "socket")
                 broadcast = Broadcast(registry.live(run_id), journal.file("log.txt"), session.collected)
@@ -130,6 +132,8 @@ def execute(
                         outcome = replace(outcome, failure=f"Stopped by `reprokit stop` of {broadcast.stopped}.")
                     given = Given(shell=shell_of(prepared, orders), variables=variables)
                     session.finish()
+                    with contextlib.suppress(RegistryError):  # which is said when the record is written
+                        saver.settle(progress)
                     changed = check_inputs(trees)
                     outcome, spoilt = _checked(outcome, session, changed)
                     record = concluded(

@@ -12,12 +12,14 @@ import msgspec
 from reprokit.checkpoint.format import Piece, SnapshotMessage, encode
 from reprokit.core.atomic_files import explain_os_error
 from reprokit.core.canonical_json import spelled
-from reprokit.errors import RefusedError, RegistryError
+from reprokit.core.progress import SILENT, Progress
+from reprokit.errors import RegistryError
 from reprokit.recording.journal import UNSAVED, Journal
 from reprokit.recording.listener import DEAF, Listener
+from reprokit.recording.spool import Best, Delivery, Spool, best_tags, is_tagged, publish_tagged
 from reprokit.registry import Registry
 from reprokit.registry.local import LocalRegistry
-from reprokit.schema.facts import CheckpointFacts, InputLink, VersionLink, facts_in, meta_of
+from reprokit.schema.facts import CheckpointFacts, InputLink, VersionLink, meta_of
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.record import Attempt, CheckpointEntry
 
@@ -151,6 +153,8 @@ class Saver:
         self._lock = threading.Lock()
         self.collected = collected or Collected()
         self.listener = listener
+        self._spool = Spool(registry, journal, told=self._take) if registry.is_far else None
+        self._given_up: set[str] = set()
 
     def note_again(self) -> None:
         """Write what is known from an earlier attempt into the journal, so that a kill loses none of it."""
@@ -180,13 +184,26 @@ class Saver:
     def _store(
         self, name: str, snapshot: SnapshotMessage, pieces: list[Piece], entries: list[Entry], state_digest: str
     ) -> CheckpointEntry:
-        _put(pieces, self._registry)
+        if self._spool is None:
+            return self._store_in(self._registry, None, name, snapshot, pieces, entries, state_digest)
+        with self._spool.room(sum(piece.size for piece in pieces)) as (place, local):
+            return self._store_in(local, place, name, snapshot, pieces, entries, state_digest)
+
+    def _store_in(
+        self,
+        registry: Registry,
+        place: str | None,
+        name: str,
+        snapshot: SnapshotMessage,
+        pieces: list[Piece],
+        entries: list[Entry],
+        state_digest: str,
+    ) -> CheckpointEntry:
+        _put(pieces, registry)
         with self._lock:  # one after the other from here: each checkpoint names the one before
             facts = self._facts(snapshot, state_digest)
             manifest = Manifest.make(entries, message=self._message(snapshot), user_meta=meta_of(facts))
-            tags = self._tags(name, snapshot) if self._policy.move_tags and snapshot.kind == "checkpoint" else ()
-            latest = self._policy.move_tags and snapshot.kind != "exception"
-            self._publish(name, manifest, tags, latest=latest)
+            self._publish(name, manifest, snapshot, registry, place)
             entry = CheckpointEntry.of(facts, package=name, top_hash=manifest.top_hash)
             entry = msgspec.structs.replace(entry, unresumable=snapshot.unresumable)
             self._note(entry, snapshot)
@@ -205,6 +222,8 @@ class Saver:
     ) -> RegistryError:
         """Keep a checkpoint that its registry does not take in one beside the journal; return what to say of it."""
         told = error if isinstance(error, RegistryError) else explain_os_error(error, "Storing a checkpoint")
+        if self._spool is not None:  # this machine's disk is what does not take it
+            return told
         aside = LocalRegistry(self._journal.file(UNSAVED))
         manifest = Manifest.make(
             entries, message=self._message(snapshot), user_meta=meta_of(self._facts(snapshot, state_digest))
@@ -217,15 +236,20 @@ class Saver:
         bring = f"reprokit push {name}@{manifest.top_hash[:12]} {self._registry.url} --registry {aside.url}"
         return RegistryError(f"{told.message} The checkpoint of {snapshot.place} is kept: `{bring}`.", hint=told.hint)
 
-    def _publish(self, name: str, manifest: Manifest, tags: tuple[str, ...], *, latest: bool) -> None:
-        """Publish a checkpoint; a tag that somebody made permanent stays where it is, and the checkpoint is kept."""
-        try:
-            self._registry.publish(name, manifest, tags=tags, latest=latest)
-        except RefusedError as error:
-            if not tags:
-                raise
-            self._registry.publish(name, manifest, latest=latest)
-            self.collected.notes.append(f"A better checkpoint was saved, and is not tagged so. {error.message}")
+    def _publish(
+        self, name: str, manifest: Manifest, snapshot: SnapshotMessage, registry: Registry, place: str | None
+    ) -> None:
+        """Publish a checkpoint, or have it sent behind the training from its place."""
+        best = self._best(snapshot) if self._policy.move_tags and snapshot.kind == "checkpoint" else None
+        latest = self._policy.move_tags and snapshot.kind != "exception"
+        if self._spool is not None:
+            registry.publish(name, manifest)
+            told = Delivery(name=name, top_hash=manifest.top_hash, place=place, latest=latest, best=best)
+            self._spool.add(told)
+            return
+        tags = best_tags(self._registry, name, best)
+        if (note := publish_tagged(self._registry, name, manifest, tags, latest=latest)) is not None:
+            self.collected.notes.append(note)
 
     def _facts(self, snapshot: SnapshotMessage, state_digest: str) -> CheckpointFacts:
         policy, done = self._policy, self.collected.checkpoints
@@ -273,31 +297,42 @@ class Saver:
             if having:
                 chosen = (min if sense == "min" else max)(having, key=lambda entry: entry.metrics[metric])
                 spared.add(chosen.top_hash)
+        note = f"keep: {keep}"
         for entry in done:
-            if entry.dropped or entry.top_hash in spared or self._is_tagged(entry):
+            if entry.dropped or entry.top_hash in spared:
                 continue
-            self._registry.delete(entry.package, entry.top_hash, note=f"keep: {keep}")
-            self.collected.drop(entry.top_hash)
-            self._journal.event("dropped", top_hash=entry.top_hash)
+            if self._spool is not None:
+                if entry.top_hash not in self._given_up:
+                    self._given_up.add(entry.top_hash)
+                    told = Delivery(name=entry.package, top_hash=entry.top_hash, note=note)
+                    self._spool.add(told)
+            elif not is_tagged(self._registry, entry.package, entry.top_hash):
+                self._registry.delete(entry.package, entry.top_hash, note=note)
+                self.collected.drop(entry.top_hash)
+                self._journal.event("dropped", top_hash=entry.top_hash)
 
-    def _is_tagged(self, entry: CheckpointEntry) -> bool:
-        head = self._registry.head(entry.package)
-        return head is not None and entry.top_hash in head.tags.values()
-
-    def _tags(self, name: str, snapshot: SnapshotMessage) -> tuple[str, ...]:
-        """Return `best` if this checkpoint beats the one so tagged, over all runs of the package."""
+    def _best(self, snapshot: SnapshotMessage) -> Best | None:
+        """Return what decides whether a checkpoint is tagged `best`."""
         for metric, sense in list(self._policy.best.items())[:1]:
             value = snapshot.metrics.get(metric)
-            if value is None or value != value:
-                return ()
-            before = self._best_so_far(name, metric)
-            if before is None or (value < before if sense == "min" else value > before):
-                return ("best",)
-        return ()
+            if value is not None:
+                return Best(metric=metric, value=value, sense=sense)
+        return None
 
-    def _best_so_far(self, name: str, metric: str) -> float | None:
-        head = self._registry.head(name)
-        if head is None or "best" not in head.tags:
-            return None
-        facts = facts_in(self._registry.read_header(head.tags["best"]).get("user_meta"), CheckpointFacts)
-        return None if facts is None else facts.metrics.get(metric)
+    def settle(self, progress: Progress = SILENT) -> None:
+        """Send what was not sent yet; nothing to do where checkpoints go into their registry at once.
+
+        Raises:
+            RegistryError: The registry cannot be reached; what is left stays beside the journal.
+        """
+        if self._spool is not None:
+            self._spool.settle(progress)
+
+    def _take(self, event: dict[str, Any]) -> None:
+        """Note what became of a checkpoint that was sent behind the training."""
+        if event["event"] == "dropped":
+            self.collected.drop(event["top_hash"])
+        elif event["event"] == "error":
+            self.collected.errors.append(event["text"])
+        elif event["event"] == "note":
+            self.collected.notes.append(event["text"])

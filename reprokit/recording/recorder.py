@@ -24,6 +24,7 @@ from reprokit.recording.earlier import with_earlier
 from reprokit.recording.input_report import InputReport, digested, programs_of
 from reprokit.recording.journal import Ended, Journal, abandoned, read_lines
 from reprokit.recording.kept_files import UnkeptError, keep_file
+from reprokit.recording.spool import Spool
 from reprokit.registry import Registry, open_registry
 from reprokit.registry.base import Sink
 from reprokit.runs.bounded import bounded
@@ -74,6 +75,7 @@ class Recording:
         self._registry = registry
         self.journal = journal
         self.manifest = Manifest.make(entries)
+        self.settle: Callable[[], None] = lambda: None  # sends what the record will name
         self.left_behind: list[str] = []
         self.unkept: list[str] = []
 
@@ -124,6 +126,7 @@ class Recording:
             ) from error
 
     def _end(self, record: Record, collected: Collected, outputs: dict[str, Path], workspace: Path | None) -> Record:
+        self.settle()
         facts = {output.path: output for output in record.outputs}
         extra = list(collected.artifacts.values())
         warnings = [*record.warnings]
@@ -228,6 +231,9 @@ def _finalise(journal: Journal, events: list[dict[str, Any]]) -> bool:
     entry = manifest[RECORD_KEY]
     what = f"{RECORD_KEY} of run {run_id}"
     record = Record.decode(registry.read_object(entry, what=what), what=what)
+    spool = Spool.left(registry, journal, events)
+    spool.told = events.append
+    spool.settle()
     collected = _collect(journal, events)
     for gone in registry.lacking(collected.artifacts.values()):
         collected.artifacts = {key: kept for key, kept in collected.artifacts.items() if kept.digest != gone.digest}
@@ -235,8 +241,11 @@ def _finalise(journal: Journal, events: list[dict[str, Any]]) -> bool:
     recording = Recording(record, list(manifest.entries), registry=registry, journal=journal)
     ended = journal.ended()
     if ended is not None:  # its script had ended, and all that was missing was a registry
+        told = Record.decode(ended.record, what=f"The end of run {run_id}")
+        dropped = {entry.top_hash for entry in collected.checkpoints if entry.dropped}  # when what was left was sent
+        kept = [msgspec.structs.replace(c, dropped=c.dropped or c.top_hash in dropped) for c in told.checkpoints]
         recording.end(
-            Record.decode(ended.record, what=f"The end of run {run_id}"),
+            msgspec.structs.replace(told, checkpoints=kept),
             collected=collected,
             outputs=ended.outputs,
             workspace=ended.workspace,
@@ -308,6 +317,8 @@ def _take(event: dict[str, Any], collected: Collected) -> None:
             collected.add(entry)
     elif kind == "dropped":
         collected.drop(str(event["top_hash"]))
+    elif kind == "note":
+        collected.notes.append(str(event["text"]))
     elif kind == "error":
         collected.errors.append(str(event["text"]))
     elif kind == "resumed":

@@ -22,7 +22,7 @@ from reprokit.core.atomic_files import durable_write
 from reprokit.core.config import Config
 from reprokit.core.scratch import temporary
 from reprokit.environment.capture import capture_environment
-from reprokit.errors import Error
+from reprokit.errors import Error, RegistryError
 from reprokit.numerics.machine import machine_facts
 from reprokit.recording.checkpoint_saver import Saver, SavingPolicy
 from reprokit.recording.journal import Journal
@@ -90,6 +90,9 @@ def serve(channel: socket.socket, facts: dict[str, Any]) -> None:
         channel.sendall(json.dumps([str(address), run_id, token]).encode())
         told = _listen(channel)
         session.finish()
+        recording.settle = saver.settle
+        with contextlib.suppress(RegistryError):  # which is said when the record is written
+            saver.settle()
         collected = session.collected
         if told.get("cells"):
             durable_write(journal.file(FOLDER) / f"{name}.ipynb", encode(notebook_of(told["cells"])))

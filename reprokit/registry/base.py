@@ -117,6 +117,8 @@ class Registry(ABC):
     """A place that holds packages. One contract test class covers every implementation."""
 
     url: str
+    is_far = False
+    """Whether what is written waits for a network."""
 
     @abstractmethod
     def staging(self, *, progress: Progress = SILENT) -> AbstractContextManager[Sink]:

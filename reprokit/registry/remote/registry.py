@@ -46,6 +46,8 @@ _WINDOW = 4 * 1024 * 1024  # bytes that come near at once where many entries are
 class RemoteRegistry(StoredRegistry):
     """See the module. Opening reads the marker alone; the first write creates it."""
 
+    is_far = True
+
     def __init__(self, storage: Storage, *, cache: Path, home: Path | None = None) -> None:
         """Open a registry.
 
