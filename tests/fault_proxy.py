@@ -33,7 +33,11 @@ _ERRORS = {"500": "InternalError", "503": "SlowDown", "429": "TooManyRequests"}
 
 
 class FaultProxy(socketserver.ThreadingTCPServer):
-    """Listens on `port`; forwards to the store's."""
+    """Listens on `port`; forwards to the store's.
+
+    Attributes:
+        away: Nothing reaches the store.
+    """
 
     allow_reuse_address = True
     daemon_threads = True
@@ -51,6 +55,7 @@ class FaultProxy(socketserver.ThreadingTCPServer):
         self.store = store
         self.share = share
         self.delay = delay
+        self.away = False
         self.requests: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self._random = random.Random(seed)
@@ -81,6 +86,8 @@ class _Connection(socketserver.StreamRequestHandler):
         while (head := _head(self.rfile)) is not None:
             method = head.partition(b" ")[0].decode()
             body = self.rfile.read(_length(head))
+            if self.server.away:
+                return self._reset()
             kind = self.server.draw(method)
             if self.server.delay:
                 time.sleep(self.server.delay)

@@ -89,14 +89,14 @@ class Recording:
         Args:
             entries: The code, and what else the record keeps from the start.
         """
-        with registry.claim(record.run_id):
+        with registry.claim(record.run_id) as sign:
             with registry.staging() as sink:
                 kept = [*entries]
                 if lock is not None:
                     kept.append(_entry(LOCK_KEY, lock.encode(), sink))
             recording = cls(record, kept, registry=registry, journal=journal)
             top_hash = recording._publish([])
-            journal.event("start", registry=registry.url, top_hash=top_hash)
+            journal.event("start", registry=registry.url, top_hash=top_hash, sign=sign)
             yield recording
 
     def end(
@@ -209,12 +209,15 @@ def recover(home: Path, *, note: Callable[[str], None] = lambda _: None) -> list
 
 
 def _clear_live(events: list[dict[str, Any]], run_id: str) -> None:
-    """Take back what a killed run told while it went on."""
+    """Take back that a killed run is alive, and what it told while it was."""
     started = next((event for event in events if event.get("event") == "start"), None)
     with contextlib.suppress(Error, OSError):
-        live = open_registry(str(started["registry"])).live(run_id) if started is not None else None
-        if live is not None:
-            live.clear()
+        if started is not None:
+            registry = open_registry(str(started["registry"]))
+            registry.release(run_id, str(started.get("sign")))
+            live = registry.live(run_id)
+            if live is not None:
+                live.clear()
 
 
 def _finalise(journal: Journal, events: list[dict[str, Any]]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from reprokit.schema.manifest import Manifest
 __all__ = ["Best", "Delivery", "Spool", "best_tags", "is_tagged", "publish_tagged"]
 
 _FULL = 1024 * 1024 * 1024  # bytes in one of the folders; then the next one is begun
+_MOMENT = 10.0  # seconds in which a network that was away is not asked again
 _FIRST, _LONGEST = 2.0, 60.0  # seconds until it is tried again
 _FAILURES = (RegistryError, OSError)
 
@@ -121,6 +123,7 @@ class Spool:
         self._sending = threading.Lock()
         self._ending = False
         self._thread: threading.Thread | None = None
+        self._failed: tuple[float, Error] | None = None
         self._number = 0
         self._filled = 0
         self._rooms: dict[str, LocalRegistry] = {}
@@ -190,8 +193,10 @@ class Spool:
         """Do now what is still to be done.
 
         Raises:
-            RegistryError: The registry cannot be reached; what is left stays here.
+            RegistryError: The registry cannot be reached, or could not a moment ago; what is left stays here.
         """
+        if self._failed is not None and time.monotonic() - self._failed[0] < _MOMENT:
+            raise self._failed[1]
         with self._changed:
             self._ending = True
             self._changed.notify_all()
@@ -199,8 +204,10 @@ class Spool:
             while self._pending:
                 try:
                     self._next(progress)
-                except OSError as error:
-                    raise explain_os_error(error, "Sending a checkpoint") from error
+                except _FAILURES as error:
+                    told = error if isinstance(error, Error) else explain_os_error(error, "Sending a checkpoint")
+                    self._failed = time.monotonic(), told
+                    raise told from error
                 advance()
         if not self._refused:
             shutil.rmtree(self._journal.file(UNSAVED), ignore_errors=True)

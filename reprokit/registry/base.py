@@ -278,11 +278,20 @@ class Registry(ABC):
         return sorted({name.partition("/")[0] for name in self.packages()})
 
     @abstractmethod
-    def claim(self, run_id: str) -> AbstractContextManager[None]:
+    def claim(self, run_id: str) -> AbstractContextManager[str]:
         """Hold the sign that a run is alive, for as long as the context is open and this process lives.
+
+        The context gives the sign's name, by which `release` knows it.
 
         Raises:
             RefusedError: Somebody holds it; who that is, if it can be told.
+        """
+
+    def release(self, run_id: str, sign: str) -> None:  # noqa: B027
+        """Take back a sign whose holder is known to be dead; one that goes with its holder needs nothing.
+
+        Args:
+            sign: Its name; the sign of who has taken the run over since has another.
         """
 
     @abstractmethod

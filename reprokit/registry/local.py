@@ -170,12 +170,12 @@ class LocalRegistry(StoredRegistry):
     # signs of life
 
     @contextlib.contextmanager
-    def claim(self, run_id: str) -> Iterator[None]:
+    def claim(self, run_id: str) -> Iterator[str]:
         self._ensure()
         with os_errors(f"Marking run {run_id} as running in {self.root}"):
             held = self.signs.claim(run_id)
         with held:
-            yield
+            yield ""
 
     def live(self, run_id: str) -> LiveRun:
         return LiveRun(self.storage, run_id)

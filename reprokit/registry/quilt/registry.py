@@ -332,7 +332,7 @@ class QuiltRegistry(Registry):
     def note(self, name: str, text: str) -> LogEntry:  # noqa: ARG002
         self._refuse(f"Nothing can be noted on {name}")
 
-    def claim(self, run_id: str) -> AbstractContextManager[None]:
+    def claim(self, run_id: str) -> AbstractContextManager[str]:
         self._refuse(f"Run {run_id} cannot be recorded")
 
     def is_claimed(self, run_id: str) -> bool:  # noqa: ARG002 - nothing runs into a registry that is only read

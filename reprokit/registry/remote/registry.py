@@ -261,10 +261,14 @@ class RemoteRegistry(StoredRegistry):
     # signs of life
 
     @contextlib.contextmanager
-    def claim(self, run_id: str) -> Iterator[None]:
+    def claim(self, run_id: str) -> Iterator[str]:
         self._ensure()
-        with self.signs.claim(run_id):
-            yield
+        with self.signs.claim(run_id) as sign:
+            yield sign
+
+    def release(self, run_id: str, sign: str) -> None:
+        with os_errors(f"Taking back the sign of life of run {run_id} in {self.url}"):
+            self.signs.release(run_id, sign)
 
     def live(self, run_id: str) -> LiveRun:
         return LiveRun(self.bare, run_id)

@@ -32,8 +32,8 @@ class RemoteSigns:
         self._storage = storage
 
     @contextlib.contextmanager
-    def claim(self, run_id: str) -> Iterator[None]:
-        """Hold the sign of a run for as long as the context is open.
+    def claim(self, run_id: str) -> Iterator[str]:
+        """Hold the sign of a run for as long as the context is open, which gives its generation.
 
         Raises:
             RefusedError: Somebody holds it.
@@ -43,12 +43,17 @@ class RemoteSigns:
         renewing = threading.Thread(target=self._renew, args=(key, ended), name="reprokit-sign", daemon=True)
         renewing.start()
         try:
-            yield
+            yield key.rpartition("/")[2]
         finally:
             ended.set()
             renewing.join(RENEWED)
             with contextlib.suppress(Error):
                 self._storage.delete(key)
+
+    def release(self, run_id: str, sign: str) -> None:
+        """Take back the sign of a holder that is dead; who took the run over since holds another generation."""
+        if _GENERATION.fullmatch(sign):
+            self._storage.delete(self._key(run_id, int(sign)))
 
     def is_claimed(self, run_id: str) -> bool:
         """True while somebody holds the sign."""
