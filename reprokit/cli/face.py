@@ -33,6 +33,7 @@ class Face:
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
+        self._registry: Registry | None = None
         self._bars: Any = None
         self._advance: Advance = lambda _amount=1, /: None
 
@@ -41,11 +42,14 @@ class Face:
         return Config.load(registry=self.registry_option)
 
     def registry(self) -> Registry:
-        return open_registry(self.config.registry)
+        """Return the registry, which is opened once."""
+        if self._registry is None:
+            self._registry = open_registry(self.config.registry)
+        return self._registry
 
     def context(self) -> Context:
         """Return what the library works with, this face for its progress."""
-        return Context.open(self.registry_option, progress=self)
+        return Context.open(self.registry(), progress=self)
 
     def recover(self) -> None:
         """Complete the records of runs that were killed on this machine; without journals nothing is loaded."""

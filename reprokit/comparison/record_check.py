@@ -17,6 +17,7 @@ from reprokit.checkpoint.reader import Checkpoint
 from reprokit.comparison.lock_check import against_lock, code_contradicts
 from reprokit.core.canonical_json import canonical
 from reprokit.core.digest import hash_all
+from reprokit.core.refs import RESERVED
 from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.registry import Registry
 from reprokit.runs.history import amendments
@@ -54,6 +55,9 @@ def contradictions(
             registry.read_manifest(top_hash).user_meta if thorough else registry.read_header(top_hash).get("user_meta")
         )
 
+    if thorough:
+        saved = [entry.top_hash for entry in record.checkpoints if not entry.dropped]
+        registry.fetch_versions([*saved, *registry.top_hashes(f"{RESERVED}/{record.run_id}")])
     there = functools.cache(lambda package: frozenset(registry.top_hashes(package)))
     for entry in [*([record.initial] if record.initial else []), *record.checkpoints]:
         found += [(str(entry.place), text) for text in _of_checkpoint(entry, record, header, there)]

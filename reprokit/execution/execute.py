@@ -78,6 +78,7 @@ def execute(
     orders, listener = orders or Orders(), Unfailing(listener)
     lock, continued = prepared.lock, orders.continues
     registry, progress = context.registry, context.progress
+    registry.expect_writes()
     notebook = lock.recipe.code.notebook
     if notebook is not None:
         check_notebook(lock.environment)

@@ -37,7 +37,7 @@ _MAX_OUTPUT = 1024 * 1024 * 1024
 def resume(
     run: str,
     *,
-    registry: str | None = None,
+    registry: Registry | str | None = None,
     hermetic: bool = False,
     progress: Progress = SILENT,
     listener: Listener = DEAF,

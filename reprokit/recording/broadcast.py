@@ -49,8 +49,6 @@ class Broadcast:
         if self._live is None:
             yield
             return
-        with contextlib.suppress(Error, OSError):
-            self._live.clear()  # what an attempt that was killed left there; a stop that was asked of it is over
         thread = threading.Thread(target=self._run, args=(self._live,), name="reprokit-live", daemon=True)
         thread.start()
         try:
@@ -66,6 +64,8 @@ class Broadcast:
                 self._live.clear()
 
     def _run(self, live: LiveRun) -> None:
+        with contextlib.suppress(Error, OSError):
+            live.clear()  # what an attempt that was killed left there; a stop that was asked of it is over
         began = time.monotonic()
         logged, spoke = began, began - _TELLS + _FIRST
         while not self._ended.wait(_LOOKS):

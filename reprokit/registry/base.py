@@ -120,6 +120,9 @@ class Registry(ABC):
     is_far = False
     """Whether what is written waits for a network."""
 
+    def expect_writes(self) -> None:  # noqa: B027
+        """Begin what comes before the first write, where that waits for a network; what fails is told by the write."""
+
     @abstractmethod
     def staging(self, *, progress: Progress = SILENT) -> AbstractContextManager[Sink]:
         """Open a sink for new objects.
@@ -152,6 +155,9 @@ class Registry(ABC):
         Raises:
             DataMismatchError, NotFoundError, RegistryError: An object is corrupt, missing, or cannot be read.
         """
+
+    def fetch_versions(self, top_hashes: Iterable[str]) -> None:  # noqa: B027
+        """Bring near the manifests that are about to be read, many at once; who reads one is told what is wrong."""
 
     def reader(self, manifest: Manifest, *, what: str, anew: bool = False) -> Reader:  # noqa: ARG002
         """Return what reads many entries of a version by their position.

@@ -29,14 +29,18 @@ class Context:
     progress: Progress = SILENT
 
     @classmethod
-    def open(cls, registry: str | None = None, *, folder: Path | None = None, progress: Progress = SILENT) -> Context:
+    def open(
+        cls, registry: str | Registry | None = None, *, folder: Path | None = None, progress: Progress = SILENT
+    ) -> Context:
         """Return what is in force: argument, then variable, then project file, then default.
 
         Args:
-            registry: An address.
+            registry: An address; or one that is open.
             folder: Where the search for a project file begins; by default the current one.
         Raises:
             RegistryError: There is nothing that can be opened at the address.
         """
-        config = Config.load(registry=registry, folder=folder)
-        return cls(home=config.home, cache=config.cache, registry=open_registry(config.registry), progress=progress)
+        address = registry.url if isinstance(registry, Registry) else registry
+        config = Config.load(registry=address, folder=folder)
+        opened = registry if isinstance(registry, Registry) else open_registry(config.registry)
+        return cls(home=config.home, cache=config.cache, registry=opened, progress=progress)

@@ -19,6 +19,7 @@ from reprokit.execution.orders import Orders
 from reprokit.locking.secret_check import refuse_secrets
 from reprokit.recording.listener import DEAF, Listener
 from reprokit.recording.recorder import now, recover
+from reprokit.registry import Registry
 from reprokit.registry.context import Context
 from reprokit.registry.package_log import writer
 from reprokit.reproduction.overrides import Overrides, prepare_with
@@ -30,14 +31,17 @@ from reprokit.schema.machine import Machine
 from reprokit.schema.manifest import Manifest
 from reprokit.schema.record import Record, RepetitionTerms
 from reprokit.schema.verdict import RunLink, Verdict, VerdictRecord
+from reprokit.store.packs import SMALL
 
 __all__ = ["concluding", "orders_of", "reproduce"]
+
+_MADE = ("outputs/", "artifacts/")  # of a run, which a repetition does not need
 
 
 def reproduce(
     ref: str,
     *,
-    registry: str | None = None,
+    registry: Registry | str | None = None,
     overrides: Overrides | None = None,
     command: list[str] | None = None,
     hermetic: bool = False,
@@ -129,6 +133,8 @@ def _repeatable(runs: RunStore, ref: str) -> tuple[StoredRun, RunLock]:
     run_id = original.record.run_id
     if original.record.status == "running":
         raise RefusedError(f"Run {run_id} is still running.", hint="Wait for its end.")
+    needed = [one for one in original.manifest.entries if one.size < SMALL and not one.logical_key.startswith(_MADE)]
+    runs.registry.fetch(needed, what=f"run {run_id}")
     return original, runs.lock(original)
 
 

@@ -7,6 +7,7 @@ from reprokit.execution.orders import Orders
 from reprokit.execution.resume import Conclude
 from reprokit.execution.resume import resume as resume_run
 from reprokit.recording.listener import DEAF, Listener
+from reprokit.registry import Registry
 from reprokit.registry.context import Context
 from reprokit.reproduction.reproduce import concluding, orders_of
 from reprokit.runs.store import RunStore, StoredRun
@@ -18,7 +19,7 @@ __all__ = ["resume"]
 def resume(
     run: str,
     *,
-    registry: str | None = None,
+    registry: Registry | str | None = None,
     hermetic: bool = False,
     progress: Progress = SILENT,
     listener: Listener = DEAF,

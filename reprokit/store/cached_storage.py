@@ -81,18 +81,21 @@ class CachedStorage(Storage):
         return self.inner.walk(folder, after=after)
 
     def create(self, key: str, data: bytes) -> None:
-        self._listed.clear()  # what was listed is old now, also where somebody was faster
+        if key.startswith("log/"):
+            self._listed.clear()  # what was listed is old now, also where somebody was faster
         self.inner.create(key, data)
         self._keep(key, data)
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        self._listed.clear()
+        if key.startswith("log/"):
+            self._listed.clear()
         self.inner.put(key, data)
         if key.startswith(_KEPT):
             self._near.delete(key)
 
     def delete(self, key: str) -> None:
-        self._listed.clear()
+        if key.startswith("log/"):
+            self._listed.clear()
         self.inner.delete(key)
         if key.startswith(_KEPT):
             self._near.delete(key)

@@ -79,7 +79,7 @@ class ManifestStore:
         """
         key = next(key for key in self._keys(manifest.top_hash) if key not in avoid)
         damaged = False
-        if self.storage.stat(key) is not None:
+        if not (self.many and len(manifest.entries) < _WORTH_IT) and self.storage.stat(key) is not None:
             if self._is_sound(manifest.top_hash):
                 return
             damaged, near = True, None
@@ -100,8 +100,11 @@ class ManifestStore:
         if damaged:
             self.storage.put(key, packed)
             return
-        with suppress(FileExistsError):  # another writer was faster with the same version
+        try:
             self.storage.create(key, packed)
+        except FileExistsError:  # another writer was faster with the same version; or it was not looked for
+            if self.many and not self._is_sound(manifest.top_hash):
+                self.storage.put(key, packed)
 
     def _is_sound(self, top_hash: str) -> bool:
         try:

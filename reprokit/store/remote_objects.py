@@ -109,6 +109,7 @@ class RemoteObjects:
             name = stored.key[6:-4]
             if stored.key.endswith(".zip") and PACK_NAME.fullmatch(name):
                 there[name] = stored.size
+        self._listed = set(there)
         known = self.index.packs()
         self.index.drop_packs(known - there.keys())
         new = sorted(there.keys() - known)
@@ -143,13 +144,13 @@ class RemoteObjects:
         if not wanted:
             return {}
         looked = self._listed is None
-        found = self._known(wanted, self.pack_names() if self._listed is None else self._listed, but)
+        found = self._known(wanted, self._listed, but)
         if len(found) < len(wanted) and not (looked or hasty):
             found = self._known(wanted, self.pack_names(), but)
         return {wanted[raw]: place for raw, place in found.items() if raw in wanted}
 
-    def _known(self, raws: Iterable[bytes], there: set[str], but: Container[str]) -> dict[bytes, PackPlace]:
-        if there - self.index.packs():
+    def _known(self, raws: Iterable[bytes], there: set[str] | None, but: Container[str]) -> dict[bytes, PackPlace]:
+        if there is None or there - self.index.packs():
             there = self.catalogue()
         return self.index.places(raws, {name for name in there if self.pack_key(name) not in but} if but else there)
 

@@ -75,7 +75,7 @@ def reproduce(
     with face.epochs():
         verdict = reproduce_run(
             run,
-            registry=face.registry_option,
+            registry=face.registry(),
             overrides=overrides,
             command=["reprokit", *sys.argv[1:]],
             hermetic=hermetic,

@@ -134,7 +134,7 @@ def resume(face: Face, run_ref: str, hermetic: bool, yes: bool) -> None:
     with face.epochs():
         record = resume_run(
             run_ref,
-            registry=face.registry_option,
+            registry=face.registry(),
             hermetic=hermetic,
             progress=face,
             listener=FaceListener(face, tamed=True),

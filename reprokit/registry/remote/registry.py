@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +42,7 @@ from reprokit.store.upload import upload
 __all__ = ["RemoteRegistry"]
 
 _MOMENT = 60.0  # seconds
+_AT_ONCE = 16  # requests
 _WINDOW = 4 * 1024 * 1024  # bytes that come near at once where many entries are read one by one
 
 
@@ -64,6 +67,7 @@ class RemoteRegistry(StoredRegistry):
         self.history.announce = self.ends.announce
         self._looked: float | None = None
         self._ensured = False
+        self._preparing = threading.RLock()
         self._condemned: dict[str, frozenset[str]] = {}  # what gc condemned, by the names of its lists
         self._open()
 
@@ -85,30 +89,40 @@ class RemoteRegistry(StoredRegistry):
         )
         return RemoteObjects(self.bare, near, Index(index / f"{self.uuid}.sqlite"))
 
+    def expect_writes(self) -> None:
+        def prepare() -> None:
+            with contextlib.suppress(Error, OSError), self._preparing:
+                self._ensure()
+                self._look_again()
+                self.objects.catalogue()
+
+        if self.opened and not self._ensured:
+            threading.Thread(target=prepare, name="reprokit-prepare", daemon=True).start()
+
     def _ensure(self) -> None:
-        if self._ensured:
-            return
-        if not self.opened:
-            self._probe()
-        super()._ensure()
-        self._ensured = True
-        known = None if self._home is None else self._home / "stores" / self.uuid
-        if known is not None and not known.exists():
-            self._probe()
-            durable_write(known, b"conditional\n")
+        with self._preparing:
+            if self._ensured:
+                return
+            if not self.opened:
+                self._probe()
+            super()._ensure()
+            known = None if self._home is None else self._home / "stores" / self.uuid
+            if known is not None and not known.exists():
+                self._probe()
+                durable_write(known, b"conditional\n")
+            self._ensured = True
 
     def _probe(self) -> None:
         """Create a random key twice: a store that lets both be has no registry written into it."""
         key = f"probe/{secrets.token_hex(16)}"
         self.bare.create(key, b"first")
+        heeded = False
         try:
             self.bare.create(key, b"second")
-        except FileExistsError:
-            there = self.bare.read(key, max_bytes=10)
-        else:
-            there = b"second"
+        except FileExistsError:  # which was read back: other bytes than those are there
+            heeded = True
         self.bare.delete(key)
-        if there != b"first":
+        if not heeded:
             raise RegistryError(
                 f"{self.url} is not written to: its store overwrites what was to be created only if it is not there "
                 "(`If-None-Match: *`), so of two who publish at once one would be lost.",
@@ -173,6 +187,18 @@ class RemoteRegistry(StoredRegistry):
         with os_errors(f"Reading {what}"):
             self.objects.fetch(entries, what=what, progress=progress)
 
+    def fetch_versions(self, top_hashes: Iterable[str]) -> None:
+        wanted = list(dict.fromkeys(top_hashes))
+        if not self.opened or len(wanted) < 2:
+            return
+
+        def read(top_hash: str) -> None:
+            with contextlib.suppress(Error, OSError):
+                self.manifests.read(top_hash)
+
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="reprokit-fetch") as pool:
+            list(pool.map(read, wanted))
+
     def _there(self, entry: Entry, what: str) -> RemoteObjects:
         if not self.opened:
             raise NotFoundError(f"{what}: its object {entry.digest.hex[:12]}… is missing from {self.url}.")
@@ -232,10 +258,11 @@ class RemoteRegistry(StoredRegistry):
 
     def _look_again(self) -> None:
         """Read what gc has condemned, unless that was a moment ago: from then on there is so much time to commit."""
-        now = time.monotonic()
-        if self._looked is None or now - self._looked > _MOMENT:
-            self.objects.look_again(condemned_keys(self.bare, self._condemned))
-            self._looked = now
+        with self._preparing:
+            now = time.monotonic()
+            if self._looked is None or now - self._looked > _MOMENT:
+                self.objects.look_again(condemned_keys(self.bare, self._condemned))
+                self._looked = now
 
     def _avoided(self) -> Container[str]:
         return self.objects.avoid
