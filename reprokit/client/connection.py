@@ -7,6 +7,7 @@ processes have: what a stranger sends is not heard.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -15,13 +16,40 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Attached", "Connection", "RunnerGoneError", "attach", "connect", "detach", "dial", "is_connected"]
+__all__ = [
+    "Attached",
+    "Connection",
+    "RunnerGoneError",
+    "attach",
+    "connect",
+    "detach",
+    "dial",
+    "is_connected",
+    "reachable",
+]
+
+_LONGEST = 100  # bytes; the kernel takes a few more as a socket's address
 
 _LOCK = threading.Lock()
 _CURRENT: dict[str, Any] = {"pid": None, "connection": None, "address": None, "token": None, "keeper": None}
+
+
+@contextlib.contextmanager
+def reachable(address: str) -> Iterator[str]:
+    """Give a local socket's address in a form that the kernel takes, however deep the temporary folder lies."""
+    if len(os.fsencode(address)) <= _LONGEST or not hasattr(os, "O_PATH"):
+        yield address
+        return
+    folder, name = os.path.split(address)
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
 
 
 class RunnerGoneError(RuntimeError):
@@ -126,7 +154,8 @@ def dial() -> Connection:
         address, token = _CURRENT["address"], _CURRENT["token"]
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        channel.connect(address)
+        with reachable(address) as short:
+            channel.connect(short)
     except OSError as error:
         raise RunnerGoneError(f"reprokit: the runner at {address} does not answer ({error})") from None
     return Connection(channel, bytes.fromhex(token))

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from reprokit.checkpoint.format import SnapshotMessage
+from reprokit.client.connection import reachable
 from reprokit.core.atomic_files import explain_os_error
 from reprokit.core.logical_keys import check_logical_key, check_logical_keys
 from reprokit.core.regular_files import open_regular
@@ -90,7 +91,8 @@ class Session:
     def listen(self, address: Path) -> None:
         """Accept connections at a local socket until `finish`."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(address))
+        with reachable(str(address)) as short:
+            listener.bind(short)
         listener.listen(128)
         self._acceptor = threading.Thread(target=self._accept, args=(listener,), daemon=True)
         self._acceptor.start()
