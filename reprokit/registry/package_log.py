@@ -50,6 +50,14 @@ class Stamp(NamedTuple):
     writer: str
 
 
+class _Versions(NamedTuple):
+    """The versions of a package after an entry of its log, and that entry's SHA-256."""
+
+    seq: int
+    digest: str
+    there: dict[str, None]
+
+
 class PackageLogs:
     """`log/<ns>/<name>/<seq>`.
 
@@ -63,6 +71,8 @@ class PackageLogs:
         self.seen: SeenLogs | None = None
         self.announce: Callable[[str, int], None] | None = None
         self._stamp = stamp
+        self._last: dict[str, int] = {}  # the newest entry of a log that was seen
+        self._versions: dict[str, _Versions] = {}
 
     def head(self, name: str) -> LogEntry | None:
         """Return the newest entry of a package's log, None if there is no such package."""
@@ -115,13 +125,21 @@ class PackageLogs:
     def top_hashes(self, name: str) -> list[str]:
         """Return the versions that were published and not deleted since, oldest first; the chain is not verified."""
         check_package_name(name)
-        versions: dict[str, None] = {}
-        for seq in range(1, self._last_seq(name) + 1):
-            entry = self._parse(self._read_raw(name, seq), name, seq)
+        last = self._last_seq(name)
+        known = self._versions.get(name)
+        if known is None or known.seq > last or self._digest_at(name, known.seq) != known.digest:
+            known = _Versions(0, "", {})
+        versions = dict(known.there)
+        raw = b""
+        for seq in range(known.seq + 1, last + 1):
+            raw = self._read_raw(name, seq)
+            entry = self._parse(raw, name, seq)
             if entry.action == "publish":
                 versions.setdefault(entry.top_hash)
             elif entry.action == "delete":
                 versions.pop(entry.top_hash, None)
+        if raw:
+            self._versions[name] = _Versions(last, hashlib.sha256(raw).hexdigest(), versions)
         return list(versions)
 
     def namespaces(self) -> list[str]:
@@ -177,6 +195,7 @@ class PackageLogs:
                 self.storage.create(_key(name, entry.seq), raw)
             except FileExistsError:
                 continue
+            self._last[name] = entry.seq
             self._note(name, entry.seq, raw)
             return entry
 
@@ -187,8 +206,16 @@ class PackageLogs:
             self.seen.extend(name, seq, digest, lambda at: digest if at == seq else self._digest_at(name, at))
 
     def _last_seq(self, name: str) -> int:
+        known = self._last.get(name, 0)
+        if known and self.storage.listing_is_dear and self._is_last(name, known):
+            return known
         names = self.storage.names(f"{_FOLDER}/{name}")
-        return max((int(name) for name in names if _ENTRY.fullmatch(name)), default=0)
+        found = max((int(name) for name in names if _ENTRY.fullmatch(name)), default=0)
+        self._last[name] = found
+        return found
+
+    def _is_last(self, name: str, seq: int) -> bool:
+        return self.storage.stat(_key(name, seq)) is not None and self.storage.stat(_key(name, seq + 1)) is None
 
     def _read_raw(self, name: str, seq: int) -> bytes:
         try:

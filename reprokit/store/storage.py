@@ -47,6 +47,8 @@ class Storage(ABC):
     """
 
     url: str
+    listing_is_dear = False
+    """Whether to look for one key, or a few, takes less than to list a folder of thousands."""
 
     def name(self, key: str) -> str:
         """Return what a user calls the place of a key."""
@@ -129,6 +131,8 @@ class Storage(ABC):
 
 class FolderStorage(Storage):
     """Files below a folder."""
+
+    listing_is_dear = True
 
     def __init__(self, root: Path) -> None:
         self.root = root

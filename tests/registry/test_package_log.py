@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -268,3 +269,41 @@ def test_what_was_read_or_written_is_remembered(logs: PackageLogs, tmp_path: Pat
     assert remembered()[0][0] == 3, "what does not go on from what was seen is not remembered in its place"
     with pytest.raises(DataMismatchError, match="was rewritten: entry 3 is another"):
         logs.entries("a/b")
+
+
+def test_what_is_remembered_of_a_log_never_hides_what_others_did_to_it(tmp_path: Path) -> None:
+    """Against one that remembers nothing: others append, take the newest away, and write it anew."""
+    drawn = random.Random(11)
+    logs = [PackageLogs(FolderStorage(tmp_path)) for _ in range(2)]
+    folder = tmp_path / "log" / "a" / "b"
+    published: list[str] = []
+    for number in range(200):
+        one = drawn.choice(logs)
+        what = drawn.choice(("publish", "publish", "delete", "cut", "anew"))
+        entries = sorted(folder.iterdir()) if folder.exists() else []
+        if what == "publish" or not entries:
+            published.append(f"{number:064x}")
+            one.append("a/b", "publish", published[-1], dict)
+        elif what == "delete":
+            one.append("a/b", "delete", drawn.choice(published), dict)
+        elif what == "cut":
+            entries[-1].unlink()
+        else:
+            entries[-1].unlink()
+            PackageLogs(FolderStorage(tmp_path)).append("a/b", "publish", f"{number + 1000:064x}", dict)
+        fresh = PackageLogs(FolderStorage(tmp_path))
+        for other in logs:
+            assert other.top_hashes("a/b") == fresh.top_hashes("a/b"), (number, what)
+            assert other.head("a/b") == fresh.head("a/b"), (number, what)
+
+
+def test_a_head_in_a_long_log_lists_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = FolderStorage(tmp_path)
+    logs = PackageLogs(storage)
+    listed: list[str] = []
+    names = storage.names
+    monkeypatch.setattr(storage, "names", lambda folder, **options: listed.append(folder) or names(folder, **options))
+    for number in range(20):
+        logs.append("a/b", "publish", f"{number:064x}", dict)
+        logs.head("a/b")
+    assert listed == ["log/a/b"]
