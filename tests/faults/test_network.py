@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from reprokit.errors import Error
+from reprokit.errors import Error, NotFoundError
 from reprokit.packages.build import build
 from reprokit.packages.package import verify_registry
-from reprokit.registry import open_registry
+from reprokit.registry import Registry, open_registry
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.remote import signs
+from reprokit.registry.remote import gc, signs
+from reprokit.registry.remote.gc import collect_remote_garbage
 from reprokit.registry.remote.registry import RemoteRegistry
-from reprokit.runs.transfer import push
+from reprokit.runs.store import RunStore
+from reprokit.runs.transfer import copy, pull, push
 from reprokit.store.storage import FolderStorage, Readable, Stored
-from tests.conftest import SCALE
+from tests.conftest import ROOT, SCALE, put_run
 from tests.fault_proxy import KINDS, fault_proxy
 from tests.object_stores import Server
 from tests.registry.contract import store
@@ -182,3 +189,133 @@ def test_killed_before_any_request_the_versions_before_stand_and_the_next_comman
     assert kills > 2
     assert verify_registry(RemoteRegistry(FolderStorage(place), cache=tmp_path / "last"))[1] == []
     print(f"{kills} kills")
+
+
+@pytest.mark.parametrize("seed", range(DRAWS))
+def test_copies_runs_and_gc_through_a_network_that_breaks(
+    weed: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """What is said to be done is done, what is not is named, and what was there before is there still."""
+    drawn = random.Random(seed)
+    url = f"s3://bucket/{uuid.uuid4()}"
+    said: list[str] = []
+    done: Counter[str] = Counter()
+    pushed: dict[str, str] = {}
+    near = LocalRegistry(tmp_path / "near", cache=tmp_path / "near-cache")
+    with fault_proxy(weed.port, share=0.2, seed=seed) as proxy:
+        weed.used_by(monkeypatch)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        for number in range(ROUNDS // 2):
+            name = f"a/{drawn.randrange(3)}"
+            files = {f"{n}": drawn.randbytes(400) for n in range(4)} | {"large": drawn.randbytes(1_100_000)}
+            near.publish(name, store(near, files, str(number)))
+            run = f"20260101-0000{number:02d}-aaaaa{number % 10}"
+            put_run(near, run, outputs={"o": b"%d" % number})
+            other = LocalRegistry(tmp_path / f"other{number}", cache=tmp_path / f"other-cache{number}")
+
+            def opened(number: int = number) -> Registry:
+                return open_registry(url, cache=tmp_path / f"cache{number}")
+
+            def pushing(name: str = name, opened: Callable[[], Registry] = opened) -> None:
+                pushed.update({one.name: one.top_hash for one in push(name, source=near, target=opened())})
+
+            actions: dict[str, Callable[[], object]] = {
+                "push": pushing,
+                "push a run": lambda run=run: push(run, source=near, target=opened()),
+                "copy": lambda: copy(source=near, target=opened()),
+                "pull": lambda name=name, other=other: pull(name, source=opened(), target=other),
+                "ls": lambda: list(RunStore(opened()).summaries()),
+                "gc": lambda: collect_remote_garbage(cast(RemoteRegistry, opened()), grace=3600),
+            }  # fmt: skip
+            for what, action in actions.items():
+                try:
+                    action()
+                    done[what] += 1
+                except NotFoundError as error:  # of what was not pushed
+                    assert what == "pull", error.message
+                except Error as error:
+                    said.append(error.message)
+            assert verify_registry(other)[1] == []
+    weed.used_by(monkeypatch)
+    registry = open_registry(url, cache=tmp_path / "cache")
+    copy(source=near, target=registry)
+    for name, top_hash in pushed.items():
+        assert top_hash in registry.top_hashes(name)
+    assert [head.name for head in registry.heads("runs")] == [head.name for head in near.heads("runs")]
+    assert verify_registry(registry)[1] == []
+    assert all(url in message for message in said), said
+    assert min(done.values()) > 1
+    assert sum(proxy.faults.values()) > 20
+    print(f"{sum(proxy.faults.values())} faults, {len(said)} named, 0 lost")
+
+
+WRITER = """
+import random, sys
+from pathlib import Path
+from reprokit.registry import open_registry
+from reprokit.registry.remote import gc, registry
+from tests.registry.contract import store
+
+for module in (gc, registry):
+    module.COMMIT_WITHIN = {within}
+registry._MOMENT = {within} / 4
+url, cache, number, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+drawn = random.Random(number)
+shared = [b"shared %d" % n * 50 for n in range(10)]
+for version in range(count):
+    team = open_registry(url, cache=cache)
+    files = {{"own": b"%d %d" % (number, version), **{{str(n): shared[n] for n in drawn.sample(range(10), 4)}}}}
+    entry = team.publish("a/b", store(team, files))
+    side = team.publish(f"b/{{number}}", store(team, {{"rubbish": drawn.randbytes(3000), "0": shared[0]}}))
+    team.delete(f"b/{{number}}", side.top_hash)
+    print(entry.top_hash, flush=True)
+"""
+
+
+def test_many_writers_beside_a_gc_that_is_short_of_patience(
+    weed: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REPROKIT_TEST_SCALE=5: 8 processes that publish 25 versions each. The grace period is of seconds."""
+    writers, versions, within = (8, 25, 4.0) if SCALE >= 5 else (3, 5, 2.0)
+    weed.used_by(monkeypatch)
+    monkeypatch.setattr(gc, "COMMIT_WITHIN", within)
+    url = f"s3://bucket/{uuid.uuid4()}"
+    script = tmp_path / "writer.py"
+    script.write_text(WRITER.format(within=within))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "REPROKIT_HOME": str(tmp_path / "home")}
+    running = [
+        subprocess.Popen(
+            [sys.executable, script, url, tmp_path / f"cache{number}", str(number), str(versions)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(writers)
+    ]  # fmt: skip
+    swept = 0
+    rounds = 0
+    while any(process.poll() is None for process in running) or rounds < 2:
+        keeper = open_registry(url, cache=tmp_path / "keeper")
+        if isinstance(keeper, RemoteRegistry) and keeper.opened:
+            removed = collect_remote_garbage(keeper, grace=2 * within)
+            swept += removed.packs + removed.versions + removed.objects
+            rounds += any(process.poll() is None for process in running) is False
+        time.sleep(1.0)
+    published: list[str] = []
+    for process in running:
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        published += output.split()
+    assert len(published) == writers * versions
+    for _ in range(2):  # what was condemned last is swept too
+        time.sleep(2 * within + 1)
+        removed = collect_remote_garbage(
+            cast(RemoteRegistry, open_registry(url, cache=tmp_path / "keeper")), grace=2 * within
+        )
+        swept += removed.packs + removed.versions + removed.objects
+    registry = open_registry(url, cache=tmp_path / "cache")
+    log = registry.log("a/b")
+    assert sorted(entry.top_hash for entry in log) == sorted(published)
+    count, problems = verify_registry(registry)
+    assert problems == []
+    assert count == writers * versions
+    assert swept > writers
+    print(f"{len(published)} versions, {swept} things swept")
