@@ -11,6 +11,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -19,12 +20,15 @@ from reprokit.checkpoint.claims import claims_of
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.comparison.record_check import contradictions
 from reprokit.core.digest import Digest
+from reprokit.core.progress import Progress
 from reprokit.core.refs import RESERVED, VERDICTS, is_package_ref, is_run_id
 from reprokit.errors import DataMismatchError, NotFoundError, PurgedError, RegistryError, UsageError
 from reprokit.packages.package import Package, Problem, verify_registry
+from reprokit.registry import Registry
 from reprokit.registry.context import Context
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.repair import SetAside, set_aside_damaged
+from reprokit.registry.stored import StoredRegistry
 from reprokit.runs.store import RECORD_KEY, RunStore
 from reprokit.runs.support import Support
 from reprokit.runs.verdict_store import VERDICT_KEY, VerdictStore
@@ -76,17 +80,27 @@ def verify(
     registry, progress = context.registry, context.progress
     if bool(refs) == everything:
         raise UsageError("Name what to verify, or give --all.")
-    if repair and not (everything and isinstance(registry, LocalRegistry)):
-        raise UsageError("--repair goes with --all, and with a registry of reprokit's in a folder.")
+    if repair and not (everything and isinstance(registry, StoredRegistry)):
+        raise UsageError("--repair goes with --all, and with a registry of reprokit's.")
     look = _Look(context)
     if not everything:
         for ref in refs:
             look.at(ref)
         return Verification(versions=look.versions, problems=look.problems)
-    aside = set_aside_damaged(registry, progress=progress) if repair and isinstance(registry, LocalRegistry) else None
+    aside = _set_aside(registry, progress) if repair else None
     versions, found = verify_registry(registry, progress=progress, claims=look.claims)
     look.everything()
     return Verification(versions=versions, problems=[*found, *look.problems], set_aside=aside)
+
+
+def _set_aside(registry: Registry, progress: Progress) -> list[SetAside]:
+    if isinstance(registry, LocalRegistry):
+        return set_aside_damaged(registry, progress=progress)
+    far = import_module(
+        "reprokit.registry.remote.repair"
+    )  # with an object store's client, which a folder does not need
+    done: list[SetAside] = far.set_aside_damaged_far(registry, progress=progress)
+    return done
 
 
 class _Look:

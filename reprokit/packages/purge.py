@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from reprokit.core.digest import Digest
 from reprokit.packages.tree_cache import erase
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.purge import purge_objects
+from reprokit.registry.stored import StoredRegistry
 from reprokit.registry.uses import Use
 
 __all__ = ["Purged", "purge"]
@@ -31,7 +33,7 @@ class Purged:
 
 
 def purge(
-    registry: LocalRegistry, digests: set[Digest], *, cache: Path, reason: str, also: Iterable[Path] = ()
+    registry: StoredRegistry, digests: set[Digest], *, cache: Path, reason: str, also: Iterable[Path] = ()
 ) -> Purged:
     """Erase objects from a registry, with a tombstone for each, and then every copy on this machine.
 
@@ -44,6 +46,10 @@ def purge(
         DataMismatchError: The directory of a pack is damaged, so it may hold them unseen; nothing was purged.
         RegistryError: Reading or writing failed; to purge again completes it.
     """
-    affected = purge_objects(registry, digests, reason=reason)
+    if isinstance(registry, LocalRegistry):
+        affected = purge_objects(registry, digests, reason=reason)
+    else:  # with an object store's client, which a folder does not need
+        remote = import_module("reprokit.registry.remote.purge")
+        affected = remote.purge_remote_objects(registry, digests, reason=reason)
     erased = erase(digests, cache=cache, sizes={entry.size for entry, _ in affected}, also=also)
     return Purged(affected=[use for _, use in affected], copies=erased.gone, left=erased.left)

@@ -9,7 +9,6 @@ from reprokit.core.digest import Digest
 from reprokit.core.refs import PackageRef
 from reprokit.errors import Error, NotFoundError, RefusedError, UsageError
 from reprokit.registry.base import Registry
-from reprokit.registry.local import LocalRegistry
 from reprokit.schema.manifest import Manifest
 
 __all__ = ["Use", "find_object", "find_objects", "uses", "versions"]
@@ -24,7 +23,7 @@ class Use:
     logical_key: str
 
 
-def find_object(registry: LocalRegistry, prefix: str) -> Digest:
+def find_object(registry: Registry, prefix: str) -> Digest:
     """Return the digest whose hex starts with `prefix`, among all that versions name.
 
     Raises:
@@ -44,7 +43,7 @@ def find_object(registry: LocalRegistry, prefix: str) -> Digest:
     return found.pop()
 
 
-def find_objects(registry: LocalRegistry, prefixes: Iterable[str], entries: Iterable[str] = ()) -> set[Digest]:
+def find_objects(registry: Registry, prefixes: Iterable[str], entries: Iterable[str] = ()) -> set[Digest]:
     """Return the digests that are meant: by the start of their hex, or as those of entries, `ns/name@hash:key`.
 
     Raises:

@@ -11,6 +11,7 @@ Bytes that come are held against their digests before they are near; what is nea
 from __future__ import annotations
 
 import io
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from typing import BinaryIO, TypeVar
 from reprokit.core.digest import CHUNKED, Digest, copy_hashed, hash_bytes
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.safe_json import load_json
-from reprokit.errors import DataMismatchError, NotFoundError, PurgedError
+from reprokit.errors import DataMismatchError, NotFoundError, PurgedError, RefusedError
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.index import Index, PackPlace
 from reprokit.store.manifests import GENERATIONS
@@ -32,7 +33,7 @@ from reprokit.store.ranges import BLOCK, Piece, pieces_of, stream_of
 from reprokit.store.staging import stage
 from reprokit.store.storage import Storage
 
-__all__ = ["PART", "RemoteObjects", "is_small"]
+__all__ = ["PART", "RemoteObjects", "is_small", "object_of"]
 
 PART = 64 * 1024 * 1024  # bytes; of a part, and of a pack but for its last member
 _THREADS = 16
@@ -40,6 +41,8 @@ _AHEAD = 4  # blocks of an object that are on their way before they are asked fo
 _TAIL = 64 * 1024  # bytes; a pack's directory is often no longer
 _RECENT = 64 * 1024 * 1024  # bytes of objects that were read one by one
 _MAX_TOMBSTONE = 1024 * 1024
+_OBJECT = re.compile(r"objects/([A-Za-z0-9-]+)/([0-9a-f]{2})/([0-9a-f]+)(?:~([1-7]))?(?:/[0-9]{5})?")
+_TOMBSTONE = re.compile(r"[A-Za-z0-9-]+-[0-9a-f]{16,128}\.json")
 _MANY = 64  # large objects; of more, all that are there are listed
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -62,6 +65,7 @@ class RemoteObjects:
         self._recent_bytes = 0
         self._stored: dict[tuple[Digest, int], int] = {}  # large ones that are there → their generation
         self._listed: set[str] | None = None  # packs that were there when it was last looked
+        self._purged: set[tuple[str, str]] | None = None
         self.avoid: frozenset[str] = frozenset()  # keys that gc has condemned: no new version may name them
         self._lock = threading.Lock()
 
@@ -93,10 +97,16 @@ class RemoteObjects:
         self._listed = set(found)
         return found
 
+    @property
+    def listed(self) -> set[str]:
+        """The packs that were there when it was last looked."""
+        return set(self._listed or ())
+
     def look_again(self, avoid: frozenset[str]) -> None:
         """Take note of what gc has condemned, and look anew for what is there when it is asked for next."""
         self.avoid = avoid
         self._listed = None
+        self._purged = None
         self._stored.clear()
 
     def catalogue(self) -> set[str]:
@@ -268,6 +278,13 @@ class RemoteObjects:
 
     # reading
 
+    def forget(self, digests: Iterable[Digest]) -> None:
+        """Keep nothing of these objects in memory."""
+        with self._lock:
+            for digest in digests:
+                data = self._recent.pop(digest, None)
+                self._recent_bytes -= 0 if data is None else len(data)
+
     def read(self, entry: Entry, *, what: str) -> bytes:
         """Return an entry's bytes, verified; one request if they are not near."""
         with self._lock:
@@ -325,9 +342,33 @@ class RemoteObjects:
             hint="Restore it from another copy of the registry; `reprokit verify REF` lists all that is missing.",
         )
 
+    def tombstone_key(self, digest: Digest) -> str:
+        return f"tombstones/{digest.type}-{digest.hex}.json"
+
+    def purged_now(self) -> set[tuple[str, str]]:
+        """Return kind and hex of every digest that a tombstone names."""
+        found = {
+            tuple(name.removesuffix(".json").rpartition("-")[::2])
+            for name in self.storage.names("tombstones")
+            if _TOMBSTONE.fullmatch(name)
+        }
+        self._purged = {(kind, hexadecimal) for kind, hexadecimal in found}
+        return set(self._purged)
+
+    def refuse_purged(self, digests: Iterable[Digest]) -> None:
+        """Raise RefusedError for the first of these that was erased for good."""
+        if self._purged is None:
+            self.purged_now()
+        for digest in digests:
+            if (digest.type, digest.hex) in (self._purged or ()):
+                raise RefusedError(
+                    f"Object {digest.hex[:12]}… is not stored again. {self.tombstone(digest)}",
+                    hint="Leave the file out, or remove the tombstone from the registry if it may be kept after all.",
+                )
+
     def tombstone(self, digest: Digest) -> str | None:
         """Return when and why an object was erased, as a sentence; None if it was not."""
-        key = f"tombstones/{digest.type}-{digest.hex}.json"
+        key = self.tombstone_key(digest)
         try:
             raw = self.storage.read(key, max_bytes=_MAX_TOMBSTONE)
         except FileNotFoundError:
@@ -472,6 +513,14 @@ def _later(name: str, first: str) -> str:
     """Return the digit of a later generation of a name, "" if it is none."""
     stem, sign, rest = name.rpartition("~")
     return rest if sign and stem == first and len(rest) == 1 and "1" <= rest < str(GENERATIONS) else ""
+
+
+def object_of(key: str) -> tuple[str, str, int] | None:
+    """Return kind, hex and generation of the large object that a key is of; None if it is of none."""
+    found = _OBJECT.fullmatch(key)
+    if found is None or len(found[3]) % 2:
+        return None
+    return found[1], found[2] + found[3], int(found[4] or 0)
 
 
 def is_small(digest: Digest, size: int) -> bool:

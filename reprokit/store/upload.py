@@ -31,6 +31,8 @@ def upload(
         Their bytes, and of those in packs the value of the digest → the physical key.
     """
     lacking = store.lacking(objects)
+    if lacking:
+        store.refuse_purged(digest for digest, _ in lacking)
     small = [digest for digest, size in lacking if is_small(digest, size)]
     large = [one for one in lacking if not is_small(*one)]
     total = sum(size for _, size in lacking)

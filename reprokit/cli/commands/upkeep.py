@@ -33,6 +33,12 @@ def _local(registry: Registry) -> LocalRegistry:
     return registry
 
 
+def _ours(registry: Registry) -> StoredRegistry:
+    if not isinstance(registry, StoredRegistry):
+        raise UsageError(f"{registry.url} is a Quilt registry, which is only read.", hint="Pull what is meant.")
+    return registry
+
+
 @click.command()
 @click.argument("ref")
 @click.option("-m", "--message", help="Why; kept in the package's log.")
@@ -112,7 +118,7 @@ def purge(face: Face, objects: tuple[str, ...], entries: tuple[str, ...], reason
 
     Every version that holds them keeps its name and loses the bytes. A tombstone says when, by whom and why.
     """
-    registry = _local(face.registry())
+    registry = _ours(face.registry())
     digests = find_objects(registry, objects, entries)
     if not digests:
         raise UsageError("Name the objects to erase, or entries with --entry.")

@@ -14,20 +14,21 @@ from collections.abc import Mapping
 from reprokit.core.atomic_files import os_errors
 from reprokit.core.digest import CHUNKED, Digest
 from reprokit.core.progress import SILENT, Progress
-from reprokit.errors import RefusedError
+from reprokit.errors import DataMismatchError, RefusedError
 from reprokit.registry.gc import GRACE, Swept
 from reprokit.registry.live import sweep_live
 from reprokit.registry.marks import Marks
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, Condemned, condemn, condemned_lists, mark_swept
 from reprokit.registry.remote.heads import ANNOUNCED
+from reprokit.registry.remote.purge import erase_purged
 from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.store.packs import PACK_NAME, Member
+from reprokit.store.remote_objects import object_of
 
 __all__ = ["collect_remote_garbage"]
 
 _KEPT = 30 * 24 * 3600.0  # seconds that a list stays after it was swept
 _MANIFEST = re.compile(r"manifests/([0-9a-f]{64})(?:~[0-9])?\.jsonl\.gz")
-_OBJECT = re.compile(r"objects/([A-Za-z0-9-]+)/([0-9a-f]{2})/([0-9a-f]+)(?:~[0-9])?(?:/[0-9]{5})?")
 _PASSING = ("probe", "clock")  # folders of what is there for a moment
 
 
@@ -87,6 +88,10 @@ class _Collection:
             if not self._swept.dry_run:
                 condemn(self._storage, new)
         if not self._swept.dry_run:
+            try:
+                erase_purged(self._registry)
+            except DataMismatchError as error:
+                self._swept.notes.append(error.message)
             sweep_live(self._storage, is_alive=self._registry.is_claimed, before=now - self._grace)
             for namespace in ANNOUNCED:
                 self._registry.ends.rebuild(namespace)
@@ -154,9 +159,10 @@ class _Used:
         """
         if (found := _MANIFEST.fullmatch(key)) is not None:
             return found[1] in self._marks.versions or found[1] in self._marks.bases
-        if (found := _OBJECT.fullmatch(key)) is not None:
-            raw = bytes.fromhex(found[2] + found[3])
-            return self._marks.uses(Digest.chunked(raw) if found[1] == CHUNKED else Digest(found[1], raw.hex()))
+        if (named := object_of(key)) is not None:
+            kind, hexadecimal, _ = named
+            digest = Digest.chunked(bytes.fromhex(hexadecimal)) if kind == CHUNKED else Digest(kind, hexadecimal)
+            return self._marks.uses(digest)
         name = key[6:-4]
         members = self._members.get(name)
         if not key.startswith("packs/") or not PACK_NAME.fullmatch(name) or members is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -95,6 +96,7 @@ class RemoteRegistry(StoredRegistry):
                 self._ensure()
                 self._look_again()
                 self.objects.catalogue()
+                self.objects.purged_now()
 
         if self.opened and not self._ensured:
             threading.Thread(target=prepare, name="reprokit-prepare", daemon=True).start()
@@ -279,6 +281,18 @@ class RemoteRegistry(StoredRegistry):
         """Forget what was listed a moment ago: what is decided next depends on it."""
         if isinstance(self.storage, CachedStorage):
             self.storage.look_again()
+
+    def forget_objects(self, digests: Iterable[Digest]) -> None:
+        """Keep nothing near of objects that are erased; what else is near comes again when it is asked for."""
+        wanted = list(digests)
+        near = self.objects.near
+        sizes = near.find(wanted)
+        if sizes or any(near.loose_path(digest).exists() for digest in wanted):
+            with near.alone():
+                for folder in ("packs", "objects"):
+                    shutil.rmtree(near.root / folder, ignore_errors=True)
+                near.catalogue()
+        self.objects.forget(wanted)
 
     def forget(self, key: str) -> None:
         """Keep nothing near of a key that was removed."""
