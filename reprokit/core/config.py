@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from reprokit.errors import RecipeError
+from reprokit.errors import RecipeError, UsageError
 
 __all__ = ["CONFIG_FILE", "Config", "named_registry", "registries"]
 
 CONFIG_FILE = Path(".reprokit") / "config.yaml"
 _MAX_CONFIG = 64 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGT])(I)?)?B?")
+_NEAR_LIMIT = "20GB"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,21 @@ class Config:
         """Return the home in force."""
         chosen = _folder("REPROKIT_HOME") or _default("user_data_dir")
         return chosen.absolute()
+
+    @staticmethod
+    def near_limit() -> int:
+        """Return how many bytes of each registry in an object store may be near, 0 for all: REPROKIT_CACHE_LIMIT.
+
+        Raises:
+            UsageError: It is no size.
+        """
+        text = os.environ.get("REPROKIT_CACHE_LIMIT", _NEAR_LIMIT)
+        found = _SIZE.fullmatch(text.strip().upper())
+        if found is None:
+            raise UsageError(
+                f"REPROKIT_CACHE_LIMIT must be a size such as 500MB, 20GB or 1TB, or 0 for no limit, not {text!r}."
+            )
+        return int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " "))
 
     @staticmethod
     def cache_folder() -> Path:

@@ -27,6 +27,7 @@ from reprokit.errors import DataMismatchError, NotFoundError, PurgedError, Refus
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.index import Index, PackPlace
 from reprokit.store.manifests import GENERATIONS
+from reprokit.store.near import NearLimit
 from reprokit.store.objects import ObjectStore, corrupt, hint_of, is_digest_of, parse_hint, purged_sentence
 from reprokit.store.packs import PACK_NAME, SMALL, Member, directory_size, parse_directory
 from reprokit.store.ranges import BLOCK, Piece, pieces_of, stream_of
@@ -51,13 +52,15 @@ _R = TypeVar("_R")
 class RemoteObjects:
     """See the module. Safe for several threads."""
 
-    def __init__(self, storage: Storage, near: ObjectStore, index: Index) -> None:
+    def __init__(self, storage: Storage, near: ObjectStore, index: Index, *, limit: int = 0) -> None:
         """Use a storage.
 
         Args:
             near: A folder of the cache, of this registry alone.
             index: Of what lies where in the storage; not that of `near`.
+            limit: Bytes of it that stay near; 0 for all.
         """
+        self.limit = NearLimit(near, limit)
         self.storage = storage
         self.near = near
         self.index = index
@@ -449,6 +452,7 @@ class RemoteObjects:
         if not (small or large):
             return
         total = sum(one.size for one in [*small, *large])
+        self.limit.grown(total)
         with progress.task(f"Fetching from {self.storage.url}", total, unit="bytes") as advance:
             if small:
                 self._fetch_small(small, what, advance)

@@ -49,6 +49,7 @@ def upload(
             for sent in pool.map(lambda job: _upload_part(store, *job), jobs):
                 advance(sent)
     store.sent(generations)
+    store.limit.grown(total)
     return total, places
 
 

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from reprokit.core.atomic_files import durable_write, os_errors
+from reprokit.core.config import Config
 from reprokit.core.digest import Digest
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RegistryError
@@ -88,7 +89,7 @@ class RemoteRegistry(StoredRegistry):
         near = ObjectStore(
             self._cache / "near" / self.uuid, Index(index / f"{self.uuid}-near.sqlite"), pack_bytes=PART, durable=False
         )
-        return RemoteObjects(self.bare, near, Index(index / f"{self.uuid}.sqlite"))
+        return RemoteObjects(self.bare, near, Index(index / f"{self.uuid}.sqlite"), limit=Config.near_limit())
 
     def expect_writes(self) -> None:
         def prepare() -> None:
