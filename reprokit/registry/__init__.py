@@ -14,7 +14,7 @@ from reprokit.registry.quilt.registry import QuiltRegistry
 
 __all__ = ["Registry", "open_registry", "registry_folder"]
 
-_REMOTE = ("s3", "gs", "az", "memory")
+_REMOTE = ("s3", "gs", "az", "memory", "https", "http")
 
 
 def open_registry(url: str, *, cache: Path | None = None, outside: Sequence[Path] = ()) -> Registry:
@@ -59,5 +59,5 @@ def _in_folder(path: str, cache: Path | None, outside: Sequence[Path]) -> Regist
 def _unread(url: str) -> UsageError:
     return UsageError(
         f"Registries at {url.partition('://')[0]}:// are not read by this release ({url}).",
-        hint="Name a folder, or s3://BUCKET/FOLDER, gs://… or az://….",
+        hint="Name a folder, or s3://BUCKET/FOLDER, gs://…, az://… or https://….",
     )

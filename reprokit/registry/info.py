@@ -1,4 +1,4 @@
-"""What a registry is: where it lies, what is in it, how much that takes."""
+"""What a registry is: where it lies, what is in it, how much that takes; and the listing of one that is served."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from reprokit.core.refs import RESERVED, VERDICTS
 from reprokit.errors import NotFoundError
 from reprokit.registry.base import FORMAT, Registry
 from reprokit.registry.stored import StoredRegistry
+from reprokit.store.static_storage import LISTING, listing_of
 
-__all__ = ["RegistryInfo", "info"]
+__all__ = ["Listing", "RegistryInfo", "info", "write_listing"]
 
 _FOLDERS = ("manifests", "packs", "objects")
 
@@ -46,20 +47,45 @@ class RegistryInfo(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.asdict(self)
 
 
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """The listing of a registry that was written; bytes."""
+
+    name: str
+    size: int
+
+
+def write_listing(registry: Registry) -> Listing:
+    """Write the listing by which a registry is read as static files.
+
+    Raises:
+        NotFoundError: There is no registry of reprokit's.
+    """
+    ours = _ours(registry)
+    with os_errors(f"Writing the listing of {registry.url}"):
+        data = listing_of(ours.storage)
+        ours.storage.put(LISTING, data)
+        return Listing(name=ours.storage.name(LISTING), size=len(data))
+
+
+def _ours(registry: Registry) -> StoredRegistry:
+    if not isinstance(registry, StoredRegistry) or not registry.exists():
+        raise NotFoundError(
+            f"{registry.url} is no registry of reprokit's yet.", hint="The first `run` or `package build` makes one."
+        )
+    return registry
+
+
 def info(registry: Registry, *, progress: Progress = SILENT) -> RegistryInfo:
     """Return what a registry is; its files are listed, and none is read.
 
     Raises:
         NotFoundError: There is none yet, or it is another tool's.
     """
-    if not isinstance(registry, StoredRegistry) or not registry.exists():
-        raise NotFoundError(
-            f"{registry.url} is no registry of reprokit's yet.", hint="The first `run` or `package build` makes one."
-        )
+    ours = _ours(registry)
     versions = files = size = 0
     with os_errors(f"Listing {registry.url}"), progress.task("Listing", None, unit="files") as advance:
         for folder in _FOLDERS:
-            for stored in registry.storage.walk(folder):
+            for stored in ours.storage.walk(folder):
                 versions += folder == "manifests"
                 files += 1
                 size += stored.size
@@ -69,7 +95,7 @@ def info(registry: Registry, *, progress: Progress = SILENT) -> RegistryInfo:
     return RegistryInfo(
         url=registry.url,
         kind=scheme if separator else "folder",
-        uuid=registry.uuid,
+        uuid=ours.uuid,
         format=FORMAT,
         packages=sum(1 for space in spaces for _ in registry.packages(space)),
         runs=sum(head.latest is not None for head in registry.heads(RESERVED)),

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from reprokit.core.terminal_text import printable
 from reprokit.errors import RegistryError, UsageError
+from reprokit.store.static_storage import StaticStorage
 from reprokit.store.storage import Storage, Stored
 
 __all__ = ["ObjectStorage", "open_storage"]
@@ -35,6 +36,7 @@ _BROKEN = ("HTTP error", "error sending request", "error decoding response", "bo
 _TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h"}  # a slow line is no broken one
 _RETRY = {"max_retries": 3, "retry_timeout": timedelta(minutes=2), "backoff": {"max_backoff": timedelta(seconds=5)}}
 _BEHIND_THE_END = ("InvalidRange", "Invalid range", "Wanted range starting at", "status code: 416")
+_LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/|$)")
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
 _T = TypeVar("_T")
@@ -43,6 +45,8 @@ _CREDENTIALS = {
     "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (which needs boto3).",
     "gs": "Set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account.",
     "az": "Set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY.",
+    "https": "What is published so is read without any.",
+    "http": "What is published so is read without any.",
 }
 _MEANINGS: Mapping[str, tuple[str, str]] = {
     "NoSuchBucket": ("there is no such bucket", "Create it, or look for a slip in the address."),
@@ -77,8 +81,8 @@ _BY_STATUS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def open_storage(url: str) -> ObjectStorage:
-    """Return what lies at `s3://bucket/prefix`, `gs://…`, `az://…`, or `memory://name` in this process.
+def open_storage(url: str) -> Storage:
+    """Return what lies at `s3://bucket/prefix`, `gs://…`, `az://…`, `https://…`, or `memory://name` in this process.
 
     Where to and by whose right is told as the tools of each platform tell it, by variables: AWS_ENDPOINT_URL,
     AWS_REGION, AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, …
@@ -107,6 +111,11 @@ def open_storage(url: str) -> ObjectStorage:
     clean = f"{scheme}://{place}"
     if scheme == "memory":
         return ObjectStorage(obstore, _MEMORY.setdefault(place, store.MemoryStore()), clean)
+    if scheme == "http" and not _LOCAL.match(place):
+        raise UsageError(
+            f"{clean} is not read: without TLS anybody on the way could show an older registry.",
+            hint=f"Use https://{place}, or a server on this machine.",
+        )
     options: Any = {"client_options": {**_TIMEOUTS, "allow_http": _plain_http(scheme)}, "retry_config": _RETRY}
     if scheme == "s3" and (provider := _profile()) is not None:
         options["credential_provider"] = provider
@@ -114,7 +123,8 @@ def open_storage(url: str) -> ObjectStorage:
         opened: Any = store.from_url(clean, **options)
     except obstore.exceptions.BaseError as error:
         raise _explained(error, f"Opening {clean}", scheme) from None
-    return ObjectStorage(obstore, opened, clean)
+    opened_storage = ObjectStorage(obstore, opened, clean)
+    return StaticStorage(opened_storage) if scheme in ("https", "http") else opened_storage
 
 
 class ObjectStorage(Storage):
@@ -310,10 +320,13 @@ def _plain_http(scheme: str) -> bool:
     names = {
         "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
         "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
-        "gs": (),
-    }[scheme]
+    }.get(scheme, ())
     chosen = next((os.environ[name] for name in names if os.environ.get(name)), "")
-    return chosen.startswith("http://") or os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() == "true"
+    return (
+        scheme == "http"
+        or chosen.startswith("http://")
+        or os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() == "true"
+    )
 
 
 def _first(blocks: Any, length: int) -> Iterator[bytes]:

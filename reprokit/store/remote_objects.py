@@ -417,6 +417,8 @@ class RemoteObjects:
             with suppress(FileNotFoundError):
                 key = self.parts(entry.digest, entry.size, generation)[number][0]
                 return self.storage.read_range(key, offset, length)
+        with suppress(FileNotFoundError):  # whole, as in a folder that is served
+            return self.storage.read_range(self.object_key(entry.digest), number * PART + offset, length)
         raise self._lost(entry, None, what)
 
     def _stream(self, entry: Entry, what: str) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""push, pull; registry info, ls, copy."""
+"""push, pull; registry info, ls, copy, listing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from reprokit.core.config import registries
 from reprokit.errors import Error, UsageError
 from reprokit.registry import Registry, open_registry, registry_folder
 from reprokit.registry.info import info as of_registry
+from reprokit.registry.info import write_listing
 from reprokit.registry.quilt.registry import QuiltRegistry
 from reprokit.registry.quilt.writer import QuiltWriter
 from reprokit.runs.transfer import Transfer
@@ -175,3 +176,16 @@ def copy(face: Face, source: str, target: str, where: str | None) -> None:
         f"{len(done):,} versions are in {target}: {len(new):,} were copied, "
         f"{sum(one.new_objects for one in new):,} objects, {size(sum(one.new_bytes for one in new))} new",
     )
+
+
+@registry.command()
+@common
+def listing(face: Face) -> None:
+    """Write the listing by which the registry can be read as static files, from https://….
+
+    A folder or bucket that a web server serves as it is becomes a registry that everybody can read and reproduce from.
+    Write the listing again when something was published.
+    """
+    opened = face.registry()
+    done = write_listing(opened)
+    face.result({"file": done.name, "bytes": done.size}, f"{done.name}: {size(done.size)}")

@@ -41,6 +41,7 @@ _FEW = 32  # folds beside those that are full; more are joined
 _LONGEST = 20_000  # heads of a fold
 _MAX_FOLD = 64 * 1024 * 1024  # bytes
 _MAX_HEADS = 256 * 1024 * 1024  # bytes of what is in it
+_ATTEMPTS = 5  # to read folds that others join meanwhile
 _THREADS = 16
 _ANNOUNCEMENT = re.compile(r"recent/([^/]+/[^/]+)/([0-9]{10})")
 _FOLD = re.compile(r"[0-9a-f]{64}")
@@ -128,6 +129,8 @@ class RemoteHeads:
                 return found
             recent = list(self._storage.walk(f"{_RECENT}/{namespace}"))
             fresh._folded(namespace)
+            if not recent and not fresh._folds[namespace]:
+                return []  # the logs are listed
             heads = fresh._heads[namespace]
             heads.update(fresh._announced(recent, heads))
             for name in sorted({*heads, *logged}):
@@ -147,7 +150,7 @@ class RemoteHeads:
         heads, folds = self._heads[namespace], self._folds[namespace]
         before = dict(heads), set(folds)
         recent = list(self._storage.walk(f"{_RECENT}/{namespace}"))
-        if not self._folded(namespace):
+        if not self._folded(namespace) or not (recent or folds):  # as of a folder that is served: it has neither
             for name, head in self._from_logs(namespace).items():
                 heads[name] = head
         else:
@@ -160,7 +163,7 @@ class RemoteHeads:
     def _folded(self, namespace: str) -> bool:
         """Take in what was folded since; return whether all of it could be read."""
         heads, folds = self._heads[namespace], self._folds[namespace]
-        while True:
+        for _ in range(_ATTEMPTS):
             there = self._fold_names(namespace)
             new = sorted(there - folds)
             try:
@@ -175,6 +178,7 @@ class RemoteHeads:
             folds.clear()
             folds.update(there)
             return True
+        return False  # it is listed, and is not there
 
     def _fold_names(self, namespace: str) -> set[str]:
         return {name for name in self._storage.names(f"{_FOLDS}/{namespace}") if _FOLD.fullmatch(name)}

@@ -38,6 +38,7 @@ from reprokit.store.objects import ObjectStore
 from reprokit.store.reader import PackReader, Reader
 from reprokit.store.remote_objects import PART, RemoteObjects
 from reprokit.store.staging import Staging, stage
+from reprokit.store.static_storage import StaticStorage
 from reprokit.store.storage import Storage
 from reprokit.store.upload import upload
 
@@ -92,6 +93,9 @@ class RemoteRegistry(StoredRegistry):
         return RemoteObjects(self.bare, near, Index(index / f"{self.uuid}.sqlite"), limit=Config.near_limit())
 
     def expect_writes(self) -> None:
+        if isinstance(self.bare, StaticStorage):
+            return
+
         def prepare() -> None:
             with contextlib.suppress(Error, OSError), self._preparing:
                 self._ensure()

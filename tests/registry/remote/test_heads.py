@@ -186,6 +186,26 @@ def test_a_run_that_no_fold_and_no_announcement_tells_is_said_by_verify(machine:
     assert RUNS[1] in " ".join(machine("auditor").damage())
 
 
+def test_without_folds_and_announcements_the_logs_are_listed(machine: Machine, storage: Memory) -> None:
+    one = machine("one")
+    for run in RUNS[:3]:
+        publish(one, run)
+    for key in keys(storage, "recent"):
+        storage.delete(key)
+    assert told(machine("two")) == as_the_logs_are(one)
+
+
+def test_a_fold_that_is_listed_and_not_there_holds_nobody_up(
+    machine: Machine, storage: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = machine("one")
+    publish(one, RUNS[0])
+    names = storage.names
+    stale = {"heads/runs": ["0" * 64]}
+    monkeypatch.setattr(storage, "names", lambda folder, **rest: [*names(folder, **rest), *stale.get(folder, [])])
+    assert told(machine("two")) == as_the_logs_are(one)
+
+
 def test_in_no_order_of_requests_is_a_commit_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """REPROKIT_TEST_SCALE=50 tries 1,000 orders."""
     monkeypatch.setattr(heads, "_FEW", 2)
