@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar
 
 import msgspec
 
@@ -19,9 +19,12 @@ from reprokit.registry.live import LiveRun
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.reader import Reader
 
-__all__ = ["FORMAT", "Action", "Head", "LogEntry", "Registry", "Sink"]
+__all__ = ["FORMAT", "Action", "Head", "LogEntry", "Registry", "Sink", "both", "side_by_side"]
 
 FORMAT = 2
+_AT_ONCE = 16
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 Action = Literal["publish", "tag", "rollback", "delete", "note"]
@@ -111,6 +114,27 @@ class Sink(ABC):
     @abstractmethod
     def put_known(self, source: BinaryIO, digest: Digest, size: int, *, what: str) -> None:
         """Store a stream that must have this digest, as when an object comes from another registry."""
+
+
+def side_by_side(action: Callable[[_T], _R], items: Sequence[_T], registry: Registry) -> list[_R]:
+    """Return what an action gives for each item, in their order; side by side where each waits for a network."""
+    if not registry.is_far or len(items) < 2:
+        return [action(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # with `logging`, which a look does not pay for
+
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="reprokit-look") as pool:
+        return list(pool.map(action, items))
+
+
+def both(one: Callable[[], _T], other: Callable[[], _R], registry: Registry) -> tuple[_T, _R]:
+    """Return what two look up, as `side_by_side`."""
+    if not registry.is_far:
+        return one(), other()
+    from concurrent.futures import ThreadPoolExecutor  # with `logging`, which a look does not pay for
+
+    with ThreadPoolExecutor(1, thread_name_prefix="reprokit-look") as pool:
+        later = pool.submit(other)
+        return one(), later.result()
 
 
 class Registry(ABC):

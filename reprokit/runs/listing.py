@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -12,6 +11,7 @@ from reprokit.core.refs import RESERVED, VERDICTS, PackageRef, check_package_nam
 from reprokit.errors import NotFoundError, UsageError
 from reprokit.packages.package import Package
 from reprokit.registry import Registry
+from reprokit.registry.base import both, side_by_side
 from reprokit.runs.history import Amendment, RunNote, amendments, notes
 from reprokit.runs.query import RunRow, choose, overview
 from reprokit.runs.store import RunStore
@@ -76,7 +76,8 @@ def ls(ref: str | None = None, where: str | None = None, *, registry: Registry) 
     if ref is None:
         if where is not None:
             return Contents(runs=choose(where, runs), packages=[])
-        return Contents(runs=overview(runs), packages=list(_packages(registry)))
+        rows, packages = both(lambda: overview(runs), lambda: _packages(registry), registry)
+        return Contents(runs=rows, packages=packages)
     if is_package_ref(ref):
         return Files(package=Package.open(ref, registry=registry))
     record = runs.load(parse_run(ref).run).record
@@ -87,13 +88,13 @@ def ls(ref: str | None = None, where: str | None = None, *, registry: Registry) 
     )
 
 
-def _packages(registry: Registry) -> Iterator[str]:
-    for space in registry.namespaces():
-        if space not in (RESERVED, VERDICTS):
-            for name in registry.packages(space):
-                head = registry.head(name)
-                if head is not None and (head.tags or head.action != "delete"):
-                    yield name
+def _packages(registry: Registry) -> list[str]:
+    spaces = [space for space in registry.namespaces() if space not in (RESERVED, VERDICTS)]
+    listed = side_by_side(lambda space: list(registry.packages(space)), spaces, registry)
+    names = [name for found in listed for name in found]
+    heads = side_by_side(registry.head, names, registry)
+    there = zip(names, heads, strict=True)
+    return [name for name, head in there if head is not None and (head.tags or head.action != "delete")]
 
 
 def _sized(entry: CheckpointEntry, registry: Registry) -> tuple[CheckpointEntry, int | None]:

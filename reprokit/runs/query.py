@@ -22,6 +22,7 @@ from reprokit.core.canonical_json import spelled
 from reprokit.core.refs import RESERVED, VERDICTS, is_run_id
 from reprokit.core.terminal_text import printable
 from reprokit.errors import DataMismatchError, NotFoundError, UsageError
+from reprokit.registry.base import Head, both, side_by_side
 from reprokit.runs.remembered import Remembered
 from reprokit.runs.store import RunStore
 from reprokit.runs.support import Support
@@ -292,9 +293,9 @@ class RunRow(RunSummary, frozen=True, kw_only=True):
 
 def overview(runs: RunStore) -> list[RunRow]:
     """Return all runs, oldest first, and of each what came of repeating it; records are read of those with verdicts."""
-    heads = runs.heads()
+    heads, every = both(runs.heads, lambda: runs.registry.heads(VERDICTS), runs.registry)
     summaries = list(runs.summaries(heads))
-    verdicts = [head for head in runs.registry.heads(VERDICTS) if is_run_id(head.name.partition("/")[2])]
+    verdicts = [head for head in every if is_run_id(head.name.partition("/")[2])]
     ends = {head.name: head for head in (*heads, *verdicts)}
     remembered = Remembered(runs.registry, ends, (one.run for one in summaries if one.ended is None))
     support = Support(runs)
@@ -305,23 +306,24 @@ def overview(runs: RunStore) -> list[RunRow]:
         borne = all(one.unsupported is None for one in found)  # else what is missing may come back
         return words, [original, *(one.reproduction for one in found)] if borne else None
 
-    about = {
-        original: remembered.words(head.name, lambda original=original: told(original))  # type: ignore[misc]
-        for head in verdicts
-        for original in (head.name.partition("/")[2],)
-    }
+    def about(head: Head) -> list[str]:
+        return remembered.words(head.name, lambda: told(head.name.partition("/")[2]))
+
+    def borne(summary: RunSummary) -> list[str]:
+        return remembered.words(f"{RESERVED}/{summary.run}", lambda: _borne_out(summary, runs, support))
+
+    repetitions = [summary for summary in summaries if summary.verdict is not None]
+    found_of = side_by_side(about, verdicts, runs.registry)
+    words = dict(zip((head.name.partition("/")[2] for head in verdicts), found_of, strict=True))
+    own = dict(zip((one.run for one in repetitions), side_by_side(borne, repetitions, runs.registry), strict=True))
     rows = []
     for summary in summaries:
-        words = about.get(summary.run, [])
         facts = {name: getattr(summary, name) for name in _SUMMARY}
-        if summary.verdict is not None:
-            borne = remembered.words(
-                f"{RESERVED}/{summary.run}",
-                lambda summary=summary: _borne_out(summary, runs, support),  # type: ignore[misc]
-            )
-            facts["verdict"] = borne[0] if borne else UNSUPPORTED
-        reproduced = any(rung_of(word) in _REPRODUCED for word in words)
-        rows.append(RunRow(**facts, reproductions=len(words), reproduced=reproduced))
+        if summary.run in own:
+            facts["verdict"] = next(iter(own[summary.run]), UNSUPPORTED)
+        found = words.get(summary.run, [])
+        reproduced = any(rung_of(word) in _REPRODUCED for word in found)
+        rows.append(RunRow(**facts, reproductions=len(found), reproduced=reproduced))
     remembered.keep()
     return rows
 

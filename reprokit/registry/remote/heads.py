@@ -64,7 +64,7 @@ class RemoteHeads:
         self._storage = storage
         self._heads: dict[str, dict[str, Head]] = {}
         self._folds: dict[str, set[str]] = {}  # those whose heads are known
-        self._lock = threading.Lock()
+        self._locks = {namespace: threading.Lock() for namespace in ANNOUNCED}
 
     def announce(self, name: str, seq: int) -> None:
         """Say that an entry is about to be created."""
@@ -73,13 +73,13 @@ class RemoteHeads:
 
     def of(self, namespace: str) -> list[Head]:
         """Return the heads of a namespace as they are now, sorted by name."""
-        with os_errors(f"Listing {self._registry.url}"), self._lock:
+        with os_errors(f"Listing {self._registry.url}"), self._locks[namespace]:
             self._bring(namespace)
             return sorted(self._heads[namespace].values(), key=_by_name)
 
     def fold(self, namespace: str, *, least: int = _MANY) -> None:
         """Fold what was announced, if it is so many, into one object, and join the folds if they are many."""
-        with os_errors(f"Listing {self._registry.url}"), self._lock:
+        with os_errors(f"Listing {self._registry.url}"), self._locks[namespace]:
             if len(self._storage.names(f"{_RECENT}/{namespace}")) < least:  # packages, of which each has some
                 return
             recent = self._bring(namespace)
@@ -99,7 +99,7 @@ class RemoteHeads:
 
     def rebuild(self, namespace: str) -> None:
         """Write the heads of a namespace anew from the logs, whatever was kept of them."""
-        with os_errors(f"Listing {self._registry.url}"), self._lock:
+        with os_errors(f"Listing {self._registry.url}"), self._locks[namespace]:
             recent = list(self._storage.walk(f"{_RECENT}/{namespace}"))
             folds = self._fold_names(namespace)
             self._heads[namespace] = {}
