@@ -21,7 +21,7 @@ from reprokit.schema.facts import meta_of
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.record import OutputFacts, Record
 from tests.environment.making import copied, needed_by_reprokit
-from tests.object_stores import AzureServer, Server, azurite, moto, seaweed
+from tests.object_stores import AzureServer, CloudServer, Server, azurite, google_cloud, moto, seaweed
 
 # TensorFlow and Triton each bring an LLVM, and a process that imports one after the other crashes. The tests' own
 # processes may import both frameworks, so PyTorch finds no Triton there; the scripts under test do.
@@ -245,6 +245,13 @@ def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """moto's server with a bucket called `bucket`."""
     with moto(tmp_path_factory.mktemp("moto")) as server:
         server.make_bucket("bucket")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudServer]:
+    """A stand-in for Google Cloud Storage with a bucket called `bucket`."""
+    with google_cloud(tmp_path_factory.mktemp("cloud")) as server:
         yield server
 
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import base64
 import contextlib
 import hmac
+import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import pytest
 
@@ -185,3 +191,138 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, folder: Path) -> None
         else:
             return
     raise RuntimeError(f"the server did not come up: {(folder / 'server.log').read_text()[-2000:]}")
+
+
+class _Cloud(http.server.ThreadingHTTPServer):
+    """What of Google Cloud Storage's XML interface object_store speaks: objects by name, with generations.
+
+    Source: "XML API overview" and "Preconditions" of Google's documentation.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _CloudHandler)
+        self.objects: dict[str, tuple[bytes, int, float]] = {}  # name → bytes, generation, time
+        self.generation = 1
+        self.lock = threading.Lock()
+
+
+class _CloudHandler(http.server.BaseHTTPRequestHandler):
+    server: _Cloud
+    protocol_version = "HTTP/1.1"
+
+    def _name(self) -> tuple[str, dict[str, str]]:
+        path, _, query = self.path.partition("?")
+        return urllib.parse.unquote(path).removeprefix("/bucket/"), dict(urllib.parse.parse_qsl(query))
+
+    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _error(self, status: int, code: str) -> None:
+        self._answer(status, f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>x</Message></Error>".encode())
+
+    def do_PUT(self) -> None:
+        name, _ = self._name()
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        with self.server.lock:
+            if self.headers.get("x-goog-if-generation-match") == "0" and name in self.server.objects:
+                self._error(412, "PreconditionFailed")
+                return
+            self.server.generation += 1
+            self.server.objects[name] = data, self.server.generation, time.time()
+        self._answer(200, ETag='"x"', x_goog_generation=str(self.server.generation))
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] in ("/bucket", "/bucket/"):
+            self._list(self._name()[1])
+            return
+        found = self.server.objects.get(self._name()[0])
+        if found is None:
+            self._error(404, "NoSuchKey")
+            return
+        data, generation, at = found
+        told = {"ETag": '"x"', "Last_Modified": formatdate(at, usegmt=True), "x_goog_generation": str(generation)}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted is None:
+            self._answer(200, data, **told)
+            return
+        first, last = int(wanted[1]), min(int(wanted[2] or len(data) - 1), len(data) - 1)
+        if first >= len(data):
+            self._error(416, "InvalidRange")
+        else:
+            self._answer(206, data[first : last + 1], Content_Range=f"bytes {first}-{last}/{len(data)}", **told)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_DELETE(self) -> None:
+        with self.server.lock:
+            gone = self.server.objects.pop(self._name()[0], None)
+        self._answer(204) if gone is not None else self._error(404, "NoSuchKey")
+
+    def _list(self, query: dict[str, str]) -> None:
+        prefix, delimiter = query.get("prefix", ""), query.get("delimiter")
+        after = query.get("continuation-token") or query.get("start-after", "")
+        rows: dict[str, str] = {}
+        for name, (data, _, at) in sorted(self.server.objects.items()):
+            if not name.startswith(prefix):
+                continue
+            head, found, _ = name.removeprefix(prefix).partition(delimiter) if delimiter else (name, "", "")
+            place = f"{prefix}{head}{delimiter}" if found else name
+            if place <= after:
+                continue
+            moment = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(at))
+            key = escape(place)
+            rows[place] = (
+                f"<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>"
+                if found
+                else f"<Contents><Key>{key}</Key><Size>{len(data)}</Size><ETag>x</ETag>"
+                f"<LastModified>{moment}</LastModified></Contents>"
+            )
+        page = list(rows.items())[: int(query.get("max-keys", "100"))]  # short pages: several are asked for
+        more = f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>" if len(page) < len(rows) else ""
+        listed = "".join(row for _, row in page)
+        self._answer(200, f"<?xml version='1.0'?><ListBucketResult>{listed}{more}</ListBucketResult>".encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class CloudServer:
+    """A stand-in for Google Cloud Storage with a bucket called `bucket`: unverified against the real one."""
+
+    port: int
+    account: Path
+
+    def used_by(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Set the variables for a test."""
+        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(self.account))
+        monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+
+
+@contextlib.contextmanager
+def google_cloud(folder: Path) -> Iterator[CloudServer]:
+    """Run the stand-in for as long as the context is open."""
+    with _Cloud() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = int(server.server_address[1])
+        account = folder / "account.json"
+        told = {
+            "gcs_base_url": f"http://127.0.0.1:{port}",
+            "disable_oauth": True,
+            "client_email": "",
+            "private_key": "",
+        }
+        account.write_text(json.dumps({**told, "private_key_id": ""}))
+        try:
+            yield CloudServer(port, account)
+        finally:
+            server.shutdown()

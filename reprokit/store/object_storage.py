@@ -10,6 +10,7 @@ Source: RFC 9110, section 13.1.2; Amazon S3 API reference, "Conditional writes" 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -317,16 +318,24 @@ def _profile() -> Any:
 
 def _plain_http(scheme: str) -> bool:
     """True if the user named an endpoint without TLS: then that is what is meant."""
+    if scheme == "gs":
+        return _google_endpoint().startswith("http://")
     names = {
         "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
         "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
     }.get(scheme, ())
     chosen = next((os.environ[name] for name in names if os.environ.get(name)), "")
-    return (
-        scheme == "http"
-        or chosen.startswith("http://")
-        or os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() == "true"
-    )
+    emulated = os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() == "true"
+    return scheme == "http" or chosen.startswith("http://") or emulated
+
+
+def _google_endpoint() -> str:
+    """Return the endpoint that the file of a service account names, as of an emulator; "" if it names none."""
+    file = os.environ.get("GOOGLE_SERVICE_ACCOUNT") or os.environ.get("GOOGLE_SERVICE_ACCOUNT_PATH")
+    with contextlib.suppress(OSError, ValueError):
+        told = json.loads(Path(file).read_bytes()) if file else None
+        return str(told["gcs_base_url"]) if isinstance(told, dict) and "gcs_base_url" in told else ""
+    return ""
 
 
 def _first(blocks: Any, length: int) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ import pytest
 from reprokit.store.cached_storage import CachedStorage
 from reprokit.store.object_storage import open_storage
 from reprokit.store.storage import FolderStorage, Storage
-from tests.object_stores import AzureServer, Server
+from tests.object_stores import AzureServer, CloudServer, Server
 
 
 class StorageContract:
@@ -111,6 +111,13 @@ class TestOnAzurite(StorageContract):
     def storage(self, azure: AzureServer, monkeypatch: pytest.MonkeyPatch) -> Storage:
         azure.used_by(monkeypatch)
         return open_storage(f"az://bucket/{uuid.uuid4()}")
+
+
+class TestOnGoogleCloudsStandIn(StorageContract):
+    @pytest.fixture
+    def storage(self, cloud: CloudServer, monkeypatch: pytest.MonkeyPatch) -> Storage:
+        cloud.used_by(monkeypatch)
+        return open_storage(f"gs://bucket/{uuid.uuid4()}")
 
 
 class TestNear(StorageContract):

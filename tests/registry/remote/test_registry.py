@@ -19,7 +19,7 @@ from reprokit.registry.remote import signs
 from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.schema.manifest import Entry
 from reprokit.store import remote_objects, upload
-from tests.object_stores import AzureServer, Server, rclone
+from tests.object_stores import AzureServer, CloudServer, Server, rclone
 from tests.registry.contract import RegistryContract, store
 
 
@@ -41,6 +41,13 @@ class TestOnMoto(RegistryContract):
     def registry(self, moto_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
         moto_server.used_by(monkeypatch)
         return open_registry(f"s3://bucket/{uuid.uuid4()}", cache=tmp_path / "cache")
+
+
+class TestOnGoogleCloudsStandIn(RegistryContract):
+    @pytest.fixture
+    def registry(self, cloud: CloudServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+        cloud.used_by(monkeypatch)
+        return open_registry(f"gs://bucket/{uuid.uuid4()}", cache=tmp_path / "cache")
 
 
 class TestOnAzurite(RegistryContract):
