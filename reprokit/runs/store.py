@@ -200,6 +200,7 @@ class RunStore:
         Args:
             heads: As `heads` returned them just now.
         """
+        alive: dict[str, str] | None = None
         for head in self.heads() if heads is None else heads:
             if head.latest is None:
                 continue
@@ -210,7 +211,8 @@ class RunStore:
                 except (DataMismatchError, NotFoundError):
                     continue
             if summary.status == "running":
-                status: Status = "running" if self.registry.is_claimed(run_id) else "interrupted"
+                alive = self.registry.running() if alive is None else alive
+                status: Status = "running" if run_id in alive else "interrupted"
                 summary = msgspec.structs.replace(summary, status=status)
                 with contextlib.suppress(DataMismatchError):  # which `verify` finds, and `show` says
                     _, saved = self._scan(run_id, summary.checkpoint_package)

@@ -39,8 +39,8 @@ _RECENT, _FOLDS = "recent", "heads"
 _MANY = 256  # announcements that are folded
 _FEW = 32  # folds beside those that are full; more are joined
 _LONGEST = 20_000  # heads of a fold
-_MAX_FOLD = 64 * 1024 * 1024  # bytes
-_MAX_HEADS = 256 * 1024 * 1024  # bytes of what is in it
+_LARGEST = 16 * 1024 * 1024  # bytes of heads in a fold, but for the last
+_MAX_FOLD = _MAX_HEADS = 64 * 1024 * 1024  # bytes that are read of one, and of what is in it
 _ATTEMPTS = 5  # to read folds that others join meanwhile
 _THREADS = 16
 _ANNOUNCEMENT = re.compile(r"recent/([^/]+/[^/]+)/([0-9]{10})")
@@ -200,10 +200,9 @@ class RemoteHeads:
 
     def _write(self, namespace: str, heads: list[Head]) -> set[str]:
         """Store heads; return the names of what they are in. One that is not sure of itself is announced on."""
-        sure = [head for head in heads if head.stamp]
         names = set()
-        for start in range(0, len(sure), _LONGEST):
-            data = zlib.compress(msgspec.msgpack.encode(sure[start : start + _LONGEST]))
+        for part in _parts([head for head in heads if head.stamp]):
+            data = zlib.compress(msgspec.msgpack.encode(part))
             name = hashlib.sha256(data).hexdigest()
             self._storage.put(f"{_FOLDS}/{namespace}/{name}", data)
             names.add(name)
@@ -274,6 +273,20 @@ class RemoteHeads:
             return [action(item) for item in items]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="reprokit-heads") as pool:
             return list(pool.map(action, items))
+
+
+def _parts(heads: list[Head]) -> Iterator[list[Head]]:
+    """Yield what goes into one fold each: neither too many nor too much."""
+    part: list[Head] = []
+    size = 0
+    for head in heads:
+        part.append(head)
+        size += len(head.facts)
+        if len(part) >= _LONGEST or size > _LARGEST:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _is_well(head: Head, namespace: str) -> bool:

@@ -84,6 +84,18 @@ def test_many_folds_are_joined(machine: Machine, storage: Memory, monkeypatch: p
     assert told(machine("new")) == as_the_logs_are(one)
 
 
+def test_heads_with_much_to_say_are_folded_in_several(
+    machine: Machine, storage: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "_LARGEST", 1000)
+    one = machine("one")
+    for run in RUNS[:9]:
+        publish(one, run, params={"text": "x" * 400})
+    one.ends.fold("runs", least=1)
+    assert len(keys(storage, "heads")) == 5
+    assert told(machine("two")) == as_the_logs_are(one)
+
+
 def test_a_listing_asks_for_what_is_new_alone(machine: Machine, storage: Memory) -> None:
     one = machine("one")
     for run in RUNS:
