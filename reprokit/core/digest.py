@@ -72,6 +72,11 @@ class Digest(NamedTuple):
         return cls(CHUNKED, binascii.b2a_base64(raw, newline=False).decode("ascii"))
 
     @classmethod
+    def named(cls, type_: str, hexadecimal: str) -> Digest:
+        """Return the digest of a type whose hex is in an object's name."""
+        return cls.chunked(bytes.fromhex(hexadecimal)) if type_ == CHUNKED else cls(type_, hexadecimal)
+
+    @classmethod
     def checked(cls, type_: object, value: object) -> Digest:
         """Return the digest, or raise if an untrusted pair is not one of the two algorithms, well-formed.
 

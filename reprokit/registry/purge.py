@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from datetime import UTC, datetime
 
 from reprokit.core.atomic_files import durable_write, os_errors
 from reprokit.core.canonical_json import canonical, spelled
 from reprokit.core.digest import CHUNKED, Digest
 from reprokit.errors import DataMismatchError
+from reprokit.registry.base import Registry
 from reprokit.registry.gc import rewrite_packs
 from reprokit.registry.local import LocalRegistry
 from reprokit.registry.package_log import writer
@@ -17,7 +18,7 @@ from reprokit.registry.repair import DAMAGED
 from reprokit.registry.uses import Use, versions
 from reprokit.schema.manifest import Entry
 
-__all__ = ["purge_objects"]
+__all__ = ["held_by", "purge_objects", "tombstone"]
 
 
 def purge_objects(registry: LocalRegistry, digests: set[Digest], *, reason: str) -> list[tuple[Entry, Use]]:
@@ -30,28 +31,11 @@ def purge_objects(registry: LocalRegistry, digests: set[Digest], *, reason: str)
         DataMismatchError: The directory of a pack is damaged, so it may hold them unseen; nothing was purged.
         RegistryError: Reading or writing failed; to purge again completes it.
     """
-    affected = [
-        (entry, Use(package=name, top_hash=top_hash, logical_key=entry.logical_key))
-        for name, top_hash, manifest in versions(registry)
-        for entry in manifest.entries
-        if entry.digest in digests
-    ]
+    affected = held_by(registry, digests)
     with os_errors(f"Purging in {registry.root}"), registry.objects.alone():
         members = _all_members(registry)
         for digest in sorted(digests):
-            stone = {
-                "type": digest.type,
-                "digest": digest.hex,
-                "reason": reason,
-                "time": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-                "writer": writer(),
-                "entries": [
-                    f"{use.package}@{use.top_hash} {use.logical_key}"
-                    for entry, use in affected
-                    if entry.digest == digest
-                ],
-            }
-            durable_write(registry.objects.tombstone_path(digest), canonical(spelled(stone)) + b"\n")
+            durable_write(registry.objects.tombstone_path(digest), tombstone(digest, affected, reason=reason))
         raws = {digest.raw for digest in digests if digest.type == CHUNKED}
         holding = {name: held - raws for name, held in members.items() if held & raws}
         if holding:
@@ -62,6 +46,35 @@ def purge_objects(registry: LocalRegistry, digests: set[Digest], *, reason: str)
         for folder in registry.objects.abandoned(thorough=True):  # and so may what a writer left behind that was killed
             shutil.rmtree(folder, ignore_errors=True)
     return affected
+
+
+def held_by(registry: Registry, digests: Set[Digest]) -> list[tuple[Entry, Use]]:
+    """Return the entries, of all versions, that hold one of these objects."""
+    return [
+        (entry, Use(package=name, top_hash=top_hash, logical_key=entry.logical_key))
+        for name, top_hash, manifest in versions(registry)
+        for entry in manifest.entries
+        if entry.digest in digests
+    ]
+
+
+def tombstone(digest: Digest, affected: Iterable[tuple[Entry, Use]], *, reason: str) -> bytes:
+    """Return what is left in the place of an object: what it was, in which versions, and when, by whom and why it went.
+
+    Args:
+        affected: As `held_by` returned them.
+    """
+    stone = {
+        "type": digest.type,
+        "digest": digest.hex,
+        "reason": reason,
+        "time": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "writer": writer(),
+        "entries": [
+            f"{use.package}@{use.top_hash} {use.logical_key}" for entry, use in affected if entry.digest == digest
+        ],
+    }
+    return canonical(spelled(stone)) + b"\n"
 
 
 def _all_members(registry: LocalRegistry) -> dict[str, Set[bytes]]:

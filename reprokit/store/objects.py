@@ -93,9 +93,7 @@ class ObjectStore:
             for start in _listdir(base / kind):
                 for rest in _listdir(base / kind / start):
                     if PACK_NAME.fullmatch(start + rest):
-                        raw = bytes.fromhex(start + rest)
-                        digest = Digest.chunked(raw) if kind == CHUNKED else Digest(kind, start + rest)
-                        yield digest, base / kind / start / rest
+                        yield Digest.named(kind, start + rest), base / kind / start / rest
 
     def catalogue(self) -> set[str]:
         """Bring the index up to date with the packs that are there, and return those that are in it.

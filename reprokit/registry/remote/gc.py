@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from reprokit.core.atomic_files import os_errors
-from reprokit.core.digest import CHUNKED, Digest
+from reprokit.core.digest import Digest
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError, RefusedError
 from reprokit.registry.gc import GRACE, Swept
@@ -161,8 +161,7 @@ class _Used:
             return found[1] in self._marks.versions or found[1] in self._marks.bases
         if (named := object_of(key)) is not None:
             kind, hexadecimal, _ = named
-            digest = Digest.chunked(bytes.fromhex(hexadecimal)) if kind == CHUNKED else Digest(kind, hexadecimal)
-            return self._marks.uses(digest)
+            return self._marks.uses(Digest.named(kind, hexadecimal))
         name = key[6:-4]
         members = self._members.get(name)
         if not key.startswith("packs/") or not PACK_NAME.fullmatch(name) or members is None:

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from reprokit.core.atomic_files import os_errors
-from reprokit.core.canonical_json import canonical, spelled
 from reprokit.core.digest import CHUNKED, Digest, hash_bytes
 from reprokit.errors import DataMismatchError
-from reprokit.registry.package_log import writer
+from reprokit.registry.purge import held_by, tombstone
 from reprokit.registry.remote.registry import RemoteRegistry
-from reprokit.registry.uses import Use, versions
+from reprokit.registry.uses import Use
 from reprokit.schema.manifest import Entry
 from reprokit.store.manifests import GENERATIONS
 from reprokit.store.packs import Member, PackWriter
@@ -39,21 +37,10 @@ def purge_remote_objects(registry: RemoteRegistry, digests: set[Digest], *, reas
         DataMismatchError: The directory of a pack is damaged, so it may hold them unseen; what could be erased is.
         RegistryError: Reading or writing failed; to purge again completes it.
     """
-    affected = [
-        (entry, Use(package=name, top_hash=top_hash, logical_key=entry.logical_key))
-        for name, top_hash, manifest in versions(registry)
-        for entry in manifest.entries
-        if entry.digest in digests
-    ]
-    at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    affected = held_by(registry, digests)
     with os_errors(f"Purging in {registry.url}"):
         for digest in sorted(digests):
-            uses = [use for entry, use in affected if entry.digest == digest]
-            stone = {
-                "type": digest.type, "digest": digest.hex, "reason": reason, "time": at, "writer": writer(),
-                "entries": [f"{use.package}@{use.top_hash} {use.logical_key}" for use in uses],
-            }  # fmt: skip
-            registry.bare.put(registry.objects.tombstone_key(digest), canonical(spelled(stone)) + b"\n")
+            registry.bare.put(registry.objects.tombstone_key(digest), tombstone(digest, affected, reason=reason))
         erase_purged(registry)
     return affected
 
@@ -67,7 +54,7 @@ def erase_purged(registry: RemoteRegistry) -> int:
     objects, done = registry.objects, 0
     with os_errors(f"Purging in {registry.url}"):
         while True:
-            purged = {_digest_of(kind, hexadecimal) for kind, hexadecimal in objects.purged_now()}
+            purged = {Digest.named(kind, hexadecimal) for kind, hexadecimal in objects.purged_now()}
             if not purged:
                 return done
             registry.forget_objects(purged)
@@ -91,10 +78,6 @@ def erase_purged(registry: RemoteRegistry) -> int:
             hint="If nothing needs them, remove those files from the bucket, and purge again.",
         )
     return done
-
-
-def _digest_of(kind: str, hexadecimal: str) -> Digest:
-    return Digest.chunked(bytes.fromhex(hexadecimal)) if kind == CHUNKED else Digest(kind, hexadecimal)
 
 
 def _write_anew(registry: RemoteRegistry, name: str, left: Mapping[bytes, Member]) -> None:

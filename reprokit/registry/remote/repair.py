@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from reprokit.core.atomic_files import os_errors
-from reprokit.core.digest import CHUNKED, Digest, Hasher, hash_bytes
+from reprokit.core.digest import Digest, Hasher, hash_bytes
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError
 from reprokit.registry.remote.registry import RemoteRegistry
@@ -102,7 +102,7 @@ def _object(registry: RemoteRegistry, kind: str, hexadecimal: str, parts: list[S
         data = registry.bare.read(one.key, max_bytes=max(PART, one.size))
         done.append(SetAside(file=one.key, moved_to=_move(registry, one.key, data)))
     registry.objects.look_again(registry.objects.avoid)
-    digest = Digest.chunked(bytes.fromhex(hexadecimal)) if kind == CHUNKED else Digest(kind, hexadecimal)
+    digest = Digest.named(kind, hexadecimal)
     path = registry.objects.near.loose_path(digest)
     if path.exists():
         with suppress(DataMismatchError):  # that is damaged too
