@@ -15,7 +15,8 @@ from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.store.mapping import map_file
 from reprokit.store.objects import TEMPORARY, hint_of, is_digest_of
 from reprokit.store.packs import Member, PackWriter
-from reprokit.store.remote_objects import PART, RemoteObjects, is_small
+from reprokit.store.remote_objects import RemoteObjects
+from reprokit.store.remote_places import PART, is_small
 
 __all__ = ["upload"]
 

@@ -22,7 +22,7 @@ from reprokit.registry.local import LocalRegistry
 from reprokit.runs.listing import Contents, ShownRun, ls, show
 from reprokit.runs.store import RunStore
 from reprokit.runs.transfer import pull
-from reprokit.store import remote_objects
+from reprokit.store import remote_objects, remote_places
 from tests.conftest import put_run
 
 HEAD = b"reprokit listing 1\n"
@@ -102,7 +102,8 @@ def test_it_is_pulled_from(served: Registry, tmp_path: Path) -> None:
 def test_a_large_object_that_lies_whole_in_the_folder(
     folder: LocalRegistry, site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_objects, "PART", 1024 * 1024)
+    for module in (remote_objects, remote_places):
+        monkeypatch.setattr(module, "PART", 1024 * 1024)
     write_listing(folder)
     served = open_registry(site, cache=tmp_path / "reader")
     entry = Package.open("a/b", registry=served).manifest["large"]

@@ -23,7 +23,7 @@ from reprokit.registry.remote.heads import ANNOUNCED
 from reprokit.registry.remote.purge import erase_purged
 from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.store.packs import PACK_NAME, Member
-from reprokit.store.remote_objects import object_of
+from reprokit.store.remote_places import object_of
 
 __all__ = ["collect_remote_garbage"]
 

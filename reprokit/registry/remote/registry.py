@@ -36,7 +36,8 @@ from reprokit.store.cached_storage import CachedStorage
 from reprokit.store.index import Index
 from reprokit.store.objects import ObjectStore
 from reprokit.store.reader import PackReader, Reader
-from reprokit.store.remote_objects import PART, RemoteObjects
+from reprokit.store.remote_objects import RemoteObjects
+from reprokit.store.remote_places import PART
 from reprokit.store.staging import Staging, stage
 from reprokit.store.static_storage import StaticStorage
 from reprokit.store.storage import Storage

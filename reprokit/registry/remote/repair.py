@@ -19,7 +19,7 @@ from reprokit.registry.repair import DAMAGED, SetAside
 from reprokit.store.objects import is_digest_of
 from reprokit.store.packs import PACK_NAME, Member, directory_size, parse_directory
 from reprokit.store.ranges import BLOCK
-from reprokit.store.remote_objects import PART, object_of
+from reprokit.store.remote_places import PART, object_of
 from reprokit.store.staging import stage
 from reprokit.store.storage import Stored
 from reprokit.store.upload import upload

@@ -19,7 +19,7 @@ from reprokit.registry.remote.gc import collect_remote_garbage
 from reprokit.registry.remote.purge import erase_purged, purge_remote_objects
 from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.registry.uses import find_objects
-from reprokit.store import remote_objects, upload
+from reprokit.store import remote_objects, remote_places, upload
 from tests.conftest import SCALE
 from tests.registry.contract import store
 
@@ -83,7 +83,7 @@ def test_what_is_purged_is_nowhere_and_the_rest_is_whole(machine: Machine, stora
 def test_large_objects_in_parts_and_of_later_generations_go(
     machine: Machine, storage: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (remote_objects, upload):
+    for module in (remote_objects, remote_places, upload):
         monkeypatch.setattr(module, "PART", 1024 * 1024)
     one = machine("one")
     manifest = store(one, {"large": LARGE, "x": b"x"})

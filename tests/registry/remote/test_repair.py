@@ -16,7 +16,7 @@ from reprokit.registry.remote.gc import collect_remote_garbage
 from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.registry.remote.repair import set_aside_damaged_far
 from reprokit.schema.manifest import Manifest
-from reprokit.store import remote_objects, upload
+from reprokit.store import remote_objects, remote_places, upload
 from tests.registry.contract import store
 
 from .interleaving import Memory, Scheduler
@@ -103,7 +103,7 @@ def test_a_large_object_in_parts_is_set_aside_in_parts(
 ) -> None:
     from reprokit.registry.remote import repair
 
-    for module in (remote_objects, upload, repair):
+    for module in (remote_objects, remote_places, upload, repair):
         monkeypatch.setattr(module, "PART", 1024 * 1024)
     one = machine("one")
     one.publish("a/b", store(one, FILES))
