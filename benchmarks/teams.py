@@ -111,7 +111,7 @@ def listings(bench: Bench) -> None:
                         environment=bench.environment("maker"), log=bench.place / "log", timeout=7200)  # fmt: skip
     searching: list[Any] | None = None
     try:
-        python = str(Path(harness.venv_tool(bench.work, "mlflow", "mlflow==3.14.0", "mlflow")).parent / "python")
+        python = str(Path(harness.venv_tool(bench.work, "mlflow", "mlflow==3.17.2", "mlflow")).parent / "python")
         script, uri = REPOSITORY / "benchmarks" / "peers" / "mlflow_runs.py", f"sqlite:///{bench.place}/mlflow.db"
         harness.note(f"making {count:,} runs in MLflow")
         harness.measure([python, script, "make", uri, str(count)], cwd=bench.place,
