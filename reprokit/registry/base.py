@@ -21,7 +21,7 @@ from reprokit.store.reader import Reader
 
 __all__ = ["FORMAT", "Action", "Head", "LogEntry", "Registry", "Sink", "both", "side_by_side"]
 
-FORMAT = 2
+FORMAT = 3
 _AT_ONCE = 16
 _T = TypeVar("_T")
 _R = TypeVar("_R")

@@ -436,10 +436,10 @@ def test_an_object_of_another_size_than_its_manifest_says_is_refused(registry, s
 def test_a_registry_of_a_newer_format_is_refused_and_untouched(registry):
     marker = registry.root / "reprokit-registry.json"
     text = marker.read_bytes()
-    marker.write_bytes(text.replace(b'"format":2', b'"format":3'))
+    marker.write_bytes(text.replace(b'"format":3', b'"format":4'))
     with pytest.raises(RegistryError) as caught:
         LocalRegistry(registry.root)
-    assert caught.value.message == f"{registry.root} is a registry of format 3; this reprokit reads format 2."
+    assert caught.value.message == f"{registry.root} is a registry of format 4; this reprokit reads format 3."
     assert caught.value.hint == "Use the release of reprokit that wrote it, or a newer one."
     marker.write_bytes(text)
     usable(registry)

@@ -107,7 +107,7 @@ class Dying(FolderStorage):
 
     def walk(self, folder: str, *, after: str = "") -> Iterator[Stored]:
         self._count()
-        return super().walk(folder, after=after)
+        return FolderStorage(self.root).walk(folder, after=after)  # one request, however it is made of
 
     def create(self, key: str, data: bytes) -> None:
         self._count()

@@ -106,10 +106,10 @@ class TestLocalRegistry(RegistryContract):
 
     def test_an_unknown_format_is_refused(self, registry):
         store(registry, {"x": b"1"})
-        (registry.root / "reprokit-registry.json").write_text('{"format": 3}')
+        (registry.root / "reprokit-registry.json").write_text('{"format": 4}')
         with pytest.raises(RegistryError) as caught:
             LocalRegistry(registry.root)
-        assert caught.value.message == f"{registry.root} is a registry of format 3; this reprokit reads format 2."
+        assert caught.value.message == f"{registry.root} is a registry of format 4; this reprokit reads format 3."
 
     def test_a_rewritten_history_is_noticed(self, registry):
         for data in (b"1", b"2"):

@@ -116,7 +116,7 @@ TOP_HASHES: dict[str, tuple[Manifest, str]] = {
     ),
     "a run": (
         Manifest.make(ENTRIES[:1], message="finished", user_meta=meta_of(RECORD.summary())),
-        "8c52e9c7b334518923df7988fe6c1e7a15b02506f4ace96c6631028335505fe9",
+        "f974aea38466e591e1e0ad17a6f67065f489e73f2b47e3876019dc6ff5358c65",
     ),
     "a verdict": (
         Manifest.make(ENTRIES[:1], message="x", user_meta=meta_of(KEPT.summary())),
@@ -199,7 +199,7 @@ def test_what_is_left_out_means_what_it_always_meant() -> None:
     recipe = sha256_of(to_plain(from_plain(RECIPE)))
     assert recipe == "253a3062edfe68ade6a41425f1db46928ccb399a6cb35888a926446610dbe223"
     headers = sha256_of([meta_of(facts), meta_of(MINIMAL.summary())])
-    assert headers == "9f2964c8c22c1e8dc226588c0806c3eed911e5490888f49a10027a684a554d62"
+    assert headers == "d74374fbb7aa218729cbc394a2a05dff638e1b6eb3dac9e1dcc6b9d6036a6409"
 
 
 @pytest.mark.parametrize("where", ["", "parent", "inputs"])
