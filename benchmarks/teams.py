@@ -207,6 +207,7 @@ def large_files(bench: Bench) -> None:
 
 BARE = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import obstore
 from obstore.store import from_url
