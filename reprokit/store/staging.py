@@ -50,6 +50,7 @@ class Staging:
         self._purged = store.purged()
         self._lock = threading.Lock()
         self.written: list[str] = []
+        self.loose: set[Digest] = set()  # large objects that were new, and are named now
         self.places: dict[str, str] = {}  # value of a digest → physical key
         self.new_bytes = 0
 
@@ -229,6 +230,7 @@ class Staging:
             folders |= make_folder(final.parent)
             temporary.replace(final)
             folders.add(final.parent)
+            self.loose.add(loose)
         self._loose.clear()
         for folder in folders if self._store.durable else ():
             fsync_folder(folder)

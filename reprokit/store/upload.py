@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,10 +24,16 @@ _AT_ONCE = 4  # each may have a part in memory
 
 
 def upload(
-    store: RemoteObjects, objects: Iterable[tuple[Digest, int]], *, progress: Progress = SILENT
+    store: RemoteObjects,
+    objects: Iterable[tuple[Digest, int]],
+    *,
+    fresh: Container[Digest] = (),
+    progress: Progress = SILENT,
 ) -> tuple[int, dict[str, str]]:
     """Store objects that are near, those that are not there yet.
 
+    Args:
+        fresh: Large ones that this process hashed when it wrote them, a moment ago; others are hashed once more.
     Returns:
         Their bytes, and of those in packs the value of the digest → the physical key.
     """
@@ -43,7 +49,7 @@ def upload(
         jobs = [
             (digest, part) for digest, size in large for part in store.parts(digest, size, generations[digest, size])
         ]
-        for digest, _ in large:
+        for digest in [digest for digest, _ in large if digest not in fresh]:
             path = store.near.loose_path(digest)
             _check(hash_file(path, digest.type)[0] == digest, path)
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="reprokit-send") as pool:

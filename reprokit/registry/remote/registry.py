@@ -348,7 +348,8 @@ class _RemoteSink(Sink):
 
     def send(self, progress: Progress) -> None:
         """Send what was put and is not there."""
-        self._sent, self._places = upload(self._objects, self._put, progress=progress)
+        fresh = self._staging.loose
+        self._sent, self._places = upload(self._objects, self._put, fresh=fresh, progress=progress)
 
     def put_bytes(self, data: bytes | memoryview) -> tuple[Digest, int]:
         return self._kept(*self._staging.put_bytes(data))
