@@ -24,6 +24,7 @@ from reprokit.core.scratch import temporary
 from reprokit.environment.capture import capture_environment
 from reprokit.errors import Error, RegistryError
 from reprokit.numerics.machine import machine_facts
+from reprokit.recording.broadcast import Broadcast
 from reprokit.recording.checkpoint_saver import Saver, SavingPolicy
 from reprokit.recording.journal import Journal
 from reprokit.recording.recorder import Recording, new_run_id, now, recover
@@ -88,7 +89,9 @@ def serve(channel: socket.socket, facts: dict[str, Any]) -> None:
         address = scratch / "socket"
         session.listen(address)
         channel.sendall(json.dumps([str(address), run_id, token]).encode())
-        told = _listen(channel)
+        broadcast = Broadcast(registry.live(run_id), journal.file("log.txt"), session.collected)
+        with broadcast.on():
+            told = _listen(channel)
         session.finish()
         recording.settle = saver.settle
         with contextlib.suppress(RegistryError):  # which is said when the record is written
@@ -118,6 +121,7 @@ def serve(channel: socket.socket, facts: dict[str, Any]) -> None:
             collected=collected,
             outputs={},
         )
+        broadcast.clear()
     journal.close(keep_workspace=False)
     with contextlib.suppress(OSError):  # who waited may be gone
         channel.sendall(b"done")

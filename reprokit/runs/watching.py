@@ -10,7 +10,7 @@ from pathlib import Path
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import NotFoundError, RefusedError
 from reprokit.registry import Registry
-from reprokit.registry.live import StopRequest
+from reprokit.registry.live import LiveRun, StopRequest
 from reprokit.registry.package_log import writer
 from reprokit.runs.store import RunStore, StoredRun
 from reprokit.schema.record import Record
@@ -102,12 +102,9 @@ def stop(
     if record.status != "running":
         raise RefusedError(f"Run {record.run_id} does not go on: it is {record.status}.")
     live = registry.live(record.run_id)
-    said = live.now() if live is not None else None
-    if live is None or (said is not None and not said.stoppable):
-        raise RefusedError(
-            f"Run {record.run_id} cannot be stopped through {registry.url}: it has no runner that passes it on.",
-            hint=f"Stop the process that executes it: {said.by}." if said is not None else None,
-        )
+    _check_stoppable(record.run_id, live, registry)
+    if live is None:
+        return record
     at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     request = StopRequest(by=writer(), at=at, why=why[:1000] if why else None)
     if not live.ask_to_stop(request):
@@ -118,5 +115,16 @@ def stop(
         time.sleep(pause)
         record = runs.load(record.run_id).record
         if record.status == "running":
+            _check_stoppable(record.run_id, live, registry)
             live.ask_to_stop(request)  # one that was asked before its runner listened is asked again
     return record
+
+
+def _check_stoppable(run_id: str, live: LiveRun | None, registry: Registry) -> None:
+    """Raise RefusedError if nobody is there who would pass a request on."""
+    said = live.now() if live is not None else None
+    if live is None or (said is not None and not said.stoppable):
+        raise RefusedError(
+            f"Run {run_id} cannot be stopped through {registry.url}: it has no runner that passes it on.",
+            hint=f"Stop the process that executes it: {said.by}." if said is not None else None,
+        )

@@ -130,3 +130,18 @@ def test_a_runner_that_cannot_pass_it_on_is_named(registry: LocalRegistry, runni
     with contextlib.suppress(RefusedError):
         stop(RUN, registry=registry, wait=0)
     assert running.asked_to_stop() is None
+
+
+def test_one_that_says_later_that_it_cannot_be_stopped_is_not_waited_for(
+    registry: LocalRegistry, running: LiveRun
+) -> None:
+    def runner() -> None:
+        while running.asked_to_stop() is None:
+            time.sleep(0.01)
+        running.tell(Now(by="a notebook", at="", stoppable=False))
+
+    thread = threading.Thread(target=runner)
+    thread.start()
+    with pytest.raises(RefusedError, match="no runner that passes it on"):
+        stop(RUN, registry=registry, pause=0.01)
+    thread.join()

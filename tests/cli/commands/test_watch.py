@@ -67,3 +67,35 @@ def test_a_run_is_followed_and_stopped_from_elsewhere(tmp_path: Path, small: Pat
     assert "does not go on" in refused.stderr
     project.reprokit("note", run, "it was\x1b[31m too slow", home="other")
     assert "it was\\x1b[31m too slow" in project.reprokit("show", run, home="other").stdout
+
+
+ALONE = """
+import pathlib
+import time
+
+import reprokit
+
+reprokit.save_checkpoint({}, epoch=0, state={"x": 1})
+while not pathlib.Path("enough").exists():
+    time.sleep(0.05)
+"""
+
+
+def test_a_script_that_no_runner_started_is_shown_and_not_stopped(tmp_path: Path, small: Path) -> None:
+    project = Project(tmp_path, small)
+    project.write("alone.py", ALONE)
+    with subprocess.Popen([str(small), "alone.py"], cwd=project.root, env=project.environment()) as running:
+        try:
+            deadline = time.monotonic() + 60
+            while not (going := project.json("status", home="other")["going"]) or going[0]["now"] is None:
+                assert time.monotonic() < deadline, going
+                time.sleep(0.3)
+            assert (going[0]["name"], going[0]["checkpoints"]) == ("alone", 1)
+            refused = project.reprokit("stop", "latest", home="other", expect=3)
+            assert "no runner that passes it on" in refused.stderr
+            assert "Stop the process that executes it: " in refused.stderr
+            (project.root / "enough").touch()
+            assert running.wait(30) == 0
+        finally:
+            running.kill()
+    assert project.json("status", home="other") == {"going": [], "waiting": []}
