@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import msgspec
 
 from reprokit.core.refs import RESERVED
-from reprokit.core.secret_scan import in_text
 from reprokit.core.terminal_text import printable
 from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.registry import Registry
@@ -177,6 +176,8 @@ def note(ref: str, text: str, *, registry: Registry) -> RunNote:
         UsageError: There is nothing in the text, or too much.
         RefusedError: It looks like a secret.
     """
+    from reprokit.core.secret_scan import in_text  # with its patterns, which a look does not pay for
+
     said = text.strip()
     if not said or len(said.encode("utf-8", "surrogatepass")) > _MAX_NOTE:
         raise UsageError(f"A note is a text of 1 to {_MAX_NOTE:,} bytes.")
