@@ -39,7 +39,6 @@ class Broadcast:
         self._collected = collected
         self._told = 0  # bytes of the log
         self._ended = threading.Event()
-        self._stop = threading.Event()
         self._said: Now | None = None
         self.stopped: StopRequest | None = None
 

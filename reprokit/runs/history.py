@@ -19,7 +19,7 @@ from reprokit.runs.store import CODE_PREFIX, LOCK_KEY, RECORD_KEY, RunStore
 from reprokit.schema.manifest import Manifest
 from reprokit.schema.record import Record
 
-__all__ = ["Amendment", "RecordVersion", "RunNote", "amendments", "note", "notes", "replaced"]
+__all__ = ["Amendment", "RecordVersion", "RunNote", "amendments", "check_said", "note", "notes", "replaced"]
 
 _MAX_NAMED = 6
 _MAX_NOTE = 64 * 1024  # bytes
@@ -176,17 +176,22 @@ def note(ref: str, text: str, *, registry: Registry) -> RunNote:
         UsageError: There is nothing in the text, or too much.
         RefusedError: It looks like a secret.
     """
-    from reprokit.core.secret_scan import in_text  # with its patterns, which a look does not pay for
-
     said = text.strip()
     if not said or len(said.encode("utf-8", "surrogatepass")) > _MAX_NOTE:
         raise UsageError(f"A note is a text of 1 to {_MAX_NOTE:,} bytes.")
-    secret = next(in_text(said, "the note"), None)
-    if secret is not None:
-        raise RefusedError(f"The note was not written: {secret}.", hint="Say it without the secret.")
+    check_said(said)
     run_id = RunStore(registry).load(ref).record.run_id
     entry = registry.note(f"{RESERVED}/{run_id}", said)
     return RunNote(run=run_id, text=said, by=entry.writer, at=entry.time)
+
+
+def check_said(text: str) -> None:
+    """Raise RefusedError if what somebody says of a run, which is kept, looks like a secret."""
+    from reprokit.core.secret_scan import in_text  # with its patterns, which a look does not pay for
+
+    secret = next(in_text(text, "what you say"), None)
+    if secret is not None:
+        raise RefusedError(f"It is not kept: {secret}.", hint="Say it without the secret.")
 
 
 def notes(run_id: str, *, registry: Registry) -> list[RunNote]:

@@ -12,6 +12,7 @@ from reprokit.errors import NotFoundError, RefusedError
 from reprokit.registry import Registry
 from reprokit.registry.live import LiveRun, StopRequest
 from reprokit.registry.package_log import writer
+from reprokit.runs.history import check_said
 from reprokit.runs.store import RunStore, StoredRun
 from reprokit.schema.record import Record
 
@@ -95,8 +96,10 @@ def stop(
         Its record, which may say that it still runs.
     Raises:
         NotFoundError: No such run.
-        RefusedError: It does not go on, or cannot be stopped from outside.
+        RefusedError: It does not go on, or cannot be stopped from outside; or `why` looks like a secret.
     """
+    if why:
+        check_said(why)
     runs = RunStore(registry)
     record = runs.load(ref).record
     if record.status != "running":

@@ -121,6 +121,13 @@ def test_what_does_not_go_on_cannot_be_stopped(registry: LocalRegistry, status: 
     assert registry.live(RUN).asked_to_stop() is None
 
 
+def test_a_secret_is_no_reason_to_stop(registry: LocalRegistry, running: LiveRun) -> None:
+    secret = "".join(("ghp_", "a1B2c3D4e5" * 4))[:40]
+    with pytest.raises(RefusedError, match="It is not kept"):
+        stop(RUN, registry=registry, why=f"the token {secret} is out")
+    assert running.asked_to_stop() is None
+
+
 def test_a_runner_that_cannot_pass_it_on_is_named(registry: LocalRegistry, running: LiveRun) -> None:
     running.tell(Now(by="me@here, process 7", at="", stoppable=False))
     with pytest.raises(RefusedError) as caught:

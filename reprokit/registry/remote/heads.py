@@ -15,16 +15,14 @@ import hashlib
 import re
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from reprokit.core.atomic_files import os_errors
 from reprokit.core.refs import RESERVED, VERDICTS, check_package_name
 from reprokit.errors import DataMismatchError, UsageError
-from reprokit.registry.base import Head
+from reprokit.registry.base import Head, side_by_side
 from reprokit.registry.heads import head_of, keep_heads, kept_heads
 from reprokit.registry.remote.condemned import COMMIT_WITHIN
 from reprokit.registry.stored import StoredRegistry
@@ -42,12 +40,9 @@ _LONGEST = 20_000  # heads of a fold
 _LARGEST = 16 * 1024 * 1024  # bytes of heads in a fold, but for the last
 _MAX_FOLD = _MAX_HEADS = 64 * 1024 * 1024  # bytes that are read of one, and of what is in it
 _ATTEMPTS = 5  # to read folds that others join meanwhile
-_THREADS = 16
 _ANNOUNCEMENT = re.compile(r"recent/([^/]+/[^/]+)/([0-9]{10})")
 _FOLD = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "`reprokit gc` writes that anew."
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 _DECODER = msgspec.msgpack.Decoder(list[Head])
 
 
@@ -151,8 +146,9 @@ class RemoteHeads:
         before = dict(heads), set(folds)
         recent = list(self._storage.walk(f"{_RECENT}/{namespace}"))
         if not self._folded(namespace) or not (recent or folds):  # as of a folder that is served: it has neither
-            for name, head in self._from_logs(namespace).items():
-                heads[name] = head
+            logged = self._from_logs(namespace)
+            heads.clear()
+            heads.update(logged)
         else:
             for name, head in self._announced(recent, heads):
                 heads[name] = head
@@ -165,9 +161,12 @@ class RemoteHeads:
         heads, folds = self._heads[namespace], self._folds[namespace]
         for _ in range(_ATTEMPTS):
             there = self._fold_names(namespace)
+            if not folds <= there:  # joined, or written anew because they were wrong: what was taken from them goes too
+                heads.clear()
+                folds.clear()
             new = sorted(there - folds)
             try:
-                for found in self._side_by_side(lambda name: self._read(namespace, name), new):
+                for found in side_by_side(lambda name: self._read(namespace, name), new, self._registry):
                     for head in found:
                         if head.name not in heads or heads[head.name].seq < head.seq:
                             heads[head.name] = head
@@ -221,7 +220,7 @@ class RemoteHeads:
             now = self._storage.now() if now is None else now
             if now - stored.modified > 2 * COMMIT_WITHIN and (head is None or head.stamp):
                 gone.append(stored.key)
-        list(self._side_by_side(self._storage.delete, gone))
+        side_by_side(self._storage.delete, gone, self._registry)
 
     def _announced(self, recent: Iterable[Stored], heads: dict[str, Head]) -> Iterator[tuple[str, Head]]:
         """Yield the heads of logs that have grown."""
@@ -232,7 +231,7 @@ class RemoteHeads:
                 known = heads.get(found[1])
                 if known is None or not known.stamp or known.seq < int(found[2]):
                     newest.setdefault(found[1], []).append(int(found[2]))
-        read = self._side_by_side(lambda name: self._head(name, newest[name], heads), list(newest))
+        read = side_by_side(lambda name: self._head(name, newest[name], heads), list(newest), self._registry)
         for name, head in zip(newest, read, strict=True):
             if head is not None:
                 yield name, head
@@ -262,17 +261,11 @@ class RemoteHeads:
         known = self._heads.get(namespace, {})
         left = [name for name, (seq,) in newest.items() if name not in known or known[name].stamp != str(seq)]
         found = {name: known[name] for name in newest if name in known}
-        read = self._side_by_side(lambda name: self._head(name, newest[name], {}), left)
+        read = side_by_side(lambda name: self._head(name, newest[name], {}), left, self._registry)
         for name, head in zip(left, read, strict=True):
             if head is not None:
                 found[name] = head
         return found
-
-    def _side_by_side(self, action: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-        if len(items) < 2:
-            return [action(item) for item in items]
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="reprokit-heads") as pool:
-            return list(pool.map(action, items))
 
 
 def _parts(heads: list[Head]) -> Iterator[list[Head]]:

@@ -11,7 +11,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,7 @@ from reprokit.core.config import Config
 from reprokit.core.digest import Digest
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError, Error, NotFoundError, RegistryError
-from reprokit.registry.base import Head, Sink
+from reprokit.registry.base import Head, Sink, side_by_side
 from reprokit.registry.heads import heads_by_log
 from reprokit.registry.live import LiveRun
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, condemned_keys
@@ -46,7 +45,6 @@ from reprokit.store.upload import upload
 __all__ = ["RemoteRegistry"]
 
 _MOMENT = 60.0  # seconds
-_AT_ONCE = 16  # requests
 _WINDOW = 4 * 1024 * 1024  # bytes that come near at once where many entries are read one by one
 
 
@@ -204,8 +202,7 @@ class RemoteRegistry(StoredRegistry):
             with contextlib.suppress(Error, OSError):
                 self.manifests.read(top_hash)
 
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="reprokit-fetch") as pool:
-            list(pool.map(read, wanted))
+        side_by_side(read, wanted, self)
 
     def _there(self, entry: Entry, what: str) -> RemoteObjects:
         if not self.opened:

@@ -30,18 +30,6 @@ LARGE = b"27182818284590452353602.87471352" * 50_000
 Machine = Callable[[str], RemoteRegistry]
 
 
-@pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch) -> Memory:
-    scheduler = Scheduler(0, longest=60.0)
-    monkeypatch.setattr(registry, "time", clock_of(scheduler))
-    return Memory(scheduler)
-
-
-@pytest.fixture
-def machine(storage: Memory, tmp_path: Path) -> Machine:
-    return lambda name: RemoteRegistry(storage, cache=tmp_path / name)
-
-
 def holding(storage: Memory, data: bytes) -> list[str]:
     return [key for key, (kept, _) in storage._data.items() if data in kept and not key.startswith("tombstones/")]
 
