@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from reprokit.checkpoint.format import StoredTensor, section_of, stored_tensors
 from reprokit.client.plain import from_json
@@ -18,6 +16,9 @@ from reprokit.errors import DataMismatchError, NotFoundError
 from reprokit.packages.package import Package
 from reprokit.schema.facts import CheckpointFacts, facts_in
 from reprokit.store.packs import SMALL
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["Checkpoint"]
 

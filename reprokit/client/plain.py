@@ -11,10 +11,12 @@ import base64
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
+if TYPE_CHECKING:  # the runner, which stores what scripts send, does without it
+    import numpy as np
 
 __all__ = ["from_json", "strict_json", "to_json"]
 
@@ -68,9 +70,14 @@ def to_json(value: Any, name: str, *, tensor: Callable[[str, Any], Any] | None =
         return {"$tuple": items} if isinstance(value, tuple) else items
     if tensor is not None and (found := tensor(name, value)) is not None:
         return found
-    if isinstance(value, str) or (isinstance(value, (int, float)) and not isinstance(value, np.generic)):
+    if isinstance(value, str) or (isinstance(value, (int, float)) and not _is_numpy_scalar(value)):
         return to_json(_base_of(value), name, _depth=_depth + 1)
     return _array(value, name)
+
+
+def _is_numpy_scalar(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")  # where nothing has loaded it there is none
+    return numpy is not None and isinstance(value, numpy.generic)
 
 
 def _key(key: Any, name: str) -> Any:
@@ -94,12 +101,14 @@ def _array(value: Any, name: str) -> Any:
             f"reprokit: {name} is a {kind.__module__}.{kind.__qualname__}, which cannot be stored in a checkpoint. "
             "Give numbers, text, bytes, lists, tuples, mappings and arrays"
         )
+    import numpy as np
+
     if not _DTYPE.fullmatch(dtype.str) or isinstance(value, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(
             f"reprokit: {name} is a {type(value).__name__} of dtype {dtype}, which cannot be stored in a checkpoint"
         )
     text = base64.b64encode(value.tobytes()).decode("ascii")
-    if isinstance(value, np.generic):
+    if _is_numpy_scalar(value):
         return {"$scalar": {"dtype": dtype.str, "data": text}}
     return {"$array": {"dtype": dtype.str, "shape": list(shape), "data": text}}
 
@@ -177,6 +186,8 @@ def _stored(inner: Any, _read: object, tensor: Callable[[str, str], Any]) -> Any
 def _flat(inner: Any) -> np.ndarray[Any, Any]:
     if not _DTYPE.fullmatch(inner["dtype"]):
         raise ValueError(f"the dtype {inner['dtype']!r} is not one that state.json holds")
+    import numpy as np
+
     dtype = np.dtype(inner["dtype"])
     flat = np.frombuffer(base64.b64decode(_typed(inner["data"], str), validate=True), dtype=dtype)
     if dtype.kind == "U" and flat.size:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reprokit.client.plain import strict_json
+
+if TYPE_CHECKING:  # the runner, which stores what scripts send, does without it
+    import numpy.typing as npt
 
 __all__ = [
     "DTYPES",
@@ -70,6 +70,8 @@ def by_rows(data: memoryview, dtype: str, shape: Sequence[int]) -> memoryview:
     """Return the bytes of an array that is stored column by column (Fortran's order) in C's order."""
     if not data:
         return data
+    import numpy as np
+
     array = np.frombuffer(data, f"V{DTYPE_BYTES[dtype]}").reshape(shape, order="F")
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
@@ -211,6 +213,8 @@ def as_array(stored: StoredArray) -> npt.NDArray[Any]:
 
     BF16 comes as float32, which holds every value of it (a copy); 8-bit floats come as their bytes.
     """
+    import numpy as np
+
     if stored.dtype == "BF16":
         wide = np.frombuffer(stored.data, dtype="<u2").astype("<u4") << 16
         return wide.view("<f4").reshape(stored.shape)

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import site
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -23,7 +23,8 @@ from reprokit.environment.conda.meta import conda_installed
 from reprokit.environment.local.clean_url import clean_url
 from reprokit.environment.local.editable import Editable, added_folders, editable_packages
 from reprokit.environment.local.interpreter import Interpreter
-from reprokit.environment.local.loose import Loose, loose_commands, loose_files
+from reprokit.environment.local.kept import Installed, kept_or_found
+from reprokit.environment.local.loose import Loose, Walked, loose_commands, loose_files
 from reprokit.environment.local.stat_cache import Memory
 from reprokit.environment.pip.installed import actual_rows, beside, read_record, record_digest
 from reprokit.schema.lock import Archive, EnvironmentLock, PipPackage
@@ -110,36 +111,66 @@ def capture(cache: Path | None = None, *, interpreter: Interpreter | None = None
     """
     chosen = interpreter or Interpreter.here()
     memory = Memory(cache / "environment.json" if cache else None)
-    looking = _Looking(chosen, memory)
     conda = conda_installed(chosen.prefix, memory)
-    for one in conda:
-        looking.owned.update(dict.fromkeys((f"{chosen.prefix}/{path}" for path in one.modules), one.written))
-    pip: dict[str, PipPackage] = {}
-    changed = {one.package.name: one.changed for one in conda if one.changed}
-    owned = {str(chosen.prefix / folder) for one in conda for folder in one.metadata}
-    archives = [one.archive for one in conda if one.archive is not None]
-    for name, distribution, counts in _all_packages(chosen):
-        package, files = looking.at(name, distribution)
-        if not counts or str(getattr(distribution, "_path", None)) in owned:
-            continue
-        pip[name] = package
-        if (direct := _direct_url(distribution)) is not None and (origin := _origin(package, direct)) is not None:
-            archives.append(origin)
-        if files and not str(getattr(distribution, "_path", "")).startswith(_SYSTEM):  # it edits what it packs
-            changed[name] = files
-    loose = [*loose_files(chosen, looking.owned, memory), *loose_commands(looking.beside, chosen.prefix, memory)]
-    editable = [*editable_packages(chosen, looking.projects, looking.owners, memory, code=code, but=OURS)]
+    owned = {f"{chosen.prefix}/{path}": one.written for one in conda for path in one.modules}
+    known = {str(chosen.prefix / folder) for one in conda for folder in one.metadata}
+    found = kept_or_found(
+        cache, chosen, [owned, sorted(known)], lambda there: _look(chosen, owned, known, memory, there)
+    )
+    projects = {name: (Path(folder), files) for name, (folder, files) in found.projects.items()}
+    editable = [*editable_packages(chosen, projects, found.owners, memory, code=code, but=OURS)]
     memory.save()
     lock = EnvironmentLock(
         python=chosen.version,
         implementation=chosen.implementation,
         platform=chosen.platform,
         conda=[one.package for one in conda],
-        pip=[pip[name] for name in sorted(pip)],
-        loose=sorted((one.file for one in loose), key=lambda file: file.path),
+        pip=found.pip,
+        loose=sorted((file for file, _ in found.loose), key=lambda file: file.path),
         editable=[one.package for one in editable],
     )
-    return Captured(lock, changed, archives, tuple(loose), tuple(editable), frozenset(looking.unrecorded))
+    changed = {one.package.name: one.changed for one in conda if one.changed} | found.changed
+    archives = [*(one.archive for one in conda if one.archive is not None), *found.archives]
+    loose = tuple(Loose(file, Path(path)) for file, path in found.loose)
+    return Captured(lock, changed, archives, loose, tuple(editable), frozenset(found.unrecorded))
+
+
+def _look(
+    interpreter: Interpreter, owned: Mapping[str, int], known: Collection[str], memory: Memory, there: Walked
+) -> Installed:
+    """Look at every package that is not conda's, and at what belongs to none.
+
+    Args:
+        owned: Files of conda's packages, and when each was installed.
+        known: Folders of metadata that are conda's.
+    """
+    looking = _Looking(memory, owned, there)
+    pip: dict[str, PipPackage] = {}
+    changed: dict[str, list[str]] = {}
+    archives = []
+    for name, distribution, counts in _all_packages(interpreter):
+        package, files = looking.at(name, distribution)
+        if not counts or str(getattr(distribution, "_path", None)) in known:
+            continue
+        pip[name] = package
+        if (direct := _direct_url(distribution)) is not None and (origin := _origin(package, direct)) is not None:
+            archives.append(origin)
+        if files and not str(getattr(distribution, "_path", "")).startswith(_SYSTEM):  # it edits what it packs
+            changed[name] = files
+    loose = [
+        *loose_files(interpreter, looking.owned, memory, there),
+        *loose_commands(looking.beside, interpreter.prefix, memory),
+    ]
+    return Installed(
+        pip=[pip[name] for name in sorted(pip)],
+        changed=changed,
+        archives=archives,
+        loose=[(one.file, str(one.path)) for one in loose],
+        owners=looking.owners,
+        projects={name: (str(folder), files) for name, (folder, files) in looking.projects.items()},
+        unrecorded=sorted(looking.unrecorded),
+        beside=sorted(looking.beside),
+    )
 
 
 class _Looking:
@@ -153,10 +184,10 @@ class _Looking:
         unrecorded: Modules of packages without a RECORD.
     """
 
-    def __init__(self, interpreter: Interpreter, memory: Memory) -> None:
-        self._interpreter = interpreter
+    def __init__(self, memory: Memory, owned: Mapping[str, int], there: Walked) -> None:
         self._memory = memory
-        self.owned: dict[str, int] = {}
+        self._there = there
+        self.owned = dict(owned)
         self.owners: dict[str, str] = {}
         self.beside: dict[str, bool] = {}
         self.projects: dict[str, tuple[Path, list[str]]] = {}
@@ -178,7 +209,7 @@ class _Looking:
         self.owners |= {f"{site}/{path}": name for path, _, _ in told.rows if path.endswith(".pth")}
         if (project := _editable_folder(distribution)) is not None:
             self.projects[name] = (project, [f"{site}/{path}" for path, _, _ in told.rows])
-        rows, changed = actual_rows(site, told, self._memory)
+        rows, changed = actual_rows(site, told, self._memory, self._there.seen)
         version, tags = self._about(distribution, record)
         digest = record_digest(rows) if changed else told.digest
         return PipPackage(name=name, version=version, tags=tags, record=digest), changed

@@ -17,7 +17,6 @@ from reprokit.environment.declared import declared_files
 from reprokit.environment.pip.index import with_archives
 from reprokit.environment.pip.wheelhouse import Vault
 from reprokit.environment.realise import realise
-from reprokit.environment.solve import solve
 from reprokit.errors import (
     DataMismatchError,
     EnvironmentMismatchError,
@@ -110,6 +109,8 @@ def _declares(recipe: Recipe, root: Path) -> Declares:
 def _environment(recipe: Recipe, root: Path, context: Context) -> tuple[EnvironmentLock, list[Archive], Ready | None]:
     """Return the environment that a recipe declares, solved now, or the one here, which can be run in as it is."""
     if isinstance(recipe.environment, Environment) and recipe.environment.declared:
+        from reprokit.environment.solve import solve  # with two resolvers
+
         solved = solve(recipe.environment, root=root, cache=context.cache, progress=context.progress)
         return solved.environment, solved.archives, None
     if recipe.image is not None:

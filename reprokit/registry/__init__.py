@@ -10,7 +10,6 @@ from reprokit.core.config import Config
 from reprokit.errors import UsageError
 from reprokit.registry.base import Registry
 from reprokit.registry.local import LocalRegistry
-from reprokit.registry.quilt.registry import QuiltRegistry
 
 __all__ = ["Registry", "open_registry", "registry_folder"]
 
@@ -52,7 +51,9 @@ def _in_folder(path: str, cache: Path | None, outside: Sequence[Path]) -> Regist
     """A folder with `.quilt/` in it and no registry of ours is one of Quilt's, and only read."""
     folder = Path(path).expanduser()
     if (folder / ".quilt").is_dir() and not (folder / "reprokit-registry.json").exists():
-        return QuiltRegistry(folder, outside=outside)
+        quilt = import_module("reprokit.registry.quilt.registry").QuiltRegistry
+        browsed: Registry = quilt(folder, outside=outside)
+        return browsed
     return LocalRegistry(folder, cache=cache or Config.cache_folder(), home=Config.home_folder())
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from reprokit.core.canonical_json import spelled
 from reprokit.core.refs import RESERVED, VERDICTS, PackageRef, check_package_name, is_package_ref, parse_run
 from reprokit.errors import NotFoundError, UsageError
-from reprokit.packages.package import Package
 from reprokit.registry import Registry
 from reprokit.registry.base import both, side_by_side
-from reprokit.runs.history import Amendment, RunNote, amendments, notes
 from reprokit.runs.query import RunRow, choose, overview
 from reprokit.runs.store import RunStore
-from reprokit.runs.support import Reproduction, Support
-from reprokit.runs.verdict_store import VerdictStore
-from reprokit.schema.record import Attempt, CheckpointEntry, Record
-from reprokit.schema.verdict import VerdictRecord
+
+if TYPE_CHECKING:
+    from reprokit.packages.package import Package
+    from reprokit.runs.history import Amendment, RunNote
+    from reprokit.runs.support import Reproduction
+    from reprokit.schema.record import Attempt, CheckpointEntry, Record
+    from reprokit.schema.verdict import VerdictRecord
 
 __all__ = ["Checkpoints", "Contents", "Files", "LogRow", "ShownRun", "ShownVerdict", "log", "ls", "show"]
 
@@ -79,6 +80,8 @@ def ls(ref: str | None = None, where: str | None = None, *, registry: Registry) 
         rows, packages = both(lambda: overview(runs), lambda: _packages(registry), registry)
         return Contents(runs=rows, packages=packages)
     if is_package_ref(ref):
+        from reprokit.packages.package import Package
+
         return Files(package=Package.open(ref, registry=registry))
     record = runs.load(parse_run(ref).run).record
     return Checkpoints(
@@ -147,6 +150,11 @@ def show(ref: str, *, registry: Registry) -> ShownRun | ShownVerdict | Package:
         NotFoundError: There is nothing of that name.
         DataMismatchError: It is corrupt.
     """
+    from reprokit.packages.package import Package  # these look into records and versions: a listing does not pay
+    from reprokit.runs.history import amendments, notes
+    from reprokit.runs.support import Support
+    from reprokit.runs.verdict_store import VerdictStore
+
     runs = RunStore(registry)
     if is_package_ref(ref):
         package = Package.open(ref, registry=registry)

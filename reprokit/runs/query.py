@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from functools import cache
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -25,9 +26,11 @@ from reprokit.errors import DataMismatchError, NotFoundError, UsageError
 from reprokit.registry.base import Head, both, side_by_side
 from reprokit.runs.remembered import Remembered
 from reprokit.runs.store import RunStore
-from reprokit.runs.support import Support
 from reprokit.schema.facts import RunSummary
 from reprokit.schema.verdict import rung_of
+
+if TYPE_CHECKING:
+    from reprokit.runs.support import Support
 
 __all__ = ["FIELDS", "UNSUPPORTED", "RunRow", "Where", "choose", "overview"]
 
@@ -298,10 +301,15 @@ def overview(runs: RunStore) -> list[RunRow]:
     verdicts = [head for head in every if is_run_id(head.name.partition("/")[2])]
     ends = {head.name: head for head in (*heads, *verdicts)}
     remembered = Remembered(runs.registry, ends, (one.run for one in summaries if one.ended is None))
-    support = Support(runs)
+
+    @cache
+    def support() -> Support:
+        from reprokit.runs.support import Support  # looks into records: a listing without verdicts does not pay
+
+        return Support(runs)
 
     def told(original: str) -> tuple[list[str], Iterable[str] | None]:
-        found = support.reproductions(original)
+        found = support().reproductions(original)
         words = [one.verdict for one in found if not one.relaxed and one.unsupported is None]
         borne = all(one.unsupported is None for one in found)  # else what is missing may come back
         return words, [original, *(one.reproduction for one in found)] if borne else None
@@ -310,7 +318,7 @@ def overview(runs: RunStore) -> list[RunRow]:
         return remembered.words(head.name, lambda: told(head.name.partition("/")[2]))
 
     def borne(summary: RunSummary) -> list[str]:
-        return remembered.words(f"{RESERVED}/{summary.run}", lambda: _borne_out(summary, runs, support))
+        return remembered.words(f"{RESERVED}/{summary.run}", lambda: _borne_out(summary, runs, support()))
 
     repetitions = [summary for summary in summaries if summary.verdict is not None]
     found_of = side_by_side(about, verdicts, runs.registry)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,9 +16,11 @@ from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, Usag
 from reprokit.registry import Registry
 from reprokit.registry.base import Head
 from reprokit.schema.facts import CheckpointFacts, RunSummary, facts_in, unpacked
-from reprokit.schema.lock import RunLock
 from reprokit.schema.manifest import Manifest
-from reprokit.schema.record import CheckpointEntry, Record, Status
+
+if TYPE_CHECKING:  # what is in a record is loaded with the first: a listing reads none
+    from reprokit.schema.lock import RunLock
+    from reprokit.schema.record import CheckpointEntry, Record, Status
 
 __all__ = ["CODE_PREFIX", "LOCK_KEY", "RECORD_KEY", "RunStore", "StoredRun"]
 
@@ -136,6 +139,8 @@ class RunStore:
             NotFoundError, UsageError: As `find`.
             DataMismatchError: Its manifest or record is corrupt.
         """
+        from reprokit.schema.record import Record
+
         run_id = text if is_run_id(text) and self.has(text) else self.find(text)
         top_hash = self.latest(run_id)
         if top_hash is None:
@@ -160,6 +165,8 @@ class RunStore:
             RefusedError: It has none, so that nothing can repeat it.
             DataMismatchError: It is corrupt, or was edited.
         """
+        from reprokit.schema.lock import RunLock
+
         if LOCK_KEY not in run.manifest:
             raise RefusedError(
                 f"Run {run.record.run_id} has no lock: it was not started from a recipe, so nothing can repeat it.",
@@ -226,6 +233,8 @@ class RunStore:
             package: Where they are; None where the script says it, as without a recipe: then all packages are looked
                 into to which something came since the run began.
         """
+        from reprokit.schema.record import CheckpointEntry
+
         initial: CheckpointEntry | None = None
         found: dict[str, CheckpointEntry] = {}
         for name in [package] if package is not None else self._changed_since(self._began(run_id)):

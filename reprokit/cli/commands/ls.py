@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from reprokit.cli.face import Face, common, size
-from reprokit.cli.text.record import checkpoint_line, kept_verdict_text, metrics_text, note_line, run_text
-from reprokit.cli.text.table import table
+from reprokit.cli.text.table import metrics_text, table
 from reprokit.core.terminal_text import printable
 from reprokit.runs.listing import Contents, Files, ShownRun, ShownVerdict
 from reprokit.runs.listing import ls as contents
-from reprokit.runs.listing import show as shown
 from reprokit.runs.query import RunRow
-from reprokit.runs.support import Reproduction
+
+if TYPE_CHECKING:
+    from reprokit.runs.support import Reproduction
 
 __all__ = ["ls", "show"]
 
@@ -43,6 +45,8 @@ def ls(face: Face, ref: str | None, where: str | None) -> None:
     elif isinstance(found, Files):
         lines = [f"{size(e.size):>9}  {e.logical_key}" for e in found.package.manifest.entries]
     else:
+        from reprokit.cli.text.record import checkpoint_line  # with all of a record's parts, which a listing has not
+
         among = [entry for entry, _ in found.saved]
         sized = [*([found.initial] if found.initial is not None else []), *found.saved]
         lines = [checkpoint_line(entry, among=among, total=total) for entry, total in sized] or ["no checkpoints"]
@@ -55,6 +59,9 @@ def ls(face: Face, ref: str | None, where: str | None) -> None:
 @common
 def show(face: Face, ref: str) -> None:
     """Show a run, one of its checkpoints (RUN@epoch=2), a package version, or a verdict (verdicts/RUN)."""
+    from reprokit.cli.text.record import kept_verdict_text, note_line, run_text
+    from reprokit.runs.listing import show as shown
+
     registry = face.registry()
     face.recover()
     found = shown(ref, registry=registry)

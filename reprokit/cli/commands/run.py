@@ -17,7 +17,6 @@ from reprokit.execution.run import run as run_recipe
 from reprokit.locking.prepare import Choices, prepare
 from reprokit.recording.listener import Listener
 from reprokit.registry.context import Context
-from reprokit.reproduction.resume import resume as resume_run
 from reprokit.schema.parameters import parse_params
 from reprokit.schema.record import CheckpointEntry
 from reprokit.schema.verdict import exit_code
@@ -130,6 +129,8 @@ def resume(face: Face, run_ref: str, hermetic: bool, yes: bool) -> None:
     script wrote at declared output paths are there again; what else it wrote is not. A repetition goes on as one: its
     verdict is given at the end, says that it was resumed, and decides the exit code.
     """
+    from reprokit.reproduction.resume import resume as resume_run  # with all that compares, which `run` does not need
+
     ask_before(face, [parse_run(run_ref).run], yes=yes)
     with face.epochs():
         record = resume_run(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from reprokit.cli.face import Face, common
-from reprokit.cli.text.record import metrics_text, note_line
+from reprokit.cli.text.record import note_line
+from reprokit.cli.text.table import metrics_text
 from reprokit.core.terminal_text import printable, tame
 from reprokit.recording.status import Going, Waiting
 from reprokit.recording.status import status as current

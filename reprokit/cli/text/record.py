@@ -11,17 +11,13 @@ import msgspec
 
 from reprokit.cli.face import size
 from reprokit.cli.text.sparks import curve_lines
-from reprokit.cli.text.table import lines_of, table
+from reprokit.cli.text.table import lines_of, metrics_text, table
 from reprokit.core.terminal_text import printable
 from reprokit.runs.history import RunNote
 from reprokit.schema.record import CheckpointEntry, Record
 from reprokit.schema.verdict import Comparison, Rung, Verdict, VerdictRecord
 
-__all__ = ["checkpoint_line", "kept_verdict_text", "metrics_text", "note_line", "run_text", "verdict_text"]
-
-
-def metrics_text(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name}={value:.6g}" for name, value in metrics.items())
+__all__ = ["checkpoint_line", "kept_verdict_text", "note_line", "run_text", "verdict_text"]
 
 
 def note_line(note: RunNote) -> str:

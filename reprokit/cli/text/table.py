@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from reprokit.core.terminal_text import one_line
 
-__all__ = ["lines_of", "table"]
+__all__ = ["lines_of", "metrics_text", "table"]
 
 
 def table(rows: Iterable[tuple[str, str]], *, width: int | None = None) -> str:
@@ -18,6 +18,11 @@ def table(rows: Iterable[tuple[str, str]], *, width: int | None = None) -> str:
     tamed = [(one_line(name), one_line(value)) for name, value in rows]
     wide = max((len(name) for name, _ in tamed), default=0) if width is None else width
     return "\n".join(f"  {name:<{wide}}  {value}".rstrip() for name, value in tamed)
+
+
+def metrics_text(metrics: Mapping[str, float]) -> str:
+    """Return metrics for a line."""
+    return "  ".join(f"{name}={value:.6g}" for name, value in metrics.items())
 
 
 def lines_of(name: str, text: str) -> list[tuple[str, str]]:

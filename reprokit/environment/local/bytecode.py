@@ -53,13 +53,14 @@ def source_of(compiled: str, tag: str) -> tuple[str, int] | None:
     return (f"{folder}/{stem}.py", int(level or 0)) if level in ("", "0", "1", "2") else None
 
 
-def edited(candidates: Iterable[tuple[str, os.stat_result]], interpreter: Interpreter, memory: Memory) -> Iterator[str]:
+def edited(candidates: Iterable[str], interpreter: Interpreter, memory: Memory) -> Iterator[str]:
     """Yield those files of bytecode that are believed and are not what their source says; each is compared once."""
     asked: list[tuple[str, os.stat_result, list[int], tuple[str, int]]] = []
-    for compiled, seen in candidates:
+    for compiled in candidates:
         told = source_of(compiled, interpreter.tag)
         try:
-            source = os.stat(told[0]) if told is not None else None  # noqa: PTH116 - its path is text already
+            seen = os.stat(compiled)  # noqa: PTH116 - its path is text already
+            source = os.stat(told[0]) if told is not None else None  # noqa: PTH116
         except OSError:
             continue  # without a source nothing imports it
         if told is None or source is None:

@@ -18,10 +18,11 @@ from typing import NamedTuple
 from reprokit.core.canonical_json import sha256_of
 from reprokit.environment.local.bytecode import edited, source_of
 from reprokit.environment.local.interpreter import Interpreter
+from reprokit.environment.local.stamp import Folders, Mark
 from reprokit.environment.local.stat_cache import Memory
 from reprokit.schema.lock import LooseFile
 
-__all__ = ["Loose", "code_files", "loose_commands", "loose_files", "tree_digest"]
+__all__ = ["Loose", "Walked", "code_files", "loose_commands", "loose_files", "startup_files", "tree_digest"]
 
 _CODE = (".py", ".so", ".pyd", ".pyc")
 _MOST = 100  # files told one by one among those of a package
@@ -48,20 +49,28 @@ class Loose(NamedTuple):
 
 class _Seen(NamedTuple):
     unowned: dict[str, list[str]]  # by the name at the top of the folder
-    bytecode: list[tuple[str, os.stat_result]]
+    bytecode: list[str]
     packages: set[str]  # names at the top that packages have files in
 
 
-def loose_files(interpreter: Interpreter, owned: Mapping[str, int], memory: Memory) -> Iterator[Loose]:
+class Walked(NamedTuple):
+    """What there is in the folders that an interpreter installs to: by folder, and by file."""
+
+    folders: Mapping[str, Folders]
+    seen: Mapping[str, Mark]
+
+
+def loose_files(interpreter: Interpreter, owned: Mapping[str, int], memory: Memory, there: Walked) -> Iterator[Loose]:
     """Yield what lies in the folders that an interpreter installs to and is not owned.
 
     Args:
         owned: Files of packages, and when each was installed: bytecode that is older is the installer's.
+        there: All that there is in them.
     """
     named: set[str] = set()
     for site in interpreter.sites:
         label = ("" if Path(site).is_relative_to(interpreter.prefix) else "user/") + Path(site).name
-        for one in _of_folder(site, owned, interpreter, memory):
+        for one in _of_folder(site, owned, interpreter, memory, there):
             if (path := f"{label}/{one[0]}") not in named:
                 named.add(path)
                 yield Loose(LooseFile(path=path, sha256=one[1]), Path(site, one[0]))
@@ -107,9 +116,9 @@ def tree_digest(place: str, memory: Memory) -> str:
 
 
 def _of_folder(
-    site: str, owned: Mapping[str, int], interpreter: Interpreter, memory: Memory
+    site: str, owned: Mapping[str, int], interpreter: Interpreter, memory: Memory, there: Walked
 ) -> Iterator[tuple[str, str]]:
-    seen = _look(site, owned, interpreter)
+    seen = _look(site, owned, interpreter, there)
     start = len(site) + 1
     for top, files in sorted(seen.unowned.items()):
         if (top in seen.packages and len(files) <= _MOST) or files == [f"{site}/{top}"]:
@@ -121,40 +130,35 @@ def _of_folder(
         yield _text(file[start:]), _digest(file, memory) or "0" * 64
 
 
-def _look(site: str, owned: Mapping[str, int], interpreter: Interpreter) -> _Seen:
-    seen = _Seen(defaultdict(list), [], set())
-    pending = [(site, "")]
-    while pending:
-        folder, top = pending.pop()
-        compiled = folder.endswith("/__pycache__")
-        with contextlib.suppress(OSError), os.scandir(folder) as children:
-            for child in children:
-                path = child.path
-                if compiled:
-                    if _may_be_edited(child, owned, interpreter.tag):
-                        seen.bytecode.append((path, child.stat()))
-                elif path in owned:
-                    seen.packages.add(top)
-                elif child.is_dir(follow_symlinks=False):
-                    if top or not (child.name.startswith(("~", ".")) or child.name.endswith(_NO_CODE)):
-                        pending.append((path, top or child.name))
-                elif _is_loose(child, top, interpreter):
-                    seen.unowned[top or child.name].append(path)
-    for files in seen.unowned.values():
+def _look(site: str, owned: Mapping[str, int], interpreter: Interpreter, there: Walked) -> _Seen:
+    found = _Seen(defaultdict(list), [], set())
+    start = len(site) + 1
+    for folder, names in there.folders[site]:
+        top = folder[start:].partition("/")[0]
+        if top.startswith(("~", ".")) or top.endswith(_NO_CODE):
+            continue
+        if folder.endswith("/__pycache__"):
+            for name in names:
+                path = f"{folder}/{name}"
+                told, mark = source_of(path, interpreter.tag), there.seen.get(path)
+                if told is not None and mark is not None and mark[2] >= owned.get(told[0], 0):
+                    found.bytecode.append(path)
+            continue
+        for name in names:
+            path = f"{folder}/{name}"
+            if path in owned:
+                found.packages.add(top)
+            elif _is_loose(path, name, top, interpreter):
+                found.unowned[top or name].append(path)
+    for files in found.unowned.values():
         files.sort()
-    return seen
+    return found
 
 
-def _is_loose(child: os.DirEntry[str], top: str, interpreter: Interpreter) -> bool:
-    name = child.name
+def _is_loose(path: str, name: str, top: str, interpreter: Interpreter) -> bool:
     if not _is_code(name) and (top or not name.endswith(".pth")):
-        return child.is_symlink() and child.is_dir() and name.isidentifier()
-    return bool(top) or not (name.startswith("~") or _is_plain(child.path, interpreter))
-
-
-def _may_be_edited(child: os.DirEntry[str], owned: Mapping[str, int], tag: str) -> bool:
-    told = source_of(child.path, tag)
-    return told is not None and child.stat().st_ctime_ns >= owned.get(told[0], 0)
+        return name.isidentifier() and Path(path).is_symlink() and Path(path).is_dir()
+    return bool(top) or not (name.startswith("~") or _is_plain(path, interpreter))
 
 
 def _is_code(name: str) -> bool:
@@ -181,10 +185,15 @@ def _is_plain(path: str, interpreter: Interpreter) -> bool:
     return not any(line.startswith(("import ", "import\t")) for line in lines)
 
 
+def startup_files(interpreter: Interpreter) -> tuple[str, list[str]]:
+    """Return what Python executes at its start from beside its own library: a folder, and the names in it."""
+    return interpreter.library, ["sitecustomize.py", "usercustomize.py"]
+
+
 def _customisation(interpreter: Interpreter, memory: Memory) -> Iterator[Loose]:
-    """Yield what Python executes at its start from beside its own library."""
-    for name in ("sitecustomize.py", "usercustomize.py"):
-        path = Path(interpreter.library, name)
+    library, names = startup_files(interpreter)
+    for name in names:
+        path = Path(library, name)
         with contextlib.suppress(OSError):
             if path.read_text(encoding="utf-8", errors="replace").strip() != _APPORT.strip():
                 yield Loose(LooseFile(path=f"library/{name}", sha256=tree_digest(str(path), memory)), path)

@@ -11,10 +11,11 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from reprokit.environment.local.stamp import Mark
 from reprokit.environment.local.stat_cache import Memory
 
 __all__ = ["Row", "Told", "actual_rows", "beside", "is_identity", "read_record", "record_digest", "rows_of", "spell"]
@@ -105,18 +106,22 @@ def spell(handle: IO[bytes], like: str) -> str | None:
     return f"{algorithm}={base64.urlsafe_b64encode(hasher.digest()).rstrip(b'=').decode()}"
 
 
-def actual_rows(site: str, told: Told, memory: Memory) -> tuple[list[Row], list[str]]:
+def actual_rows(site: str, told: Told, memory: Memory, seen: Mapping[str, Mark] = {}) -> tuple[list[Row], list[str]]:
     """Return the rows as they would be for the files that are there, and which were changed or are missing.
 
     A file of the size that RECORD says, untouched since its package was installed, is taken to be what was installed.
     The others are read, once.
+
+    Args:
+        seen: Marks of files that were looked at already, by path.
     """
     found, changed = [], []
     for row in told.rows:
         path, digest, _ = row
         if digest and is_identity(path):
             try:
-                actual = _differing(f"{site}/{path}", row, told.written, memory)
+                file = f"{site}/{path}"
+                actual = _differing(file, row, told.written, memory, seen.get(file))
             except OSError:
                 changed.append(path)
                 continue
@@ -138,9 +143,11 @@ def beside(site: str, told: Told, memory: Memory) -> Iterator[tuple[str, bool]]:
                 yield file, _differing(file, row, told.written, memory) is None
 
 
-def _differing(file: str, row: Row, written: int, memory: Memory) -> tuple[str, str] | None:
+def _differing(file: str, row: Row, written: int, memory: Memory, mark: Mark | None = None) -> tuple[str, str] | None:
     """Return hash and size of a file that is not what its row says; None if it is."""
     _, digest, size = row
+    if mark is not None and mark[2] < written and (not size or size == str(mark[0])):
+        return None
     seen = os.stat(file)  # noqa: PTH116 - a hundred thousand of them
     touched = max(seen.st_mtime_ns, seen.st_ctime_ns) >= written
     if (touched or (size and size != str(seen.st_size))) and (actual := _hash(file, digest, seen, memory)) != digest:
