@@ -77,9 +77,13 @@ def collect_garbage(
     limit = min([time.time() - grace, *registry.signs.alive_since()])
     marks = Marks(registry)
     with os_errors(f"Collecting garbage in {registry.root}"):
-        marks.update(progress)
+        if dry_run:
+            marks.recall(progress)
+        else:
+            marks.update(progress)
         with registry.objects.alone():
-            marks.update(SILENT)
+            if not dry_run:
+                marks.update(SILENT)
             _Sweep(registry, marks, limit=limit, grace=grace, thorough=thorough, swept=swept).run(progress)
     return swept
 

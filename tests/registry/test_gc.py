@@ -12,6 +12,7 @@ import time
 import pytest
 
 from reprokit.core.digest import PLAIN, hash_bytes
+from reprokit.core.progress import SILENT
 from reprokit.errors import DataMismatchError, NotFoundError, PurgedError, RefusedError
 from reprokit.packages.build import build
 from reprokit.packages.package import Package, verify_registry
@@ -19,6 +20,7 @@ from reprokit.packages.purge import purge
 from reprokit.packages.tree_cache import lay_out
 from reprokit.registry.gc import collect_garbage, rewrite_packs
 from reprokit.registry.local import LocalRegistry
+from reprokit.registry.marks import Marks
 from reprokit.registry.uses import find_object, uses
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.packs import SMALL
@@ -456,6 +458,7 @@ import sys
 from pathlib import Path
 from reprokit.packages.build import build
 from reprokit.registry.local import LocalRegistry
+from reprokit.registry.marks import Marks
 registry = LocalRegistry(Path(sys.argv[1]))
 for number in range(12):
     build({"own": f"{sys.argv[2]}-{number}", "shared": "same", "n": str(number % 3)}, "a/b", registry=registry)
@@ -534,6 +537,45 @@ def test_whoever_writes_to_a_log_holds_off_who_takes_away(registry, monkeypatch,
     }[action]
     act()
     assert seen == [True]
+
+
+def test_a_second_look_reads_no_version_again_and_says_the_same(registry, monkeypatch):
+    old = time.time() - 60
+    one = make(registry, {"a": b"a" * 5000})
+    make(registry, {"b": b"b" * 5000}, "c/d")
+    with registry.staging() as sink:
+        sink.put_known(io.BytesIO(b"quilt3"), hash_bytes(b"quilt3", PLAIN), 6, what="x")
+    registry.publish("e/f", Manifest.make([Entry("used", 6, hash_bytes(b"quilt3", PLAIN))]))
+    registry.delete("a/b", one.top_hash)
+    for path in registry.root.rglob("*"):
+        os.utime(path, (old, old))  # logs that grew a moment ago are looked at again
+    first = collect_garbage(registry, grace=0, dry_run=True)
+    assert (first.versions, first.objects) == (1, 1)
+    read: list[str] = []
+    reading = registry.read_manifest
+    monkeypatch.setattr(registry, "read_manifest", lambda top: (read.append(top), reading(top))[1])
+    assert collect_garbage(registry, grace=0, dry_run=True) == first
+    assert read == []
+    recalled, whole = Marks(registry), Marks(registry)
+    recalled.recall(SILENT)
+    whole.update(SILENT)
+    assert recalled.uses(hash_bytes(b"quilt3", PLAIN))
+    for name in ("versions", "bases", "chunked", "others"):
+        assert getattr(recalled, name) == getattr(whole, name)
+    read.clear()
+    two = make(registry, {"b": b"b" * 5000, "c": b"c"}, "c/d")
+    assert collect_garbage(registry, grace=0, dry_run=True).objects == 1
+    assert two.top_hash in read
+    registry.remember("what versions use", b"anything")
+    assert collect_garbage(registry, grace=0, dry_run=True).objects == 1
+
+
+def test_what_removes_reads_every_version_whatever_was_seen_before(registry):
+    one = make(registry, {"a": b"a" * 5000})
+    collect_garbage(registry, grace=0, dry_run=True)
+    registry.manifest_path(one.top_hash).write_bytes(b"damaged")
+    with pytest.raises(DataMismatchError, match="not known, so nothing was removed"):
+        collect_garbage(registry, grace=0)
 
 
 def test_a_dry_run_tells_what_writing_a_pack_anew_would_free(registry):

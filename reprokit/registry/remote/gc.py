@@ -101,7 +101,7 @@ class _Collection:
 
         Another gc may be sweeping another list at this moment: what lies under its keys is not counted on.
         """
-        used = _Used(self._registry, self._progress)
+        used = _Used(self._registry, self._progress, dry_run=self._swept.dry_run)
         for key in sorted(one.keys):
             if used.needs(key, known):
                 continue
@@ -129,7 +129,7 @@ class _Collection:
         found: dict[str, int] = {}
         listed = [stored for folder in ("manifests", "packs", "objects") for stored in self._storage.walk(folder)]
         old = [one for one in listed if now - one.modified >= self._grace and one.key not in known]
-        used = _Used(self._registry, self._progress)
+        used = _Used(self._registry, self._progress, dry_run=self._swept.dry_run)
         self._swept.kept = sum(now - one.modified < self._grace and not used.needs(one.key, known) for one in listed)
         for one in old:
             if not used.needs(one.key, known | found.keys()):
@@ -140,10 +140,13 @@ class _Collection:
 class _Used:
     """What versions use, as their logs stand now."""
 
-    def __init__(self, registry: RemoteRegistry, progress: Progress) -> None:
+    def __init__(self, registry: RemoteRegistry, progress: Progress, *, dry_run: bool) -> None:
         registry.look_again()
         self._marks = Marks(registry)
-        self._marks.update(progress)
+        if dry_run:
+            self._marks.recall(progress)
+        else:
+            self._marks.update(progress)
         registry.objects.catalogue()
         self._members: Mapping[str, Mapping[bytes, Member]] = registry.objects.index.members()
         self._holding: dict[bytes, set[str]] = {}
