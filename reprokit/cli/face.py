@@ -52,10 +52,13 @@ class Face:
         return Context.open(self.registry(), progress=self)
 
     def recover(self) -> None:
-        """Complete the records of runs that were killed on this machine; without journals nothing is loaded."""
+        """Complete the records of runs that were killed here, and send what was published offline, if there is any."""
         home = self.config.home
         if any_journal(home):
             importlib.import_module("reprokit.recording.recorder").recover(home, note=self.note)
+        if (home / "offline").is_dir() and not Config.is_offline():
+            outbox = importlib.import_module("reprokit.recording.outbox")
+            outbox.send_unsent(home, self.config.cache, note=self.note, progress=self)
 
     def result(self, plain: Any, text: str | Sequence[str] | Callable[[], str]) -> None:
         """Print a result: `plain`, or what it returns, as JSON with --json; else the text, or lines, each one line."""
@@ -135,7 +138,7 @@ class Face:
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --registry, -C, --json, -q and -v, and a `face` that knows them."""
+    """Give a command --registry, -C, --offline, --json, -q and -v, and a `face` that knows them."""
 
     @click.option(
         "--registry",
@@ -143,13 +146,23 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         help="The registry: a folder, URL (s3, gs, az) or name. Default: REPROKIT_REGISTRY, project, home.",
     )
     @click.option("-C", "change_to", metavar="DIR", type=click.Path(exists=True, file_okay=False), help="Work in DIR.")
+    @click.option("--offline", is_flag=True, help="Ask nothing of the network; what is published is sent later.")
     @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON, and nothing else, on stdout.")
     @click.option("-q", "--quiet", is_flag=True, help="No progress, no notes.")
     @click.option("-v", "--verbose", is_flag=True, help="More detail.")
     @functools.wraps(command)
     def wrapped(
-        *, registry: str | None, change_to: str | None, as_json: bool, quiet: bool, verbose: bool, **arguments: Any
+        *,
+        registry: str | None,
+        change_to: str | None,
+        offline: bool,
+        as_json: bool,
+        quiet: bool,
+        verbose: bool,
+        **arguments: Any,
     ) -> Any:
+        if offline:
+            os.environ["REPROKIT_OFFLINE"] = "1"  # for all that this process does
         if registry is not None:
             registry = absolute_address(registry)  # before -C changes the folder
         if change_to is not None:

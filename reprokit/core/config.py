@@ -62,6 +62,11 @@ class Config:
         return chosen.absolute()
 
     @staticmethod
+    def is_offline() -> bool:
+        """Return whether nothing may be asked of the network: REPROKIT_OFFLINE."""
+        return os.environ.get("REPROKIT_OFFLINE", "") not in ("", "0")
+
+    @staticmethod
     def near_limit() -> int:
         """Return how many bytes of each registry in an object store may be near, 0 for all: REPROKIT_CACHE_LIMIT.
 

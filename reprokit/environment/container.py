@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprokit.core.config import Config
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import EnvironmentMismatchError, RefusedError
 from reprokit.schema.lock import EnvironmentLock
@@ -116,7 +117,7 @@ def open_container(image: str, *, progress: Progress = SILENT) -> Container:
     engine = _engine()
     if _run([str(engine), "image", "inspect", image]).returncode == 0:
         return Container(engine, image)
-    if os.environ.get("REPROKIT_OFFLINE"):
+    if Config.is_offline():
         raise EnvironmentMismatchError(f"{engine.name} has no {image}, and REPROKIT_OFFLINE forbids to fetch it.")
     with progress.task(f"Fetching {image.partition('@')[0]}", None):
         done = _run([str(engine), "pull", image])

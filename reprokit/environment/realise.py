@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from reprokit.core.atomic_files import os_errors
+from reprokit.core.config import Config
 from reprokit.core.progress import SILENT, Progress
 from reprokit.environment.capture import capture_environment
 from reprokit.environment.conda.archives import gather_conda
@@ -42,7 +43,7 @@ def realise(
     if lock.container is not None:
         raise EnvironmentMismatchError(f"The environment is the image {lock.container}: there is nothing to make.")
     _check_archives(lock)
-    offline = bool(os.environ.get("REPROKIT_OFFLINE")) if offline is None else offline
+    offline = Config.is_offline() if offline is None else offline
     target = cache / "environments" / lock.hash[:16]  # what lies there is compared whole; scripts name it in a line
     with os_errors(f"Making the environment {target}"):
         cache.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ import msgspec
 
 from reprokit.core.atomic_files import explain_os_error
 from reprokit.core.canonical_json import metric_values
+from reprokit.core.config import Config
 from reprokit.core.digest import Digest, hash_file
 from reprokit.core.logical_keys import check_logical_key
 from reprokit.core.refs import RESERVED
@@ -195,6 +196,9 @@ def recover(home: Path, *, note: Callable[[str], None] = lambda _: None) -> list
     """
     done = []
     for journal, events in abandoned(home):
+        if Config.is_offline() and _is_far(events):
+            journal.leave()
+            continue
         try:
             keep = _finalise(journal, events)
         except (Error, OSError) as error:
@@ -206,6 +210,12 @@ def recover(home: Path, *, note: Callable[[str], None] = lambda _: None) -> list
         _clear_live(events, journal.folder.name)
         done.append(journal.folder.name)
     return done
+
+
+def _is_far(events: list[dict[str, Any]]) -> bool:
+    """True of a run whose registry is behind a network."""
+    address = next((str(event.get("registry")) for event in events if event.get("event") == "start"), "")
+    return "://" in address and not address.startswith(("file:", "offline+"))
 
 
 def _clear_live(events: list[dict[str, Any]], run_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,15 @@ class Going(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run left on this machine that its registry does not have.
+    """What is on this machine and its registry does not have.
 
     Attributes:
+        run: Whose it is; None of what was published offline.
         registry: Where it belongs; None where that is not known.
         what: In a sentence.
     """
 
-    run: str
+    run: str | None
     folder: str
     registry: str | None
     what: str
@@ -69,7 +71,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 def status(*, context: Context) -> Status:
     """Return which runs of a registry have not ended, and what this machine has still to write into one."""
-    return Status(going=_going(context.registry), waiting=_waiting(context.home / "runs"))
+    return Status(going=_going(context.registry), waiting=[*_waiting(context.home / "runs"), *_unsent(context.home)])
 
 
 def _going(registry: Registry) -> list[Going]:
@@ -116,6 +118,22 @@ def _waiting(journals: Path) -> list[Waiting]:
                 Waiting(run=name, folder=str(folder), registry=None, what="checkpoints that its registry did not take")
             )
     return found
+
+
+def _unsent(home: Path) -> list[Waiting]:
+    if not (home / "offline").is_dir():
+        return []
+    unsent = import_module("reprokit.registry.remote.offline").unsent  # with an object store's client
+    return [
+        Waiting(
+            run=None,
+            folder=str(folder),
+            registry=address,
+            what=f"{sum(1 for _ in folder.glob('log/*/*/*')):,} commits that were made offline are to be sent; "
+            "every command with the network does",
+        )
+        for address, folder in unsent(home)
+    ]
 
 
 def _is_held(lock: Path) -> bool:

@@ -13,19 +13,25 @@ from reprokit.registry.local import LocalRegistry
 
 __all__ = ["Registry", "open_registry", "registry_folder"]
 
+_OFFLINE = "offline+"
 _REMOTE = ("s3", "gs", "az", "memory", "https", "http")
 
 
-def open_registry(url: str, *, cache: Path | None = None, outside: Sequence[Path] = ()) -> Registry:
+def open_registry(
+    url: str, *, cache: Path | None = None, outside: Sequence[Path] = (), offline: bool | None = None
+) -> Registry:
     """Return the registry at a folder path or URL; one that does not exist yet reads as empty.
 
     Args:
         cache: Where its index is kept; REPROKIT_CACHE, or the user's cache folder.
         outside: Folders elsewhere that the objects of a registry of Quilt's may lie in.
+        offline: Of one in an object store what is on this machine; by default as REPROKIT_OFFLINE says.
     Raises:
         UsageError: A scheme that this release does not read.
         RegistryError: The folder is something else, or of an unknown format.
     """
+    behind = url.removeprefix(_OFFLINE) if url.startswith(_OFFLINE) else None
+    url = url if behind is None else behind
     scheme, separator, rest = url.partition("://")
     if not separator:
         return _in_folder(url, cache, outside)
@@ -33,9 +39,14 @@ def open_registry(url: str, *, cache: Path | None = None, outside: Sequence[Path
         return _in_folder(rest, cache, outside)
     if scheme not in _REMOTE:
         raise _unread(url)
+    near = cache or Config.cache_folder()
+    if behind is not None or (Config.is_offline() if offline is None else offline):
+        apart = import_module("reprokit.registry.remote.offline").OfflineRegistry
+        unsent: Registry = apart(url, cache=near, home=Config.home_folder())
+        return unsent
     storage = import_module("reprokit.store.object_storage").open_storage(url)  # a client that only these need
     remote = import_module("reprokit.registry.remote.registry").RemoteRegistry
-    opened: Registry = remote(storage, cache=cache or Config.cache_folder(), home=Config.home_folder())
+    opened: Registry = remote(storage, cache=near, home=Config.home_folder())
     return opened
 
 

@@ -195,6 +195,9 @@ class Registry(ABC):
     def read_range(self, entry: Entry, offset: int, length: int, *, what: str) -> bytes:
         """Return part of an entry's bytes, unverified."""
 
+    is_offline = False
+    """Whether it is without the network, and what is written is sent later."""
+
     @abstractmethod
     def recall(self, source: str) -> bytes | None:
         """Return what `remember` kept of a folder that versions are built from, if it is still known."""

@@ -209,7 +209,8 @@ class ManifestStore:
     def _missing(self, top_hash: str) -> NotFoundError:
         return NotFoundError(
             f"No version {top_hash[:12]}… in {self.storage.url}.",
-            hint="It was deleted, or its manifest is lost: restore it from another copy of the registry.",
+            hint=self.storage.absence
+            or "It was deleted, or its manifest is lost: restore it from another copy of the registry.",
         )
 
     def _text(self, top_hash: str) -> bytes:

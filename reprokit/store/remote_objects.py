@@ -112,7 +112,8 @@ class RemoteObjects(RemotePlaces):
             return corrupt(what, entry.digest, hash_bytes(found, entry.digest.type))
         return NotFoundError(
             f"{what}: its object {entry.digest.hex[:12]}… is missing from {self.storage.url}.",
-            hint="Restore it from another copy of the registry; `reprokit verify REF` lists all that is missing.",
+            hint=self.storage.absence
+            or "Restore it from another copy of the registry; `reprokit verify REF` lists all that is missing.",
         )
 
     def copy_to(self, entry: Entry, sink: BinaryIO | None, *, what: str, anew: bool = False) -> None:

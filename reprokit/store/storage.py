@@ -50,6 +50,9 @@ class Storage(ABC):
     listing_is_dear = False
     """Whether to look for one key, or a few, takes less than to list a folder of thousands."""
 
+    absence: str | None = None
+    """Why something may not be there, where that is no damage."""
+
     def name(self, key: str) -> str:
         """Return what a user calls the place of a key."""
         return f"{self.url}/{key}"

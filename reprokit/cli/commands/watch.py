@@ -104,4 +104,5 @@ def _going_lines(going: Going) -> list[str]:
 
 def _waiting_line(waiting: Waiting) -> str:
     where = f" for {printable(waiting.registry)}" if waiting.registry else ""
-    return f"{waiting.run}  to be stored{where}: {waiting.what} ({waiting.folder})"
+    whose = f"{waiting.run}  " if waiting.run is not None else ""
+    return f"{whose}to be stored{where}: {waiting.what} ({waiting.folder})"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from reprokit.core.atomic_files import os_errors
 from reprokit.core.canonical_json import sha256_of
+from reprokit.core.config import Config
 from reprokit.core.refs import is_run_id
 from reprokit.environment.conda.archives import gather_conda
 from reprokit.environment.local.interpreter import Interpreter
@@ -168,7 +169,7 @@ def _put_wheels(run: StoredRun, environment: EnvironmentLock, building: Path, co
     cache, progress = context.cache, context.progress
     vault = open_vault(run.manifest, context.registry)
     vault = vault._replace(wheels={**installed_wheels(environment.pip, cache=cache), **vault.wheels})
-    offline = bool(os.environ.get("REPROKIT_OFFLINE"))
+    offline = Config.is_offline()
     with progress.task("Gathering packages", environment.size, unit="packages") as advance:
         wheels = gather(
             environment.pip, interpreter=Interpreter.here(), cache=cache, vault=vault, offline=offline,

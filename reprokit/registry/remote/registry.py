@@ -25,6 +25,7 @@ from reprokit.errors import DataMismatchError, Error, NotFoundError, RegistryErr
 from reprokit.registry.base import Head, Sink, side_by_side
 from reprokit.registry.heads import heads_by_log
 from reprokit.registry.live import LiveRun
+from reprokit.registry.remote.addresses import keep_uuid
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, condemned_keys
 from reprokit.registry.remote.heads import ANNOUNCED, RemoteHeads
 from reprokit.registry.remote.signs import RemoteSigns
@@ -80,6 +81,8 @@ class RemoteRegistry(StoredRegistry):
         self.manifests.many = True
         self.history.storage = self.storage
         if self._home is not None:
+            with contextlib.suppress(OSError):
+                keep_uuid(self._home, self.url, self.uuid)
             self.history.seen = SeenLogs(self._home / "seen" / f"{self.uuid}.sqlite", self.url)
 
     @cached_property
