@@ -23,12 +23,12 @@ from reprokit.registry.base import FORMAT, Head, LogEntry
 from reprokit.registry.heads import head_of, kept_heads
 from reprokit.registry.remote.addresses import kept_uuid
 from reprokit.registry.remote.heads import ANNOUNCED
+from reprokit.registry.remote.offline_storage import OfflineStorage
 from reprokit.registry.remote.registry import RemoteRegistry
 from reprokit.registry.stored import MARKER
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.index import Index
 from reprokit.store.objects import ObjectStore
-from reprokit.store.offline_storage import OfflineStorage
 from reprokit.store.reader import Reader
 from reprokit.store.remote_objects import RemoteObjects
 from reprokit.store.remote_places import PART, fits, is_small
