@@ -18,13 +18,13 @@ _REMOTE = ("s3", "gs", "az", "memory", "https", "http")
 
 
 def open_registry(
-    url: str, *, cache: Path | None = None, outside: Sequence[Path] = (), offline: bool | None = None
+    url: str, *, cache: Path | None = None, outside: Sequence[Path | str] = (), offline: bool | None = None
 ) -> Registry:
     """Return the registry at a folder path or URL; one that does not exist yet reads as empty.
 
     Args:
         cache: Where its index is kept; REPROKIT_CACHE, or the user's cache folder.
-        outside: Folders elsewhere that the objects of a registry of Quilt's may lie in.
+        outside: Folders elsewhere (in a bucket: addresses) that the objects of a registry of Quilt's may lie in.
         offline: Of one in an object store what is on this machine; by default as REPROKIT_OFFLINE says.
     Raises:
         UsageError: A scheme that this release does not read.
@@ -46,8 +46,12 @@ def open_registry(
         return unsent
     storage = import_module("reprokit.store.object_storage").open_storage(url)  # a client that only these need
     remote = import_module("reprokit.registry.remote.registry").RemoteRegistry
-    opened: Registry = remote(storage, cache=near, home=Config.home_folder())
-    return opened
+    opened = remote(storage, cache=near, home=Config.home_folder())
+    if scheme == "s3" and not opened.opened and storage.names(".quilt/named_packages"):
+        bucket: Registry = import_module("reprokit.registry.quilt.bucket").QuiltBucket(storage, outside=outside)
+        return bucket
+    found: Registry = opened
+    return found
 
 
 def registry_folder(url: str) -> Path:
@@ -58,12 +62,12 @@ def registry_folder(url: str) -> Path:
     return Path(rest if separator else url).expanduser()
 
 
-def _in_folder(path: str, cache: Path | None, outside: Sequence[Path]) -> Registry:
+def _in_folder(path: str, cache: Path | None, outside: Sequence[Path | str]) -> Registry:
     """A folder with `.quilt/` in it and no registry of ours is one of Quilt's, and only read."""
     folder = Path(path).expanduser()
     if (folder / ".quilt").is_dir() and not (folder / "reprokit-registry.json").exists():
         quilt = import_module("reprokit.registry.quilt.registry").QuiltRegistry
-        browsed: Registry = quilt(folder, outside=outside)
+        browsed: Registry = quilt(folder, outside=[Path(one) for one in outside])
         return browsed
     return LocalRegistry(folder, cache=cache or Config.cache_folder(), home=Config.home_folder())
 

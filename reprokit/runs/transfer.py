@@ -16,7 +16,7 @@ from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.packages.copy import copy_objects
 from reprokit.packages.package import Package
 from reprokit.registry import Registry
-from reprokit.registry.quilt.writer import QuiltWriter
+from reprokit.registry.quilt.writer import QuiltTarget
 from reprokit.runs.history import RecordVersion, replaced
 from reprokit.runs.query import choose
 from reprokit.runs.store import RECORD_KEY, RunStore
@@ -54,7 +54,7 @@ def push(
     what: Package | PackageRef | str,
     *,
     source: Registry,
-    target: Registry | QuiltWriter,
+    target: Registry | QuiltTarget,
     tags: tuple[str, ...] = (),
     everything: bool = False,
     progress: Progress = SILENT,
@@ -78,11 +78,11 @@ def push(
     """
     ref = PackageRef(what.name, hash=what.top_hash) if isinstance(what, Package) else what
     ref = _named(ref, source) if isinstance(ref, str) else ref
-    if ref.tag is not None and ref.tag != _LATEST and not isinstance(target, QuiltWriter):
+    if ref.tag is not None and ref.tag != _LATEST and not isinstance(target, QuiltTarget):
         tags = (*tags, ref.tag)
     for tag in tags:
         check_tag(tag)
-    if isinstance(target, QuiltWriter) and (other := [tag for tag in tags if tag != _LATEST]):
+    if isinstance(target, QuiltTarget) and (other := [tag for tag in tags if tag != _LATEST]):
         raise RefusedError(
             f"The tag {other[0]!r} cannot be put on {ref.name} in {target.url}: Quilt has no tags but 'latest'."
         )
@@ -175,7 +175,7 @@ def _named(ref: str, source: Registry) -> PackageRef:
     return PackageRef(f"{RESERVED}/{RunStore(source).find(parsed.run)}")
 
 
-def _same(source: Registry, target: Registry | QuiltWriter) -> bool:
+def _same(source: Registry, target: Registry | QuiltTarget) -> bool:
     mine, theirs = (getattr(registry, "root", None) for registry in (source, target))
     if mine is None or theirs is None:
         return source.url == target.url
@@ -239,16 +239,16 @@ def _check_replaces(ref: PackageRef, source: Registry, target: Registry) -> None
 
 
 def _copy(
-    ref: PackageRef, tags: tuple[str, ...], source: Registry, target: Registry | QuiltWriter, progress: Progress
+    ref: PackageRef, tags: tuple[str, ...], source: Registry, target: Registry | QuiltTarget, progress: Progress
 ) -> Transfer:
     package = Package.open(ref, registry=source)
-    reading = target.reader if isinstance(target, QuiltWriter) else target
+    reading = target.reader if isinstance(target, QuiltTarget) else target
     _check_replaces(ref, source, reading)
 
     def moves_latest() -> bool:
         return _LATEST in tags or _is_newer(package, source, reading)
 
-    if isinstance(target, QuiltWriter):
+    if isinstance(target, QuiltTarget):
         count, size, published = _into_quilt(package, target, moves_latest, progress)
     else:
         count, size, published = _into_registry(package, target, tags, moves_latest, progress)
@@ -284,7 +284,7 @@ def _is_newer(package: Package, source: Registry, target: Registry) -> bool:
 
 
 def _into_quilt(
-    package: Package, target: QuiltWriter, moves_latest: Callable[[], bool], progress: Progress
+    package: Package, target: QuiltTarget, moves_latest: Callable[[], bool], progress: Progress
 ) -> tuple[int, int, bool]:
     manifest = package.manifest
     if target.points(package.name, package.top_hash, latest=moves_latest()) and target.holds(manifest):

@@ -241,6 +241,35 @@ class ObjectStorage(Storage):
     def put(self, key: str, data: bytes | memoryview) -> None:
         self._do(lambda: self._client.put(self._store, key, data, use_multipart=False), f"Writing {self.name(key)}")
 
+    def put_file(self, key: str, path: Path) -> None:
+        """Store a file, in parts if it is large."""
+        self._do(lambda: self._client.put(self._store, key, path), f"Writing {self.name(key)}")
+
+    def size_of_version(self, key: str, version: str) -> int | None:
+        """Return the length in bytes of what was stored under a key in a version; None if there is no such one."""
+        options = {"version": version, "head": True}
+
+        def ask() -> int:
+            return int(self._client.get(self._store, key, options=options).meta["size"])
+
+        try:
+            return self._do(ask, f"Looking for {self.name(key)}")
+        except FileNotFoundError:
+            return None
+
+    def read_version(self, key: str, version: str, offset: int, length: int) -> bytes:
+        """Return part of what was stored under a key in a version.
+
+        Raises:
+            FileNotFoundError: There is no such version.
+        """
+        options = {"version": version, "range": (offset, offset + length)}
+
+        def read() -> bytes:
+            return bytes(self._client.get(self._store, key, options=options).bytes())
+
+        return self._do(read, f"Reading {self.name(key)}") if length else b""
+
     def delete(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._do(lambda: self._client.delete(self._store, [key]), f"Removing {self.name(key)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import click
@@ -16,7 +16,7 @@ from reprokit.registry import Registry, open_registry, registry_folder
 from reprokit.registry.info import info as of_registry
 from reprokit.registry.info import write_listing
 from reprokit.registry.quilt.registry import QuiltRegistry
-from reprokit.registry.quilt.writer import QuiltWriter
+from reprokit.registry.quilt.writer import QuiltTarget, QuiltWriter
 from reprokit.runs.transfer import Transfer
 from reprokit.runs.transfer import copy as copy_registry
 from reprokit.runs.transfer import pull as pull_version
@@ -70,10 +70,10 @@ def push(
 @click.option("--from", "source", required=True, metavar="URL", callback=_address, help="The registry to copy from.")
 @click.option(
     "--allow-outside",
-    metavar="FOLDER",
+    metavar="PLACE",
     multiple=True,
     callback=_address,
-    help="Of a Quilt registry: objects may be read below FOLDER too.",
+    help="Of a Quilt registry: objects may be read below PLACE too, a folder, or s3://BUCKET/PREFIX.",
 )
 @_tags
 @_all
@@ -87,7 +87,7 @@ def pull(
     everything: bool,
 ) -> None:
     """Copy REFS (package versions or runs) from another registry, or one that quilt3 wrote, verified."""
-    opened = open_registry(source, outside=[Path(folder) for folder in allow_outside])
+    opened = open_registry(source, outside=allow_outside)
     if allow_outside and not isinstance(opened, QuiltRegistry):
         raise UsageError(f"--allow-outside is for registries of Quilt's, which {source} is not.")
     target = face.registry()
@@ -97,7 +97,9 @@ def pull(
     _tell(face, done)
 
 
-def _target(address: str, layout: str | None) -> Registry | QuiltWriter:
+def _target(address: str, layout: str | None) -> Registry | QuiltTarget:
+    if layout == "quilt" and "://" in address and not address.startswith("file://"):
+        return _bucket(import_module("reprokit.store.object_storage").open_storage(address))
     if layout == "quilt":
         return QuiltWriter(registry_folder(address))
     opened = open_registry(address)
@@ -107,7 +109,13 @@ def _target(address: str, layout: str | None) -> Registry | QuiltWriter:
         raise UsageError(
             f"{address} is a Quilt registry, not one of reprokit's.", hint="Name another folder, or --layout quilt."
         )
-    return QuiltWriter(opened.root)
+    storage = getattr(opened, "storage", None)
+    return QuiltWriter(opened.root) if storage is None else _bucket(storage)
+
+
+def _bucket(storage: Any) -> QuiltTarget:
+    writer: QuiltTarget = import_module("reprokit.registry.quilt.bucket").QuiltBucketWriter(storage)
+    return writer
 
 
 def _tell(face: Face, done: list[Transfer]) -> None:

@@ -69,7 +69,7 @@ class QuiltRegistry(Registry):
     # objects
 
     def has_object(self, digest: Digest, size: int) -> bool:
-        with os_errors(f"Reading from {self.root}"):
+        with os_errors(f"Reading from {self.url}"):
             places = self._places_of(digest)
             return any(place.lstat().st_size == size for place in places)
 
@@ -143,7 +143,7 @@ class QuiltRegistry(Registry):
         base = next((base for base in self._allowed if _is_below(found, base)), None)
         if base is None:
             raise RefusedError(
-                f"{what} is said to lie outside the registry {self.root}, at {found}; nothing was read there.",
+                f"{what} is said to lie outside the registry {self.url}, at {found}; nothing was read there.",
                 hint="If you trust that place, name a folder above it: "
                 f"`reprokit pull … --allow-outside {os.path.dirname(found)}`.",  # noqa: PTH120 - not a Path
             )
@@ -168,19 +168,20 @@ class QuiltRegistry(Registry):
 
     def read_manifest(self, top_hash: str) -> Manifest:
         what = self._name_of(top_hash)
-        with os_errors(f"Reading manifest {top_hash[:12]} from {self.root}"), self._open_manifest(top_hash) as handle:
-            if (size := os.fstat(handle.fileno()).st_size) > MAX_MANIFEST:
+        with os_errors(f"Reading manifest {top_hash[:12]} from {self.url}"), self._open_manifest(top_hash) as handle:
+            if (size := handle.seek(0, os.SEEK_END)) > MAX_MANIFEST:
                 raise DataMismatchError(f"{what} is {size:,} bytes long; at most {MAX_MANIFEST:,} are read.")
+            handle.seek(0)
             data = handle.read(size + 1)
         return Manifest.decode(data, top_hash=top_hash, what=what)
 
     def read_header(self, top_hash: str) -> dict[str, object]:
-        with os_errors(f"Reading manifest {top_hash[:12]} from {self.root}"), self._open_manifest(top_hash) as handle:
+        with os_errors(f"Reading manifest {top_hash[:12]} from {self.url}"), self._open_manifest(top_hash) as handle:
             first = handle.readline(MAX_LINE + 1)
         return Manifest.decode_header(first, what=self._name_of(top_hash))
 
     def holds(self, manifest: Manifest) -> bool:
-        with os_errors(f"Reading from {self.root}"):
+        with os_errors(f"Reading from {self.url}"):
             try:
                 for entry in manifest.entries:
                     self._open_object(entry, entry.logical_key).close()
@@ -190,16 +191,14 @@ class QuiltRegistry(Registry):
         return True
 
     def _name_of(self, top_hash: str) -> str:
-        return f"Manifest {top_hash[:12]} of {self.root}"
+        return f"Manifest {top_hash[:12]} of {self.url}"
 
     def _open_manifest(self, top_hash: str) -> BinaryIO:
         if not _HASH.fullmatch(top_hash):
             raise UsageError(f"Not a top hash: {top_hash[:80]!r}.")
         handle = self._open_own(f"{MANIFESTS}/{top_hash}")
         if handle is None:
-            raise NotFoundError(
-                f"No version {top_hash[:12]}… in {self.root}.", hint="`quilt3 list-packages` lists all."
-            )
+            raise NotFoundError(f"No version {top_hash[:12]}… in {self.url}.", hint="`quilt3 list-packages` lists all.")
         return handle
 
     def _open_own(self, place: str) -> BinaryIO | None:
@@ -224,7 +223,7 @@ class QuiltRegistry(Registry):
         Raises:
             DataMismatchError: A pointer is not a top hash.
         """
-        with os_errors(f"Reading the pointers of {name} in {self.root}"):
+        with os_errors(f"Reading the pointers of {name} in {self.url}"):
             pointers = self._pointers(name)
         seconds = sorted((int(pointer), pointer) for pointer in pointers if _SECONDS.fullmatch(pointer))
         tags = {tag: top_hash for tag, top_hash in pointers.items() if not _SECONDS.fullmatch(tag)}
@@ -250,7 +249,7 @@ class QuiltRegistry(Registry):
         return list(dict.fromkeys([*(entry.top_hash for entry in log), *tagged]))
 
     def packages(self, namespace: str | None = None) -> Iterator[str]:
-        with os_errors(f"Listing {self.root}"):
+        with os_errors(f"Listing {self.url}"):
             for space in [namespace] if namespace else self._listdir(POINTERS):
                 for short in self._listdir(f"{POINTERS}/{space}"):
                     if _is_name(name := f"{space}/{short}"):
@@ -288,7 +287,7 @@ class QuiltRegistry(Registry):
             if _HASH.fullmatch(text):
                 return text
         raise DataMismatchError(
-            f"{self.root / place} does not hold a top hash.",
+            f"{self.url}/{place} does not hold a top hash.",
             hint="Restore it, or write the 64 hex digits of a version into it.",
         )
 
@@ -340,7 +339,7 @@ class QuiltRegistry(Registry):
 
     def _refuse(self, what: str) -> NoReturn:
         raise RefusedError(
-            f"{what} in the Quilt registry {self.root}: reprokit only reads it.",
+            f"{what} in the Quilt registry {self.url}: reprokit only reads it.",
             hint="Work in a registry of reprokit's, then `reprokit push --layout quilt REF FOLDER`.",
         )
 

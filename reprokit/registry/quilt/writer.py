@@ -20,6 +20,7 @@ import shutil
 import stat
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +36,7 @@ from reprokit.registry.quilt.registry import LATEST, MANIFESTS, POINTERS, QuiltR
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.packs import SMALL
 
-__all__ = ["QuiltWriter"]
+__all__ = ["QuiltTarget", "QuiltWriter"]
 
 _OURS = ".quilt/reprokit"
 _OWNER = "owner"
@@ -47,8 +48,43 @@ _REST = 62  # hex digits of an object's file name
 _NO_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EXDEV)
 
 
-class QuiltWriter:
-    """See the module. `reader` reads what is there."""
+class QuiltTarget(ABC):
+    """Where versions are written so that quilt3 reads them.
+
+    Attributes:
+        reader: Reads what is there.
+    """
+
+    url: str
+    reader: QuiltRegistry
+
+    @abstractmethod
+    def copy(self, manifest: Manifest, *, source: Registry, what: str, advance: Advance) -> tuple[int, int]:
+        """Store what is missing of a version's objects, verified on the way; return their number and bytes.
+
+        Raises:
+            DataMismatchError, NotFoundError: An object of the source is corrupt or missing; nothing was published.
+        """
+
+    @abstractmethod
+    def holds(self, manifest: Manifest) -> bool:
+        """True if a version and all its objects are there, with the physical keys that they have now."""
+
+    @abstractmethod
+    def publish(self, name: str, manifest: Manifest, *, moves_latest: Callable[[], bool]) -> None:
+        """Store the manifest of a version whose objects are there, and point at it.
+
+        Args:
+            moves_latest: Asked before `latest` is moved.
+        """
+
+    @abstractmethod
+    def points(self, name: str, top_hash: str, *, latest: bool) -> bool:
+        """True if a package has a version; and, if `latest`, as the latest."""
+
+
+class QuiltWriter(QuiltTarget):
+    """See the module."""
 
     def __init__(self, root: Path) -> None:
         """Open a folder that Quilt reads, or that is new or empty.
@@ -81,16 +117,10 @@ class QuiltWriter:
             ) from None
 
     def copy(self, manifest: Manifest, *, source: Registry, what: str, advance: Advance) -> tuple[int, int]:
-        """Store what is missing of a version's objects, verified on the way; return their number and bytes.
-
-        Raises:
-            DataMismatchError, NotFoundError: An object of the source is corrupt or missing; nothing was published.
-        """
         with os_errors(f"Storing objects in {self.url}"), self._staging() as folder:
             return _Copying(self.root, folder, manifest, source, what).run(advance)
 
     def holds(self, manifest: Manifest) -> bool:
-        """True if a version and all its objects are there, with the physical keys that they have now."""
         path = self.root / MANIFESTS / manifest.top_hash
         with os_errors(f"Reading from {self.url}"):
             if not path.is_file() or path.read_bytes() != self._text(manifest):
@@ -98,11 +128,6 @@ class QuiltWriter:
             return all(_is_there(self.root / place, entry.size) for place, entry in _places(manifest))
 
     def publish(self, name: str, manifest: Manifest, *, moves_latest: Callable[[], bool]) -> None:
-        """Store the manifest of a version whose objects are there, and point at it.
-
-        Args:
-            moves_latest: Asked when nobody else writes pointers.
-        """
         folder = self.root / POINTERS / check_package_name(name)
         top_hash = manifest.top_hash
         with os_errors(f"Publishing {name} to {self.url}"), self._staging() as staging:
@@ -126,7 +151,6 @@ class QuiltWriter:
                     self._write(folder / str(seconds), top_hash.encode(), staging)
 
     def points(self, name: str, top_hash: str, *, latest: bool) -> bool:
-        """True if a package has a version; and, if `latest`, as the latest."""
         with os_errors(f"Reading from {self.url}"):
             pointers = self._pointers(self.root / POINTERS / check_package_name(name))
         return (pointers.pop(LATEST, None) == top_hash or not latest) and top_hash in pointers.values()
