@@ -65,6 +65,12 @@ class FaultProxy(socketserver.ThreadingTCPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
+    def reseed(self, seed: int, *, share: float) -> None:
+        """Draw anew from here on."""
+        with self._lock:
+            self.share = share
+            self._random = random.Random(seed)
+
     def draw(self, method: str) -> str | None:
         """Return what happens to the next request."""
         with self._lock:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LONG, Project
+from tests.conftest import LONG, SCALE, Project
 from tests.environment.making import copied, needed_by_reprokit
 from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.object_stores import Server
@@ -141,3 +141,29 @@ def test_what_a_killed_runner_had_not_sent_the_next_command_sends(far: Far) -> N
     assert far.json("verify", mine["run"], home="third")["problems"] == []
     resumed = far.json("resume", mine["run"], patience=180)
     assert resumed["status"] == "finished"
+
+
+@pytest.mark.parametrize("seed", range(max(1, round(SCALE))))
+def test_a_run_and_a_repetition_through_a_network_that_breaks(far: Far, seed: int) -> None:
+    """A quarter of the requests meet a fault: what is done is done to the last bit, what is not is named and kept."""
+    far.json("run", "recipe.yaml")
+    far.proxy.reseed(seed, share=0.25)
+    tried = [
+        far.reprokit("run", "recipe.yaml", expect=None, patience=400),
+        far.reprokit("reproduce", "latest", "-y", home="other", expect=None, patience=400),
+    ]
+    faults = sum(far.proxy.faults.values())
+    far.proxy.reseed(seed, share=0.0)
+    for done in tried:
+        assert done.returncode in (0, 11), done.stderr
+        assert done.returncode == 0 or far.name in done.stderr
+    assert faults > 20
+    for home in ("home", "other"):
+        far.json("ls", home=home)  # completes what could not be sent
+        assert far.json("status", home=home)["waiting"] == []
+    runs = far.json("ls", home="third")["runs"]
+    assert [(one["status"], one["checkpoints"]) for one in runs] == [("finished", 3)] * len(runs)
+    assert len(runs) >= 1 + sum(done.returncode == 0 for done in tried)
+    assert {one["verdict"] for one in runs if one["reproduces"]} <= {"BITWISE"}
+    assert far.json("verify", "--all", home="third")["problems"] == []
+    print(f"{faults} faults, {sum(done.returncode != 0 for done in tried)} named, 0 lost")
