@@ -83,18 +83,29 @@ class StoredRegistry(Registry):
         self._check_format()
         self._created()
 
-    def _marker(self) -> dict[str, Any]:
+    def _marker(self, storage: Storage) -> dict[str, Any]:
         try:
-            raw = self.storage.read(MARKER, max_bytes=_MAX_MARKER)
+            raw = storage.read(MARKER, max_bytes=_MAX_MARKER)
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
             raise explain_os_error(error, f"Opening the registry {self.url}") from error
-        content = load_json(raw, what=self.storage.name(MARKER), max_bytes=_MAX_MARKER)
+        content = load_json(raw, what=storage.name(MARKER), max_bytes=_MAX_MARKER)
         return content if isinstance(content, dict) else {}
 
     def _check_format(self) -> None:
-        marker = self._marker()
+        self._uuid = self._named(self.storage)
+        self.opened = True
+        self._opened()
+
+    def _named(self, storage: Storage) -> str:
+        """Return the UUID of the registry in a storage.
+
+        Raises:
+            FileNotFoundError: There is none.
+            RegistryError: Its format is not read here.
+        """
+        marker = self._marker(storage)
         version = marker.get("format")
         if version != FORMAT:
             raise RegistryError(
@@ -105,9 +116,7 @@ class StoredRegistry(Registry):
             raise RegistryError(
                 f"{self.storage.name(MARKER)} names no UUID.", hint="Restore it from a copy of the registry."
             )
-        self._uuid = marker["uuid"]
-        self.opened = True
-        self._opened()
+        return str(marker["uuid"])
 
     @abstractmethod
     def _opened(self) -> None:

@@ -16,9 +16,11 @@ _UUID = re.compile(r"[0-9a-f-]{36}")
 _LENGTH = 36
 
 
-def keep_uuid(home: Path, address: str, uuid: str) -> None:
-    """Remember which registry an address leads to."""
-    if kept_uuid(home, address) != uuid:
+def keep_uuid(home: Path, address: str, uuid: str | None) -> None:
+    """Remember which registry an address leads to; None if to none any more."""
+    if uuid is None:
+        _file(home, address).unlink(missing_ok=True)
+    elif kept_uuid(home, address) != uuid:
         durable_write(_file(home, address), uuid.encode(), sync=False)
 
 

@@ -25,9 +25,10 @@ from reprokit.errors import DataMismatchError, Error, NotFoundError, RegistryErr
 from reprokit.registry.base import Head, Sink, side_by_side
 from reprokit.registry.heads import heads_by_log
 from reprokit.registry.live import LiveRun
-from reprokit.registry.remote.addresses import keep_uuid
+from reprokit.registry.remote.addresses import keep_uuid, kept_uuid
 from reprokit.registry.remote.condemned import COMMIT_WITHIN, condemned_keys
 from reprokit.registry.remote.heads import ANNOUNCED, RemoteHeads
+from reprokit.registry.remote.opening import CheckedStorage
 from reprokit.registry.remote.signs import RemoteSigns
 from reprokit.registry.seen import SeenLogs
 from reprokit.registry.stored import StoredRegistry
@@ -61,10 +62,16 @@ class RemoteRegistry(StoredRegistry):
             cache: Where what was read is kept, and its index.
             home: Where it is kept what this machine saw of its logs last, and how its store behaves.
         """
+        lasting = not (isinstance(storage, StaticStorage) or storage.url.startswith("memory:"))
+        known = kept_uuid(home, storage.url) if home is not None and lasting else None
         super().__init__(storage)
-        self.bare = storage
         self._cache = cache
         self._home = home
+        self.bare = storage
+        self._was_known = known is not None
+        if known is not None:
+            inner = storage
+            self.bare = storage = CheckedStorage(inner, lambda: self._check_known(inner, known))
         self.signs = RemoteSigns(storage)
         self.ends = RemoteHeads(self, storage)
         self.history.announce = self.ends.announce
@@ -72,7 +79,32 @@ class RemoteRegistry(StoredRegistry):
         self._ensured = False
         self._preparing = threading.RLock()
         self._condemned: dict[str, frozenset[str]] = {}  # what gc condemned, by the names of its lists
-        self._open()
+        if known is None:
+            self._open()
+            return
+        self._uuid, self.opened = known, True
+        self._opened()
+
+    def _check_known(self, storage: Storage, known: str) -> None:
+        """Raise RegistryError if the address leads elsewhere than it did, and believe that the next time."""
+        assert self._home is not None  # noqa: S101 - else nothing is known
+        with os_errors(f"Opening the registry {self.url}"):
+            try:
+                found = self._named(storage)
+            except (FileNotFoundError, NotADirectoryError):
+                found = None
+        if found == known:
+            return
+        keep_uuid(self._home, self.url, found)
+        if found is None:
+            raise RegistryError(
+                f"There is no registry at {self.url} any more: this machine knows it as {known}.",
+                hint="Look whether it was moved or emptied. Repeat the command if the place is to begin anew.",
+            )
+        raise RegistryError(
+            f"{self.url} is another registry than this machine saw there last: {found}, and not {known}.",
+            hint="Ask who put it there. Repeat the command if that is what you expect.",
+        )
 
     def _opened(self) -> None:
         near = self._cache / "near" / self.uuid
@@ -81,8 +113,9 @@ class RemoteRegistry(StoredRegistry):
         self.manifests.many = True
         self.history.storage = self.storage
         if self._home is not None:
-            with contextlib.suppress(OSError):
-                keep_uuid(self._home, self.url, self.uuid)
+            if not self._was_known:  # else the check that runs meanwhile has the word
+                with contextlib.suppress(OSError):
+                    keep_uuid(self._home, self.url, self.uuid)
             self.history.seen = SeenLogs(self._home / "seen" / f"{self.uuid}.sqlite", self.url)
 
     @cached_property
