@@ -362,7 +362,7 @@ def main() -> None:
     wanted = harness.chosen(options.only, [*steps, "trips"])
     work = Work(options.work)
     facts = harness.machine(work)
-    with seaweed(work.trial("seaweed")) as server:
+    with seaweed(work.trial("seaweed"), volume_mb=1000) as server:
         server.make_bucket("bucket")
         bench = Bench(work, server, options)
         for name in wanted:

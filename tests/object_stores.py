@@ -73,8 +73,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def seaweed(folder: Path) -> Iterator[Server]:
-    """Run SeaweedFS: an independent implementation, with authentication, checksums and conditional writes."""
+def seaweed(folder: Path, *, volume_mb: int = 64) -> Iterator[Server]:
+    """Run SeaweedFS: an independent implementation, with authentication, checksums and conditional writes.
+
+    Args:
+        volume_mb: Of which there are a hundred.
+    """
     program = _program("weed")
     folder.mkdir(parents=True, exist_ok=True)
     port, master, volume, filer = (free_port() for _ in range(4))
@@ -86,7 +90,7 @@ def seaweed(folder: Path) -> Iterator[Server]:
         f"-s3.port={port}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-master.port={master}",
         f"-master.port.grpc={free_port()}", f"-volume.port={volume}", f"-volume.port.grpc={free_port()}",
         f"-filer.port={filer}", f"-filer.port.grpc={free_port()}", f"-s3.port.grpc={free_port()}",
-        "-master.volumeSizeLimitMB=64", "-volume.max=100",
+        f"-master.volumeSizeLimitMB={volume_mb}", "-volume.max=100",
     ]  # fmt: skip
     with _running(command, folder, port) as server:
         yield server
