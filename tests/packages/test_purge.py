@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,20 +10,24 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from reprokit.core.digest import hash_bytes
+from reprokit.core.digest import PLAIN, Digest, hash_bytes
 from reprokit.core.scratch import scratch
-from reprokit.errors import PurgedError, RefusedError
+from reprokit.errors import DataMismatchError, PurgedError, RefusedError
 from reprokit.packages.build import build
 from reprokit.packages.package import Package
 from reprokit.packages.purge import purge
 from reprokit.packages.tree_cache import erase, forget, lay_out
 from reprokit.registry.local import LocalRegistry
+from reprokit.registry.package_log import writer
+from reprokit.registry.repair import DAMAGED
+from reprokit.registry.uses import Use
 from reprokit.schema.manifest import Manifest
-from tests.conftest import RECIPE, Project
+from tests.conftest import RECIPE, Project, overwrite
 
 ERASED = b"31415926535897932384626.43383279\n"
 _KEEPS = (
@@ -126,6 +131,82 @@ def test_a_tree_that_was_changed_since_is_erased_too(tmp_path: Path, then: str) 
     assert len(holding(ERASED, cache)) == 1
     purge(registry, {whole["a"].digest}, cache=cache, reason="asked to")
     assert os.listdir(cache / "trees") == []
+
+
+def test_a_tombstone_says_what_it_was_where_it_was_and_who_erased_it_when_and_why(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path / "registry")
+    one = build({"a": ERASED, "d/b": ERASED, "c": b"kept"}, "t/one", registry=registry).top_hash
+    two = build({"a": b"also erased", "b": ERASED}, "t/two", registry=registry).top_hash
+    digests = [hash_bytes(data) for data in (ERASED, b"also erased")]
+    before = datetime.now(UTC).replace(microsecond=0)
+    purge(registry, set(digests), cache=tmp_path / "cache", reason="asked to ✓")
+    folder = registry.root / "tombstones"
+    assert sorted(os.listdir(folder)) == sorted(f"sha2-256-chunked-{digest.hex}.json" for digest in digests)
+    for digest, entries in zip(
+        digests, ([f"t/one@{one} a", f"t/one@{one} d/b", f"t/two@{two} b"], [f"t/two@{two} a"]), strict=True
+    ):
+        stone = json.loads((folder / f"sha2-256-chunked-{digest.hex}.json").read_bytes())
+        when = stone.pop("time")
+        assert when.endswith("Z") and before <= datetime.fromisoformat(when) <= datetime.now(UTC)
+        assert stone.pop("writer") == writer()
+        assert stone == {
+            "type": "sha2-256-chunked", "digest": digest.hex, "reason": "asked to ✓", "entries": entries,
+        }  # fmt: skip
+
+
+def test_the_entries_that_held_it_are_told_and_no_others(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path / "registry")
+    one = build({"a": ERASED, "c": b"kept"}, "t/one", registry=registry).top_hash
+    build({"c": b"kept"}, "t/two", registry=registry)
+    done = purge(registry, {hash_bytes(ERASED)}, cache=tmp_path / "cache", reason="asked to")
+    assert done.affected == [Use(package="t/one", top_hash=one, logical_key="a")]
+    assert Package.open("t/one", registry=registry)["c"].read() == b"kept"
+
+
+def test_what_is_large_was_set_aside_or_lies_in_a_damaged_pack_is_erased_too(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path / "registry")
+    large, small = ERASED * 32_000, b"damaged soon"
+    build({"a": ERASED, "large": large, "s": small, "c": b"kept"}, "t/x", registry=registry)
+    aside = registry.root / DAMAGED
+    aside.mkdir()
+    (aside / "pack").write_bytes(ERASED)
+    (name,) = registry.objects.pack_names()
+    path = registry.objects.pack_path(name)
+    overwrite(path, path.read_bytes().index(small), b"D")
+    other = LocalRegistry(registry.root)
+    purge(other, {hash_bytes(ERASED), hash_bytes(large)}, cache=tmp_path / "cache", reason="asked to")
+    assert holding(ERASED, registry.root) == []
+    assert Package.open("t/x", registry=LocalRegistry(registry.root))["c"].read() == b"kept"
+
+
+def test_while_it_is_not_known_what_a_pack_holds_nothing_is_purged(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path / "registry")
+    build({"a": ERASED}, "t/x", registry=registry)
+    registry.objects.pack_path("0" * 64).write_bytes(b"PK" * 50)
+    with pytest.raises(DataMismatchError, match=r"^It is not known what all packs hold, so nothing was purged\. "):
+        purge(registry, {hash_bytes(ERASED)}, cache=tmp_path / "cache", reason="asked to")
+    assert not (registry.root / "tombstones").exists()
+    assert Package.open("t/x", registry=registry)["a"].read() == ERASED
+
+
+def test_an_imported_digest_erases_nothing_of_a_pack(tmp_path: Path) -> None:
+    """SHA-256 of the content, and of its chunks' hashes: one hex number may stand for either."""
+    registry = LocalRegistry(tmp_path / "registry")
+    build({"a": b"kept"}, "t/x", registry=registry)
+    alias = Digest(PLAIN, hash_bytes(b"kept").hex)
+    assert purge(registry, {alias}, cache=tmp_path / "cache", reason="asked to").affected == []
+    assert Package.open("t/x", registry=LocalRegistry(registry.root))["a"].read() == b"kept"
+
+
+def test_what_a_writer_on_another_machine_left_is_erased_however_lately(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path / "registry")
+    build({"a": ERASED}, "t/x", registry=registry)
+    left = registry.root / "tmp" / "left"
+    left.mkdir()
+    (left / "owner").write_text(json.dumps({"host": "elsewhere", "machine": "other", "boot": "another"}))
+    (left / "half").write_bytes(ERASED)
+    purge(registry, {hash_bytes(ERASED)}, cache=tmp_path / "cache", reason="asked to")
+    assert holding(ERASED, registry.root) == []
 
 
 def test_what_a_killed_writer_left_in_the_registry_is_erased(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from reprokit.recording.recorder import Recording, new_run_id, recover
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore
 from reprokit.schema.manifest import Entry, Manifest
-from reprokit.schema.record import CheckpointEntry, OutputFacts, Record
+from reprokit.schema.record import Attempt, CheckpointEntry, OutputFacts, Place, Record
 from tests.comparison.making import locked
 
 RUN = "20260102-030405-abcdef"
@@ -115,6 +115,45 @@ def test_what_was_saved_before_the_kill_is_in_the_record(tmp_path: Path, registr
     assert run.record.metrics == {"loss": 0.25, "other": 1.0}
     assert run.record.artifacts == ["artifacts/plot.png"]
     assert registry.read_object(run.manifest["artifacts/plot.png"], what="it") == b"plot"
+
+
+GIVEN = Place(kind="checkpoint", epoch=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "events", "began_anew"),
+    [
+        (GIVEN, ["saved"], True),
+        (GIVEN, ["resumed", "saved"], False),
+        (GIVEN, ["resumed"], False),
+        (GIVEN, [], False),  # killed before it could have restored anything
+        (GIVEN, ["again"], False),  # what it was given, not one of its own
+        (None, ["saved"], False),
+    ],
+)
+def test_a_killed_run_began_anew_if_it_saved_without_restoring_what_it_was_given(
+    tmp_path: Path, registry: LocalRegistry, given: Place | None, events: list[str], began_anew: bool
+) -> None:
+    journal = Journal.create(tmp_path / "home", RUN)
+    attempt = Attempt(
+        started="2026-01-02T03:04:05.000Z", ended=None, status="interrupted", resumed="2026-01-02T04:04:05.000Z",
+        resumed_from="epoch 0" if given else "the beginning", resumed_at=given,
+    )  # fmt: skip
+    begun = msgspec.structs.replace(BEGUN, outputs=[], attempts=[attempt])
+    entry = CheckpointEntry(package="t/model", top_hash="1" * 64, state_digest="d", epoch=0)
+    with Recording.start(begun, [], lock=None, registry=registry, journal=journal):
+        for event in events:
+            if event == "resumed":
+                journal.event("resumed")
+            else:
+                again = {"again": True} if event == "again" else {}
+                journal.event("checkpoint", entry=msgspec.to_builtins(entry), **again)
+    journal.leave()
+    assert recover(tmp_path / "home") == [RUN]
+    record = RunStore(registry).load(RUN).record
+    assert [one.restored for one in record.attempts] == [not began_anew]
+    said = [text for text in record.warnings if "did not restore the checkpoint that it was given" in text]
+    assert len(said) == began_anew
 
 
 def test_a_run_that_ended_while_its_registry_was_away_is_completed_as_what_it_was(

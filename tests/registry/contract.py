@@ -88,6 +88,13 @@ class RegistryContract:
             registry.publish("a/b", manifest, tags=("no/tag",))
         assert registry.log("a/b") == []
 
+    def test_an_illegal_tag_is_put_on_nothing(self, registry):
+        top_hash = registry.publish("a/b", store(registry, {"x": b"1"})).top_hash
+        for tags in (("no/tag",), ("fine", "no/tag")):
+            with pytest.raises(UsageError):
+                registry.tag("a/b", top_hash, tags)
+        assert registry.head("a/b").tags == {"latest": top_hash}
+
     def test_an_ambiguous_prefix_is_refused_and_a_longer_one_resolves(self, registry):
         seen: dict[str, Manifest] = {}
         for number in range(100_000):  # a birthday among 65,536: some 300 are enough
@@ -222,6 +229,24 @@ class RegistryContract:
             assert caught.value.message == refusal
         registry.publish("a/b", one, tags=("v1",))  # where it is already
         assert registry.head("a/b").permanent == ("v1",)
+
+    def test_what_a_permanent_tag_refuses_is_not_stored(self, registry):
+        one, two = (store(registry, {"x": data}) for data in (b"1", b"2"))
+        registry.publish("a/b", one)
+        registry.tag("a/b", one.top_hash, ("v1",), permanent=True)
+        with pytest.raises(RefusedError):
+            registry.publish("a/b", two, tags=("v1",))
+        with pytest.raises(NotFoundError):
+            registry.read_manifest(two.top_hash)
+
+    def test_latest_can_be_put_on_an_older_version(self, registry):
+        one, two = (store(registry, {"x": data}) for data in (b"1", b"2"))
+        registry.publish("a/b", one)
+        registry.publish("a/b", two)
+        entry = registry.tag("a/b", one.top_hash, ("latest", "v1"))
+        assert (entry.action, entry.permanent) == ("tag", ())
+        assert entry.tags == {"latest": one.top_hash, "v1": one.top_hash}
+        assert registry.resolve(PackageRef("a/b")) == one.top_hash
 
     def test_latest_is_never_permanent(self, registry):
         one, two = (store(registry, {"x": data}) for data in (b"1", b"2"))

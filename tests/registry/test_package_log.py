@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def test_an_entry_says_what_it_was_written_as(logs: PackageLogs) -> None:
         {"top_hash": None}, {"top_hash": "A" * 64}, {"time": 1.5}, {"time": True}, {"time": None}, {"writer": 1},
         {"writer": None}, {"tags": ["latest"]}, {"tags": None}, {"tags": {"latest": "1"}}, {"tags": {"latest": None}},
         {"tags": {"latest": ONE, "x": "y"}}, {"permanent": {}}, {"permanent": None}, {"permanent": ["lost"]},
-        {"permanent": [1]}, {"permanent": ["latest", "lost"]}, {"note": 1}, {"note": ["x"]}, {"more": 1},
+        {"permanent": [1]}, {"permanent": [["latest"]]}, {"permanent": ["latest", "lost"]},
+        {"note": 1}, {"note": ["x"]}, {"more": 1},
     ],
 )  # fmt: skip
 def test_a_sealed_entry_of_another_form_is_malformed(logs: PackageLogs, lie: dict[str, Any]) -> None:
@@ -209,6 +211,18 @@ def test_what_is_appended_goes_on_from_what_is_there(logs: PackageLogs) -> None:
 def test_without_a_stamp_the_writer_and_the_time_are_told(tmp_path: Path) -> None:
     entry = PackageLogs(FolderStorage(tmp_path)).append("a/b", "publish", ONE, latest(ONE))
     assert entry.time > 10**18 and entry.writer.count("@") == 1
+
+
+def test_each_entry_is_later_than_the_one_before_it_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = PackageLogs(FolderStorage(tmp_path))
+    told = []
+    for clock in (100, 200, 200, 50, 202, 300):
+        monkeypatch.setattr(time, "time_ns", lambda clock=clock: clock)
+        told.append(logs.append("a/b", "publish", ONE, latest(ONE)).time)
+    assert told == [100, 200, 201, 202, 203, 300]
+    assert [entry.time for entry in logs.entries("a/b")] == told
 
 
 def test_a_permanent_tag_may_be_set_to_where_it_is(logs: PackageLogs) -> None:

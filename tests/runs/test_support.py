@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from reprokit.registry.local import LocalRegistry
+from reprokit.runs.provisos import provisos
 from reprokit.runs.store import RunStore
 from reprokit.runs.support import Support, contradicted
 from reprokit.runs.verdict_store import VerdictStore
@@ -87,6 +88,47 @@ def test_what_is_equal_is_bitwise(right: dict[str, Any]) -> None:
 )
 def test_what_is_not_is_not(right: dict[str, Any], said: str) -> None:
     assert said in str(why("BITWISE", **right))
+
+
+def test_outputs_alone_can_be_equal() -> None:
+    without: dict[str, Any] = {"checkpoints": [], "metrics": {}, "logged": {}}
+    assert why("BITWISE", left=without, **without) is None
+    missing = {**without, "outputs": [OutputFacts(path="o", missing=True)]}
+    assert "there is nothing in them that could be compared" in str(why("BITWISE", left=missing, **missing))
+    assert why("BITWISE", left={"outputs": []}, outputs=[]) is None  # nor have checkpoints to have outputs beside them
+
+
+def honest(left: dict[str, Any], right: dict[str, Any]) -> str | None:
+    """Return what is in the way of `BITWISE` where the verdict names each proviso that the two records give."""
+    sides = record(LEFT, **left), record(RIGHT, **{"reproduces": LEFT, **right})
+    verdict = Verdict(run_id=RIGHT, reproduces=LEFT, verdict="BITWISE", provisos=provisos(*sides))
+    return contradicted(verdict, *sides, frozenset({"seconds"}))
+
+
+KEPT, OTHER_BYTES = (OutputFacts(path="o", size=1, digest=digest) for digest in "12")
+UNKEPT, MISSING = OutputFacts(path="o", unkept="it is a pipe"), OutputFacts(path="o", missing=True)
+
+
+def test_an_output_that_either_side_did_not_keep_is_not_compared() -> None:
+    for ours, theirs in ((KEPT, UNKEPT), (UNKEPT, KEPT), (UNKEPT, UNKEPT)):
+        assert honest({"outputs": [ours]}, {"outputs": [theirs]}) is None
+    alone: dict[str, Any] = {"checkpoints": [], "metrics": {}, "logged": {}, "outputs": [UNKEPT]}
+    assert "there is nothing in them that could be compared" in str(honest(alone, alone))
+
+
+def test_an_output_that_neither_side_wrote_is_equal_whoever_names_it() -> None:
+    assert honest({"outputs": [MISSING]}, {"outputs": []}) is None
+    assert honest({"outputs": []}, {"outputs": [MISSING]}) is None
+    assert honest({"outputs": [MISSING]}, {"outputs": [MISSING]}) is None
+    assert str(honest({"outputs": [MISSING]}, {"outputs": [KEPT]})).endswith("differ in the output o")
+
+
+def test_an_original_that_failed_may_lack_outputs_and_metrics_and_not_differ_in_what_it_wrote() -> None:
+    failed: dict[str, Any] = {"status": "failed", "metrics": {}}
+    assert honest({**failed, "outputs": [MISSING]}, {"outputs": [KEPT]}) is None
+    assert honest({**failed, "outputs": []}, {"outputs": [KEPT]}) is None
+    assert honest({**failed, "outputs": [KEPT]}, {"outputs": [KEPT]}) is None
+    assert str(honest({**failed, "outputs": [OTHER_BYTES]}, {"outputs": [KEPT]})).endswith("differ in the output o")
 
 
 def test_what_was_relaxed_or_goes_on_or_compares_nothing_is_not_bitwise() -> None:

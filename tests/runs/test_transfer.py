@@ -547,6 +547,16 @@ class TestCopy:
         assert not any(one.published for one in copy(source=filled, target=goal))
         assert {name: len(goal.log(name)) for name in goal.packages()} == logs
 
+    def test_latest_follows_the_history_and_never_goes_back_to_what_is_there(self, filled, target):
+        copy(source=filled, target=target)
+        one, two, three = filled.top_hashes("a/b")
+        filled.rollback("a/b", two)
+        assert not any(done.published for done in copy(source=filled, target=target))
+        assert target.head("a/b").tags == {"latest": three, "first": one, "good": two}
+        four = build({"x": b"new"}, "a/b", registry=filled).top_hash
+        copy(source=filled, target=target)
+        assert target.head("a/b").tags == {"latest": four, "first": one, "good": two} == filled.head("a/b").tags
+
     def test_chosen_runs_come_with_what_they_name_and_no_more(self, filled, target):
         copy(source=filled, target=target, where="metrics.loss < 1")
         assert list(target.packages()) == ["a/b", f"runs/{RUNS[0]}", f"runs/{RUNS[1]}", f"verdicts/{RUNS[0]}"]

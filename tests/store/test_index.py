@@ -40,6 +40,15 @@ def test_places_are_those_of_packs_that_exist(index: Index) -> None:
     assert (index.packs(), index.places([TWO], {B})) == (set(), {})
 
 
+def test_what_lies_in_each_pack_is_known_pack_by_pack(index: Index) -> None:
+    assert index.members() == {}
+    index.add_pack(A, {ONE: Member(94, 3), TWO: Member(200, 5)})
+    index.add_pack(B, {TWO: Member(94, 5)})
+    index.add_pack("c" * 64, {})
+    assert index.members() == {A: {ONE: (94, 3), TWO: (200, 5)}, B: {TWO: (94, 5)}, "c" * 64: {}}
+    assert all(isinstance(member, Member) for members in index.members().values() for member in members.values())
+
+
 def test_more_is_asked_at_once_than_sqlite_takes(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BATCH", 3)
     raws = [bytes([number]) * 32 for number in range(10)]

@@ -1,7 +1,9 @@
 """A version is read back from whatever form it is stored in, or refused by name, in little memory."""
 
 import gzip
+import hashlib
 import re
+import tracemalloc
 import zlib
 
 import pytest
@@ -14,7 +16,7 @@ from reprokit.packages.package import Package, verify_registry
 from reprokit.registry.local import LocalRegistry
 from reprokit.schema.manifest import MAX_LINE, Entry, Manifest
 from reprokit.store import manifests
-from reprokit.store.manifests import ManifestStore
+from reprokit.store.manifests import GENERATIONS, ManifestStore
 from reprokit.store.storage import FolderStorage
 
 VALUES = {f"{number:03d}": b"%d" % number for number in range(100)}
@@ -139,6 +141,8 @@ def test_what_unpacks_to_too_much_is_never_in_memory(registry, monkeypatch):
     with pytest.raises(DataMismatchError, match=f"it unpacks to more than {size - 1:,} bytes"):
         LocalRegistry(registry.root).read_manifest(base)
     monkeypatch.setattr(manifests, "MAX_MANIFEST", size)
+    monkeypatch.setattr(manifests, "MAX_ENTRIES", 100)
+    assert len(LocalRegistry(registry.root).read_manifest(base).entries) == 100
     monkeypatch.setattr(manifests, "MAX_ENTRIES", 98)
     with pytest.raises(DataMismatchError, match="it has more than 98 entries"):
         LocalRegistry(registry.root).read_manifest(base)
@@ -149,6 +153,10 @@ def test_only_what_saves_something_is_stored_as_a_difference(registry):
     build(few, "a/few", registry=registry)
     other = build({**few, "007": b"new"}, "a/few", registry=registry).top_hash
     assert registry.manifests.base_of(other) is None, "of few lines"
+    more = {**few, "063": b"63"}
+    more_base = build(more, "a/more", registry=registry).top_hash
+    registry.manifests.write(version := build_of(registry, {**more, "007": b"new"}), near=more_base)
+    assert registry.manifests.base_of(version.top_hash) == more_base
     base = build(VALUES, "a/b", registry=registry).top_hash
     for changed, near in ((25, base), (26, None)):
         new = {f"{number:03d}": b"new%d" % number for number in range(changed)}
@@ -175,10 +183,15 @@ def test_a_listing_reads_the_first_line_alone_and_names_what_is_not_there(regist
             read("0" * 64)
     path = registry.manifest_path(base)
     path.chmod(0o644)
-    for data in (b"", path.read_bytes()[:10], b"no gzip"):
+    for data, said in (
+        (b"", "its first line does not end"),
+        (path.read_bytes()[:10], "its first line does not end"),
+        (b"no gzip", "incorrect header check"),
+    ):
         path.write_bytes(data)
-        with pytest.raises(DataMismatchError, match=f"^Manifest {base[:12]} of .* is corrupt: "):
-            registry.read_header(base)
+        for read in (registry.read_header, registry.manifests.base_of):
+            with pytest.raises(DataMismatchError, match=f"^Manifest {base[:12]} of .* is corrupt: .*{said}"):
+                read(base)
 
 
 def test_a_manifest_that_would_not_be_read_is_not_written(tmp_path, monkeypatch):
@@ -235,3 +248,114 @@ def test_a_version_that_only_adds_to_its_base_copies_all_of_it(registry):
     assert registry.manifests.base_of(more) == base
     assert registry.read_manifest(more).top_hash == more
     assert len(registry.read_manifest(more).entries) == 101
+
+
+def test_publishing_again_repairs_a_damaged_version_of_few_lines(registry):
+    top_hash = build({"a": b"1"}, "a/b", registry=registry).top_hash
+    version = registry.read_manifest(top_hash)
+    registry.manifest_path(top_hash).write_bytes(b"damaged")
+    registry.publish("a/b", version)
+    assert registry.read_manifest(top_hash).top_hash == top_hash
+
+
+def _version(keys):
+    return Manifest.make([Entry(key, 1, Digest.chunked(bytes(32)), {}, ("objects/x",)) for key in keys], message="m")
+
+
+def test_a_manifest_that_is_too_long_as_a_whole_is_not_written(tmp_path, monkeypatch):
+    store = ManifestStore(FolderStorage(tmp_path))
+    version = _version("abc")
+    size = len(version.encode())
+    monkeypatch.setattr(manifests, "MAX_MANIFEST", size - 1)
+    with pytest.raises(UsageError, match=f"^A version whose manifest has {size:,} bytes, .* is not published"):
+        store.write(version, near=None)
+    assert store.names() == set()
+    monkeypatch.setattr(manifests, "MAX_MANIFEST", size)
+    longest = max(map(len, version.encode().splitlines()))
+    monkeypatch.setattr(manifests, "MAX_LINE", longest - 1)
+    with pytest.raises(UsageError, match=f", {longest:,} of them in one line, is not published"):
+        store.write(version, near=None)
+    monkeypatch.setattr(manifests, "MAX_LINE", longest)
+    store.write(version, near=None)
+    assert store.read(version.top_hash).keys == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("entries", [0, 64])
+@pytest.mark.parametrize("generation", [0, 1, GENERATIONS - 1])
+def test_a_version_whose_key_is_condemned_lies_under_the_next_one(tmp_path, entries, generation):
+    store = ManifestStore(FolderStorage(tmp_path))
+    store.many = True
+    version = _version(f"{number:02d}" for number in range(entries))
+    keys = [store.key(version.top_hash, number) for number in range(GENERATIONS)]
+    assert len(set(keys)) == GENERATIONS and not store.has(version.top_hash)
+    store.write(version, near=None, avoid=keys[:generation])
+    assert [key for key in keys if store.storage.stat(key) is not None] == [keys[generation]]
+    assert store.has(version.top_hash) and store.names() == {version.top_hash}
+    assert store.read(version.top_hash).header == store.header(version.top_hash) == version.header
+    assert store.base_of(version.top_hash) is None
+    plain = ManifestStore(FolderStorage(tmp_path))
+    assert plain.has(version.top_hash) is (generation == 0), "where gc has a lock there is one key"
+
+
+@pytest.mark.parametrize("entries", [0, 64])
+def test_where_nobody_is_locked_out_a_damaged_version_is_repaired_and_a_sound_one_stays(tmp_path, entries):
+    store = ManifestStore(FolderStorage(tmp_path))
+    store.many = True
+    version = _version(f"{number:02d}" for number in range(entries))
+    store.write(version, near=None)
+    path = tmp_path / store.key(version.top_hash)
+    seen = path.stat()
+    store.write(version, near=None)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (seen.st_ino, seen.st_mtime_ns)
+    path.write_bytes(b"damaged")
+    store.write(version, near=None)
+    assert store.read(version.top_hash).header == version.header
+
+
+def test_where_nobody_is_locked_out_a_damaged_difference_is_written_anew_whole(registry):
+    base = build(VALUES, "a/b", registry=registry).top_hash
+    small = build({**VALUES, "007": b"new"}, "a/b", registry=registry).top_hash
+    version, store = registry.read_manifest(small), registry.manifests
+    store.many = True
+    store.write(version, near=base)
+    assert store.base_of(small) == base
+    registry.manifest_path(small).write_bytes(b"damaged")
+    store.write(version, near=base)
+    assert store.base_of(small) is None and store.read(small).top_hash == small
+
+
+@pytest.mark.parametrize(("of", "lacking", "saves"), [(8, [3], True), (3, [2], True), (2, [1], False)])
+def test_what_lacks_many_lines_of_another_is_a_difference_if_it_takes_half_the_lines(registry, of, lacking, saves):
+    many = {f"{number:03d}": b"%d" % number for number in range(198)}
+    base = build(many, "a/b", registry=registry).top_hash
+    kept = {key: data for key, data in many.items() if int(key) % of not in lacking}
+    top_hash = build(kept, "a/b", registry=registry).top_hash
+    assert registry.manifests.base_of(top_hash) == (base if saves else None)
+    assert registry.read_manifest(top_hash).keys == list(kept)
+
+
+@pytest.mark.parametrize("ends", [None, 64 * 1024 - 50, 64 * 1024 - 1, 64 * 1024])
+def test_the_second_line_is_found_however_long_the_first_is(registry, ends):
+    base = build(VALUES, "a/b", registry=registry).top_hash
+    if ends is None:
+        said = "".join(hashlib.sha256(b"%d" % number).hexdigest() for number in range(3000))
+    else:
+        said = "x" * (ends - len(Manifest.make([], message="").encode()))
+    small = build({**VALUES, "007": b"new"}, "a/b", registry=registry, message=said).top_hash
+    if ends is not None:
+        assert len(registry.read_manifest(small).encode().partition(b"\n")[0]) == ends - 1
+    assert registry.manifests.base_of(small) == base
+    assert registry.read_header(small)["message"] == said
+
+
+def test_a_first_line_without_end_is_never_in_memory(registry, monkeypatch):
+    top_hash = build(VALUES, "a/b", registry=registry).top_hash
+    _repacked(registry, top_hash, lambda _: bytes(16 * 1024 * 1024))
+    monkeypatch.setattr(manifests, "MAX_LINE", 100_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataMismatchError, match="its first line does not end"):
+            registry.read_header(top_hash)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 1024 * 1024
+    finally:
+        tracemalloc.stop()

@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -430,6 +431,7 @@ def test_a_reader_reads_straight_from_packs_and_maps_what_lies_loose(store, monk
         "packs/{name}.zap#94,5",
         "objects/{name}.zip#94,5",
         "packs/../{name}.zip#94,5",
+        "packs/{name}.zip#99999999999999999999999,5",
     ],
 )
 def test_a_reader_finds_what_lies_elsewhere_than_its_key_says(store, place):
@@ -477,9 +479,62 @@ def test_what_changes_after_it_was_mapped_is_read_again_and_refused(store):
         reader.view(0)
 
 
+def test_what_changes_in_a_pack_after_it_was_read_is_refused(store):
+    (small,) = put(store, b"hello")
+    reader = PackReader(store, store.locate(Manifest.make([small])), what="v")
+    assert reader.read(0) == reader.read(0) == b"hello"
+    (name,) = store.pack_names()
+    path = store.pack_path(name)
+    data = path.read_bytes()
+    path.chmod(0o644)
+    with path.open("r+b") as handle:
+        handle.seek(data.index(b"hello"))
+        handle.write(b"j")
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(DataMismatchError, match=r"^x of v is corrupt: expected "):
+        reader.read(0)
+
+
 def test_a_pack_that_cannot_be_read_hides_no_other(store):
     (entry,) = put(store, b"hello")
     store.pack_path("0" * 64).write_bytes(b"x")
     fresh = ObjectStore(store.root, Index(None))
     assert fresh.find([entry.digest]).keys() == {entry.digest}
     assert fresh.read(entry, what="x") == b"hello"
+
+
+def test_the_catalogue_has_the_packs_that_are_there_and_can_be_read(store):
+    assert store.catalogue() == set()
+    put(store, b"hello")
+    (one,) = store.pack_names()
+    put(store, b"world")
+    store.pack_path("0" * 64).write_bytes(b"x")
+    (two,) = store.pack_names() - {one, "0" * 64}
+    fresh = ObjectStore(store.root, Index(None))
+    assert fresh.catalogue() == {one, two} == fresh.index.packs()
+    assert fresh.catalogue() == {one, two}
+    store.pack_path(one).unlink()
+    assert fresh.catalogue() == {two} == fresh.index.packs()
+
+
+@pytest.mark.parametrize(("first", "second"), [("alone", "shared"), ("shared", "alone"), ("alone", "alone")])
+def test_who_wants_the_store_alone_has_it_alone(store, first, second):
+    store.root.mkdir()
+    entered, other = threading.Event(), ObjectStore(store.root, Index(None))
+
+    def enter():
+        with getattr(other, second)():
+            entered.set()
+
+    waiting = threading.Thread(target=enter)
+    with getattr(store, first)():
+        waiting.start()
+        assert not entered.wait(0.2)
+    assert entered.wait(30)
+    waiting.join(30)
+
+
+def test_who_shares_the_store_waits_for_nobody_who_does(store):
+    store.root.mkdir()
+    with store.shared(), ObjectStore(store.root, Index(None)).shared():
+        pass

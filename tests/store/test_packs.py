@@ -14,7 +14,7 @@ from reprokit.schema.manifest import Entry
 from reprokit.store import packs
 from reprokit.store.index import Index
 from reprokit.store.objects import ObjectStore
-from reprokit.store.packs import MAX_MEMBERS, SMALL, Pack, PackWriter
+from reprokit.store.packs import MAX_MEMBERS, SMALL, Pack, PackWriter, directory_size, parse_directory
 from reprokit.store.staging import stage
 
 
@@ -158,3 +158,15 @@ def test_an_end_that_says_what_no_pack_says_is_damaged(tmp_path: Path, place: in
     other.write_bytes(data)
     with pytest.raises(DataMismatchError, match="it is truncated, or not a pack"):
         _ = Pack(other).members
+
+
+def test_of_a_packs_last_bytes_all_that_its_end_takes_are_needed(tmp_path: Path) -> None:
+    """As who reads a pack over a network has them."""
+    path = _pack(tmp_path, b"one", b"three")
+    whole = path.read_bytes()
+    tail = directory_size(whole[-packs._END.size :], len(whole))
+    assert directory_size(whole, len(whole)) == tail == len(whole) - whole.index(b"PK\x01\x02")
+    assert parse_directory(whole[-tail:], len(whole)) == dict(Pack(path).members)
+    for end in (b"", b"PK", whole[-packs._END.size + 1 :]):
+        with pytest.raises(ValueError, match="it is truncated"):
+            directory_size(end, len(whole))
