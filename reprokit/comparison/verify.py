@@ -146,12 +146,14 @@ class _Look:
 
     def everything(self) -> None:
         """Look at what all runs and verdicts say; their bytes were read already."""
-        for run_id in self._runs.ids():
+        for name in self._registry.packages(RESERVED):
+            run_id = name.partition("/")[2]
             with contextlib.suppress(*_WRONG):  # of its log, which was looked at with its bytes
                 if self._runs.has(run_id):
                     self._run(run_id)
         for original in VerdictStore(self._registry).originals():
-            self._verdicts(original)
+            with contextlib.suppress(*_WRONG):  # as above
+                self._verdicts(original)
         self._unlisted()
 
     def claims(self, package: Package) -> Mapping[str, Callable[[memoryview], None]]:

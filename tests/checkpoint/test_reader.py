@@ -74,6 +74,8 @@ def test_tied_weights_come_under_each_name_and_stay_one(registry: LocalRegistry)
     assert found.tensor("head").tobytes() == found.tensor("embed").tobytes()
     assert list(found.tensors(names=["head"])) == ["head"]
     assert found.aliases() == {"head": "embed", "also": "big"}
+    assert found.aliases("optimizer") == {}  # which has no tensors
+    assert make(registry, {"w": _noise(4)}).aliases() == {}
 
 
 def test_arrays_cannot_be_written_to(registry: LocalRegistry) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -716,6 +717,38 @@ def test_entries_of_data_that_differ_are_named(registry: LocalRegistry) -> None:
     found = two(registry, {"lock": locked(data=[pins[0]])}, {"lock": locked(data=[pins[1]])}, 0.5)
     (cause,) = [cause for cause in found.explanations if cause.kind == "data"]
     assert (cause.what, cause.lines) == ("data.in", ["~ b"])
+    bare = two(registry, {"lock": locked(data=[pins[0]])}, {"lock": locked(data=[])}, 0.5)
+    (lacking,) = [cause for cause in bare.explanations if cause.kind == "data"]
+    assert (lacking.what, lacking.lines) == ("data.in", [])
+
+
+def test_entries_of_each_input_are_compared_however_many_cannot_be(registry: LocalRegistry) -> None:
+    """The versions of the first were deleted, the second is the same, and one run has the third alone."""
+    hashes = [build({"a": text}, "t/in", registry=registry).top_hash for text in (b"1", b"2")]
+    gone, same = ["6" * 64, "7" * 64], [hashes[0]] * 2
+    data: list[list[DataPin]] = [[], []]
+    for name, versions in (("gone", gone), ("same", same), ("lost", hashes[:1]), ("changed", hashes)):
+        for pins, top_hash in zip(data, versions, strict=False):
+            pins.append(DataPin(name=name, package="t/in", top_hash=top_hash, path=name))
+    found = two(registry, {"lock": locked(data=data[0])}, {"lock": locked(data=data[1])}, 0.5)
+    told = {cause.what: cause.lines for cause in found.explanations if cause.kind == "data"}
+    assert told == {"data.gone": [], "data.lost": [], "data.changed": ["~ a"]}
+
+
+def test_what_python_says_of_the_style_of_code_is_not_heard_and_whatever_is_said_next_is(
+    registry: LocalRegistry,
+) -> None:
+    texts = [b'name = "\\d"\n', b'name = "\\d"  # digits\n']
+    sides = [
+        {"lock": locked(code=CodeIdentity(tree=tree)), "code": {"train.py": text}}
+        for tree, text in zip(("c" * 40, "d" * 40), texts, strict=True)
+    ]
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        found = two(registry, *sides, 0.5)
+        warnings.warn("something else", stacklevel=1)
+    assert "code" in {cause.kind for cause in found.explanations}
+    assert [str(one.message) for one in heard] == ["something else"]
 
 
 # ── where the first difference is, which is what causes are weighed by ────────────────────────────────────────────────

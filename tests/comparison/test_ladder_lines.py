@@ -197,6 +197,22 @@ def test_every_output_has_a_line_by_its_mode() -> None:
     ]
     assert found.verdict == "DIVERGED"
     assert found.first_divergence is not None and found.first_divergence.output == "changed"
+    back = judged(
+        side(outputs=right, read={"changed": b"2", "unread": b"1"}.__getitem__), side(OTHER, outputs=left, read=read)
+    )
+    assert {what: (result, detail) for what, result, detail in lines(back)[1:]} == {
+        "same": ("match", "1 bytes"),
+        "changed": ("differs", "1 and 1 bytes, the first difference at byte 0 (from 0)"),
+        "skipped": ("ignored", "as the recipe declares"),
+        "never": ("missing", "declared, and neither run wrote it"),
+        "found": ("missing", "the repetition does not have it"),
+        "unread": ("match", "1 bytes"),
+        "folder/x": ("missing", "the repetition has a file folder instead"),
+        "a/b/c": ("missing", "the repetition has a file a instead"),
+        "lost": ("missing", "the original does not have it"),
+        "folder": ("missing", "the original has a folder there"),
+        "a": ("missing", "the original has a folder there"),
+    }
 
 
 def test_outputs_alone_show_bits_too_and_are_not_looked_at_where_only_epochs_were_asked_for() -> None:

@@ -13,9 +13,11 @@ from reprokit.packages.package import Problem
 from reprokit.packages.purge import purge
 from reprokit.registry.context import Context
 from reprokit.registry.local import LocalRegistry
+from reprokit.registry.quilt.registry import QuiltRegistry
 from reprokit.registry.repair import SetAside
 from reprokit.runs.store import RunStore, StoredRun
 from reprokit.runs.verdict_store import VerdictStore
+from reprokit.schema.facts import meta_of
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.record import Attempt
 from reprokit.schema.verdict import Rung, RunLink, Verdict, VerdictRecord
@@ -64,6 +66,15 @@ def test_what_is_asked_for_is_asked_for_once(context: Context, tmp_path: Path) -
         verify([LEFT], context=context)
     assert verify(context=context, everything=True) == Verification(versions=0, problems=[], set_aside=None)
     assert verify(context=context, everything=True, repair=True).set_aside == []
+
+
+def test_nothing_of_a_registry_of_quilt_s_is_set_aside(context: Context, tmp_path: Path) -> None:
+    quilt = tmp_path / "quilt"
+    (quilt / ".quilt/named_packages").mkdir(parents=True)
+    other = Context(home=context.home, cache=context.cache, registry=QuiltRegistry(quilt))
+    assert verify(context=other, everything=True) == Verification(versions=0)
+    with pytest.raises(UsageError, match="--repair goes with --all, and with a registry of reprokit's"):
+        verify(context=other, everything=True, repair=True)
 
 
 def test_of_a_run_its_record_its_checkpoints_and_the_initial_state_are_read(
@@ -264,3 +275,109 @@ def test_what_was_found_is_told_as_json(tmp_path: Path) -> None:
     }  # fmt: skip
     honest = Problem(package="a/b", top_hash="0", logical_key=None, message="m")
     assert Verification(versions=0, problems=[problem, honest]).wrong == [honest]
+
+
+# ── what is damaged or strange, and is no reason to stop ──────────────────────────────────────────────────────────────
+
+
+def test_a_run_that_kept_no_initial_state_is_verified_as_others_are(registry: LocalRegistry, context: Context) -> None:
+    run(registry, saves=[Save(), Save()])
+    assert verify([LEFT], context=context) == Verification(versions=3)
+    assert verify(context=context, everything=True) == Verification(versions=3)
+
+
+def test_what_is_damaged_is_set_aside_and_told(registry: LocalRegistry, context: Context) -> None:
+    path, offset = lies_at(registry, run(registry).manifest["outputs/a"])
+    overwrite(path, offset, b"X")
+    found = verify(context=anew(context), everything=True, repair=True)
+    assert found.set_aside is not None
+    assert [one.file for one in found.set_aside] == [str(path.relative_to(registry.root))]
+    assert not path.exists()
+    assert "outputs/a" in {one.logical_key for one in found.wrong}
+
+
+def test_a_record_s_version_under_another_name_is_bytes_and_no_record(
+    registry: LocalRegistry, context: Context
+) -> None:
+    made(registry, LEFT, SAVES, metrics={"loss": 1.0}, logged=[{"loss": 0.5}])
+    manifest = RunStore(registry).load(LEFT).manifest
+    registry.publish(f"t/{LEFT}", manifest)
+    registry.publish("runs/none", manifest)
+    assert verify([f"runs/{LEFT}"], context=context).problems != []
+    assert verify([f"t/{LEFT}", "runs/none"], context=context) == Verification(versions=2)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_file_of_two_versions_is_held_against_what_each_says_of_it(
+    registry: LocalRegistry, context: Context, first: bool
+) -> None:
+    """Whichever is read first: of the state, which has its digest in the header, and of a file of tensors."""
+    honest = registry.read_manifest(run(registry).record.checkpoints[0].top_hash)
+    (key,) = (entry.logical_key for entry in honest.entries if entry.logical_key.endswith(".safetensors"))
+    (row,) = honest[key].meta["reprokit"]["tensors"]
+    meta = {"reprokit": {"tensors": [{**row, "digest": "0" * 64}]}}
+    entries = [Entry(*entry[:3], meta) if entry.logical_key == key else entry for entry in honest.entries]
+    facts = {**honest.user_meta["reprokit"], "state_digest": "sha256-merkle-v1:" + "0" * 64}
+    for name, liar in (
+        (key, Manifest.make(entries, message=None, user_meta=honest.user_meta)),
+        ("state.json", Manifest.make(list(honest.entries), message=None, user_meta={"reprokit": facts})),
+    ):
+        registry.publish("t/model", liar)
+        refs = [f"t/model@{one.top_hash}" for one in ((liar, honest) if first else (honest, liar))]
+        found = [one for one in verify(refs, context=anew(context)).problems if one.logical_key == name]
+        assert [one.top_hash for one in found] == [liar.top_hash]
+
+
+def test_a_log_that_is_damaged_is_told_and_the_rest_is_verified(registry: LocalRegistry, context: Context) -> None:
+    run(registry)
+    run(registry, RIGHT, metrics={"loss": 1.0}, logged=[{"loss": 0.5}])
+    judged(registry)
+    other = "record.json: metric loss: the record says 1.0, the run logged 0.5"
+    for damaged in (f"runs/{LEFT}", f"verdicts/{LEFT}"):
+        for entry in (registry.root / "log" / damaged).iterdir():
+            entry.chmod(0o644)
+            entry.write_bytes(b"damaged")
+        found = told(verify(context=anew(context), everything=True))
+        assert [how[:15] for package, _, how in found if package == damaged] == ["Log entry 1 of "]
+        assert (f"runs/{RIGHT}", "record.json", other) in found
+
+
+def test_a_verdict_that_is_lost_is_told_and_the_others_are_verified(registry: LocalRegistry, context: Context) -> None:
+    run(registry)
+    run(registry, RIGHT, reproduces=LEFT, saves=[*SAVES[:2], Save(shift=1.0)])
+    lost = judged(registry, "DIVERGED")
+    kept = judged(registry)
+    registry.manifest_path(lost).unlink()
+    for refs in ((LEFT,), ()):
+        found = verify(refs, context=anew(context), everything=not refs)
+        assert [one.top_hash for one in found.problems if one.logical_key == "verdict.json"] == [kept]
+        assert (lost in {one.top_hash for one in found.problems}) == (not refs)
+
+
+def test_a_verdict_on_what_is_no_run_is_told(registry: LocalRegistry, context: Context) -> None:
+    run(registry)
+    for names, said in (
+        (("../x", RIGHT), "verdict.json of {} is a verdict on another run, ../x."),
+        ((LEFT, "../x"), f"run ../x is not in {registry.url}"),
+    ):
+        links = [RunLink(run_id=run_id, top_hash="0" * 64, lock_hash=None) for run_id in names]
+        verdict = Verdict(run_id=names[1], reproduces=names[0], verdict="BITWISE")
+        forged = VerdictRecord(verdict=verdict, original=links[0], reproduction=links[1], by="a@b", at="t")
+        with registry.staging() as sink:
+            digest, size = sink.put_bytes(forged.encode())
+        meta = meta_of(forged.summary())
+        manifest = Manifest.make([Entry("verdict.json", size, digest)], message=None, user_meta=meta)
+        registry.publish(f"verdicts/{LEFT}", manifest)
+        why = said.format(f"verdicts/{LEFT}@{manifest.top_hash[:8]}")
+        found = told(verify([f"verdicts/{LEFT}"], context=context))
+        assert found == [(f"verdicts/{LEFT}", "verdict.json", f"verdict.json: {why}")]
+
+
+def test_what_a_run_says_of_itself_is_looked_at_if_all_that_it_repeats_is_here(
+    registry: LocalRegistry, context: Context
+) -> None:
+    run(registry)
+    for other in ("20260103-000000-cccccc", "no run"):
+        said = [Verdict(run_id=RIGHT, reproduces=one, verdict="BITWISE") for one in (LEFT, other)]
+        run(registry, RIGHT, reproduces=LEFT, saves=[*SAVES[:2], Save(shift=1.0)], verdicts=said)
+        assert verify([RIGHT], context=context).problems == []

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import random
+import tracemalloc
 from concurrent import futures
 from typing import Any
 
@@ -143,25 +144,80 @@ def test_many_objects_in_parts_hash_as_each_of_them_whole() -> None:
 def test_spans_leave_out_nothing_and_each_but_the_last_is_worth_a_thread(sizes, least):
     found = list(spans(sizes, least))
     assert [position for span in found for position in span] == list(range(len(sizes)))
+    assert all(found)
     assert all(sum(sizes[position] for position in span) >= least for span in found[:-1])
     assert all(sum(sizes[position] for position in span[:-1]) < least for span in found)
 
 
-def test_many_small_objects_go_to_threads_together_and_few_to_none(monkeypatch):
-    handed: list[int] = []
+@pytest.fixture
+def handed(monkeypatch):
+    """What was handed to threads so far."""
+    found: list[int] = []
 
     class Counting(futures.ThreadPoolExecutor):
         def submit(self, *arguments: Any, **named: Any) -> Any:
-            handed.append(1)
+            found.append(1)
             return super().submit(*arguments, **named)
 
     monkeypatch.setattr(futures, "ThreadPoolExecutor", Counting)
+    return found
+
+
+def test_many_small_objects_go_to_threads_together_and_few_to_none(handed):
     views = [memoryview(number.to_bytes(2, "big") * 32_768) for number in range(100)]
     expected = [hash_bytes(view) for view in views]
     assert hash_all([[view] for view in views]) == expected
     assert len(handed) == 7  # 6.25 MiB in tasks of a MiB
     assert hash_all([[view] for view in views[:50]]) == expected[:50]
     assert len(handed) == 7
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "count"),
+    [
+        (0, {}, 0),
+        (8 * MIB, {}, 0),  # one chunk: nothing is there to share
+        (8 * MIB + 1, {}, 2),
+        (20 * MIB, {}, 3),
+        (20 * MIB, {"threads": 1}, 0),
+        (20 * MIB, {"type_": PLAIN}, 0),
+    ],
+)
+def test_a_copy_gives_each_chunk_to_a_thread_where_there_are_several(handed, size, options, count):
+    data = bytes(size)
+    assert copy_hashed(io.BytesIO(data), None, size, **options) == (
+        hash_bytes(data, options.get("type_", CHUNKED)),
+        size,
+    )
+    assert len(handed) == count
+    if "threads" not in options:
+        assert hash_view(memoryview(data), **options) == hash_bytes(data, options.get("type_", CHUNKED))
+        assert len(handed) == 2 * count
+
+
+class Zeros(io.RawIOBase):
+    """A long stream that lies nowhere."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), self.left)
+        buffer[:count], self.left = bytes(count), self.left - count
+        return count
+
+
+@pytest.mark.parametrize("options", [{"type_": PLAIN}, {"threads": 1}, {}])
+def test_of_a_long_stream_little_is_in_memory_at_once(options):
+    size = 96 * MIB
+    tracemalloc.start()
+    try:
+        _, length = copy_hashed(Zeros(size), None, size, **options)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert length == size
+    assert peak < 48 * MIB
 
 
 # ── one definition, many ways to it ───────────────────────────────────────────────────────────────────────────────────

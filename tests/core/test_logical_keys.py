@@ -26,14 +26,18 @@ from reprokit.errors import RefusedError, RegistryError, UsageError
         ("c:x", "it starts with a drive letter"),
         ("..", "it has the part '..'"),
         ("a/../b", "it has the part '..'"),
+        (".", "it has the part '.'"),
         ("./a", "it has the part '.'"),
+        ("a/.", "it has the part '.'"),
         ("a//b", "it has the part ''"),
         ("a/", "it has the part ''"),
         ("e\u0301", "it is not in Unicode NFC"),
         ("\udcff", "its name is not UTF-8"),
         ("x" * 256, "a part is longer than 255 bytes"),
         ("é" * 128, "a part is longer than 255 bytes"),
+        ("🐈" * 64, "a part is longer than 255 bytes"),
         ("a/" * 2048 + "a", "it is longer than 4096 bytes"),
+        ("é/" * 1365 + "ab", "it is longer than 4096 bytes"),
     ],
 )
 def test_illegal_keys_are_refused_with_the_reason(key, reason):
@@ -42,7 +46,23 @@ def test_illegal_keys_are_refused_with_the_reason(key, reason):
     assert caught.value.message == f"Not a legal logical key: {key[:200]!r} ({reason})."
 
 
-@pytest.mark.parametrize("key", ["a", "a/b.c", ".hidden", "...", "a b", "é/猫.jpg", "x" * 255, "a:b"[1:], "🐈"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "a",
+        "a/b.c",
+        ".hidden",
+        "...",
+        "a b",
+        "é/猫.jpg",
+        "x" * 255,
+        "a:b"[1:],
+        "🐈",
+        "a/" * 2047 + "ab",
+        "é" * 127,
+        "🐈" * 63,
+    ],
+)
 def test_legal_keys_come_back(key):
     assert check_logical_key(key) == key
 
@@ -68,6 +88,8 @@ def test_a_key_that_passes_stays_inside(key):
         (["a", "a/b"], "a", "a/b"),
         (["a/b/c", "A/B"], "a/b/c", "A/B"),
         (["straße", "STRASSE"], "straße", "STRASSE"),
+        (["a/b", "a/c", "é", "a"], "a/b", "a"),
+        (["a/b/c", "a/d", "A/B"], "a/b/c", "A/B"),
     ],
 )
 def test_keys_that_clash_are_both_named(keys, first, second):
@@ -77,7 +99,10 @@ def test_keys_that_clash_are_both_named(keys, first, second):
 
 
 def test_keys_side_by_side_pass():
-    check_logical_keys(["a/b", "a/c", "a.b", "ab", "b/a/b"])
+    keys = ["a/b", "a/c", "a.b", "ab", "abc", "b/a/b"]
+    for more in ([], ["é"], ["é/é", "é/éé"]):  # with one that is not ASCII, they are looked at key by key
+        check_logical_keys([*keys, *more])
+        check_logical_keys([*more, *reversed(keys)])
 
 
 @pytest.mark.parametrize("path", ["", "/x", "../x", "a/../../x", "a\0", "a\\b", "C:x"])

@@ -85,6 +85,8 @@ GROUPS = {
         (
             "comparison/test_ladder.py",
             "comparison/test_ladder_lines.py",
+            "comparison/test_record_check.py",
+            "checkpoint/test_claims.py",
             "comparison/files/test_beside_tensors.py",
             "comparison/test_compare_code.py",
             "comparison/test_metric_diff.py",
@@ -141,6 +143,7 @@ GROUPS = {
             "runs/test_history.py",
             "runs/test_support.py",
             "registry/test_seen.py",
+            "registry/remote/test_repair.py",
         ),
     ),
     "files": Group(

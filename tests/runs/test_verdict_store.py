@@ -95,6 +95,10 @@ RECORD = VerdictRecord(
         ({"by": None}, "is malformed: Expected `str`, got `null` - at `$.by`."),
         ({"compared": {"outputs": "1"}}, "is malformed: Expected `int`, got `str` - at `$.compared[...]`."),
         ({"original": {"run_id": "x"}}, "is malformed: Object missing required field `top_hash` - at `$.original`."),
+        (
+            {"reproduction": {"run_id": "x", "top_hash": "0", "lock_hash": None, "extra": 1}},
+            "is malformed: Object contains unknown field `extra` - at `$.reproduction`.",
+        ),
     ],
 )
 def test_malformed_ones_are_named_errors(change: dict[str, Any], said: str) -> None:

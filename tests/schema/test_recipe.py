@@ -183,6 +183,13 @@ def test_unknown_words_are_named_with_what_was_meant(extra, message, guess):
         ),
         (MINIMAL + "checkpoints: {package: runs/x}", "checkpoints.package: the namespace 'runs' is reprokit's own."),
         (MINIMAL + "outputs: [/etc]", "outputs: '/etc' is not a path inside the repository."),
+        *(
+            (
+                f"name: x\ncode: {{command: {command}}}",
+                "code.command: must be a list of at least one word, such as [python, train.py].",
+            )
+            for command in ("[]", "['']", "['', a]")
+        ),
         (
             MINIMAL + "execution: {variables: {REPROKIT_X: y}}",
             "execution.variables: 'REPROKIT_X' is not a variable that a recipe may set.",
@@ -290,3 +297,36 @@ def test_only_what_has_extras_takes_some():
     for environment in ({"pip": "requirements.txt"}, {"pip": ".toml.txt"}, {"conda": "environment.yml"}):
         with pytest.raises(RecipeError, match=r"only a pyproject\.toml or a pylock\.toml has extras"):
             from_plain({**plain, "environment": {**environment, "extras": ["x"]}})
+
+
+@pytest.mark.parametrize(
+    "pattern", ["/a/b", "*/b", "/*/b", "/a/..b", "/a/b..", "*/.cache/hub/*.lock", "/a?b", "/...x", "/[!a]*"]
+)
+def test_a_pattern_names_files_by_their_whole_path(pattern):
+    recipe = from_plain({"name": "n", "code": {"entrypoint": "t.py"}, "execution": {"benign": ["/x", pattern]}})
+    assert recipe.execution.benign == ["/x", pattern]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", "a/b", "~/x", ".*/b", "a*/b", "*", "/", "/*", "*/", "*/*", "/..", "/a/../b", "*/..", "/.", "/??.*", "/a:b"],
+)
+def test_a_pattern_that_names_no_files_by_their_whole_path_is_refused(pattern):
+    with pytest.raises(RecipeError) as caught:
+        from_plain({"name": "n", "code": {"entrypoint": "t.py"}, "execution": {"benign": ["/x", pattern]}})
+    assert caught.value.message == f"recipe: execution.benign: {pattern!r} names no files by their whole path."
+
+
+@pytest.mark.parametrize(
+    ("environment", "declared"),
+    [
+        (Environment(), None),
+        (Environment(vault="all"), None),
+        (Environment(container=f"x@sha256:{'5' * 64}"), None),
+        (Environment(conda="environment.yml"), ("conda", "environment.yml")),
+        (Environment(pip="requirements.txt"), ("pip", "requirements.txt")),
+        (Environment(lock="pylock.toml", extras=["x"]), ("lock", "pylock.toml")),
+    ],
+)
+def test_an_environment_declares_the_file_that_is_solved_and_its_kind(environment, declared):
+    assert environment.declared == declared

@@ -9,7 +9,17 @@ import pytest
 from reprokit.schema.factor import Factor
 from reprokit.schema.facts import CheckpointFacts, RunSummary, VerdictSummary, facts_in, meta_of
 from reprokit.schema.place import INITIAL, Place
-from reprokit.schema.verdict import Cause, Comparison, Divergence, Rung, RunLink, Verdict, VerdictRecord, exit_code
+from reprokit.schema.verdict import (
+    Cause,
+    Comparison,
+    Divergence,
+    Rung,
+    RunLink,
+    Verdict,
+    VerdictRecord,
+    exit_code,
+    rung_of,
+)
 
 ONE, OTHER = "20260102-030405-aaaaaa", "20260102-030405-bbbbbb"
 FULL: dict[str, Any] = {"tensor": "w", "shape": [2, 3], "elements": 6000, "differing": 1000}
@@ -69,6 +79,18 @@ def test_a_divergence_is_placed_in_a_checkpoint() -> None:
     assert found.spot.place == Place(epoch=2, batch=3, save=4)
     assert Divergence.at(INITIAL, step=0).spot.place == INITIAL
     assert Divergence(output="a").spot.place is None
+    assert found.plain() == {
+        **dict.fromkeys(Divergence.__struct_fields__),
+        "saved": "checkpoint",
+        "epoch": 2,
+        "step": 9,
+        "batch": 3,
+        "save": 4,
+        "tensor": "w",
+        "how": "x",
+        "state": [],
+        "what": "epoch 2, batch 3, save 4",
+    }
 
 
 def test_a_verdict_as_json_has_its_causes_in_words_and_what_would_give_them() -> None:
@@ -81,7 +103,12 @@ def test_a_verdict_as_json_has_its_causes_in_words_and_what_would_give_them() ->
         first_divergence=Divergence(output="a"),
     )  # fmt: skip
     plain = found.plain()
+    assert (plain["run_id"], plain["reproduces"]) == (OTHER, ONE)
+    assert (plain["verdict"], plain["rung"], plain["relaxed"]) == ("DIVERGED", "DIVERGED", ["x"])
     assert plain["causes"] == ["t", "c"]
+    assert [(one["kind"], one["what"], one["text"]) for one in plain["explanations"]] == [
+        ("params", "params.rate", "t"), ("code", "code", "c"),
+    ]  # fmt: skip
     assert plain["explanations"][0]["factor"]["option"] == "param.rate=0.2"
     assert plain["explanations"][1]["factor"] is None
     assert plain["first_divergence"]["what"] == "output a"
@@ -89,7 +116,20 @@ def test_a_verdict_as_json_has_its_causes_in_words_and_what_would_give_them() ->
     assert Verdict(run_id=OTHER, reproduces=ONE, verdict="BITWISE").plain()["first_divergence"] is None
     link = RunLink(run_id=ONE, top_hash="0" * 64, lock_hash=None)
     kept = VerdictRecord(verdict=found, original=link, reproduction=link, by="a@b", at="t")
-    assert kept.plain()["verdict"] == plain
+    side = {"run_id": ONE, "top_hash": "0" * 64, "lock_hash": None}
+    assert kept.plain() == {
+        "format": 1,
+        "verdict": plain,
+        "original": side,
+        "reproduction": side,
+        "by": "a@b",
+        "at": "t",
+        "machine": {},
+        "command": [],
+        "tolerance": {},
+        "compared": {},
+        "reprokit": "",
+    }
     assert VerdictRecord.decode(kept.encode(), what="it") == kept
     summary = kept.summary()
     assert (summary.verdict, summary.relaxed, summary.by, summary.at) == ("DIVERGED", ["x"], "a@b", "t")
@@ -98,6 +138,16 @@ def test_a_verdict_as_json_has_its_causes_in_words_and_what_would_give_them() ->
 def test_every_rung_has_an_exit_code() -> None:
     codes = {"DIVERGED": 7, "INCONCLUSIVE": 8}
     assert {rung: exit_code(rung) for rung in get_args(Rung)} == {rung: codes.get(rung, 0) for rung in get_args(Rung)}
+
+
+@pytest.mark.parametrize("rung", get_args(Rung))
+@pytest.mark.parametrize("provisos", [[], ["Something was read."]])
+def test_a_rung_that_affirms_is_never_a_bare_word_beside_a_proviso(rung: Rung, provisos: list[str]) -> None:
+    found = Verdict(run_id=OTHER, reproduces=ONE, verdict=rung, provisos=provisos)
+    affirms = rung not in ("DIVERGED", "INCONCLUSIVE")
+    word = f"{rung}, with provisos" if provisos and affirms else rung
+    assert (found.word, rung_of(found.word)) == (word, rung)
+    assert (found.plain()["verdict"], found.plain()["rung"]) == (word, rung)
 
 
 def test_a_header_is_read_as_what_it_says_that_it_is() -> None:

@@ -243,7 +243,13 @@ class Restricted(_Base):  # type: ignore[misc]
             return kind()
         if not self._is_named(kind) or base not in (object, dict, list, tuple, int, float, str):
             raise MalformedPickle(f"it makes a {told(kind)}")
-        return object.__new__(kind) if base is object else base.__new__(kind, self._container(base, (state,)))
+        if base is object:
+            return object.__new__(kind)
+        value = self._container(base, (state,))
+        made = base.__new__(kind, value)
+        if base.__init__ != object.__init__:  # a list and a dict are filled by it
+            base.__init__(made, value)
+        return made
 
     def _scalar(self, dtype: Any, raw: Any) -> Any:
         self._spend(len(raw))

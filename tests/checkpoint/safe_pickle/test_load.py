@@ -29,6 +29,11 @@ def test_a_function_that_was_named_is_given_no_state() -> None:
     assert not hasattr(json.dumps, "marked")
 
 
+def test_a_function_that_was_named_is_called_by_whatever_instruction() -> None:
+    for instruction in (b"R", b"\x81", b"}\x92"):
+        assert load_pickled(b"\x80\x04cjson\ndumps\n(]t" + instruction + b".", types=["json.dumps"]) == "[]"
+
+
 def test_an_object_of_a_named_type_is_given_its_state() -> None:
     data = pickle.dumps(json.JSONDecoder.__new__(json.JSONDecoder), 2).removesuffix(b".") + b"}S'marked'\nI1\nsb."
     assert load_pickled(data, types=["json.decoder.JSONDecoder"]).marked == 1

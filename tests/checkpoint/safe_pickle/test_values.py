@@ -134,6 +134,15 @@ def test_arrays_come_back(name: str, protocol: int) -> None:
         assert type(back) is type(one) and back.tobytes() == one.tobytes()
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_that_joblib_writes_by_any_protocol_come_back(protocol: int) -> None:
+    joblib = pytest.importorskip("joblib")
+    handle = io.BytesIO()
+    joblib.dump(ARRAYS, handle, protocol=protocol)
+    found = load_pickled(handle.getvalue())
+    assert [name for name, array in ARRAYS.items() if not equal(found[name], array)] == []
+
+
 @pytest.mark.parametrize("compressed", [0, ("zlib", 3), ("gzip", 3), ("bz2", 3), ("xz", 3), ("lzma", 3)])
 def test_what_joblib_writes_comes_back(tmp_path: Path, compressed: Any) -> None:
     joblib = pytest.importorskip("joblib")
@@ -158,6 +167,13 @@ def test_named_types_are_made_as_pickle_makes_them() -> None:
             load_pickled(pickle.dumps([1, counter], protocol))
     made = load_pickled(pickle.dumps(path), types=[f"{type(path).__module__}.{type(path).__qualname__}"])
     assert made == path
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_what_was_not_named_is_named_whatever_way_it_is_made(protocol: int) -> None:
+    with pytest.raises(RefusedError) as caught:
+        load_pickled(pickle.dumps([argparse.Namespace(a=1), collections.Counter(b=2)], protocol))
+    assert caught.value.message == "The pickle holds what was not named: argparse.Namespace, collections.Counter."
 
 
 def test_all_that_was_not_named_is_told_up_to_forty() -> None:
@@ -244,6 +260,13 @@ REFUSALS: dict[str, tuple[bytes, str]] = {
     "a scalar of a list": (b"cnumpy\nfloat64\n(]tR.", "it calls "),
     "as many bytes as a number": (b"cbuiltins\nbytes\n(I9\ntR.", "it makes bytes of a number"),
     "as many bytes as a number, changeable": (b"cbuiltins\nbytearray\n(I9\ntR.", "it makes bytearray of a number"),
+    "as many bytes as a number, as an object": (b"\x80\x02cbuiltins\nbytes\n(I9\nt\x81.", "it makes bytes of a number"),
+    "an array that nobody filled": (b"\x80\x02cnumpy\nndarray\n(I9\nt\x81.", "it calls numpy.ndarray"),
+    "an array that nobody filled, by words": (
+        b"\x80\x04cnumpy\nndarray\n)}S'shape'\nI9\ns\x92.",
+        "it calls numpy.ndarray",
+    ),
+    "a scalar of a list beside a number": (b"cnumpy\nfloat64\n(I1\n]tR.", "it calls "),
     "the text of a list": (b"cbuiltins\nstr\n(]tR.", "it makes a str of a list"),
     "the list of a type": (b"cbuiltins\nlist\n(cbuiltins\nint\ntR.", "it makes a list of a type"),
     "an encoding that unpacks": (b"cbuiltins\nbytes\n(S'a'\nS'zip'\ntR.", "it uses an encoding that is not plain"),
@@ -343,6 +366,63 @@ def test_objects_of_named_types_are_made_without_their_constructor() -> None:
         assert load_pickled(pickle.dumps([0, named, 2], protocol), types=["argparse.Namespace"]) == [0, named, 2]
     made = load_pickled(b"\x80\x04\x8c\x08argparse\x8c\tNamespace\x93)}\x92.", types=["argparse.Namespace"])
     assert (type(made), vars(made)) == (argparse.Namespace, {})
+    listed = b"\x80\x04(I0\n\x8c\x08argparse\x8c\tNamespace\x93)}\x92I2\nl."
+    assert load_pickled(listed, types=["argparse.Namespace"]) == [0, argparse.Namespace(), 2]
+    for old in (b"(I0\n(iargparse\nNamespace\nI2\nl.", b"(I0\n(cargparse\nNamespace\noI2\nl."):
+        assert load_pickled(old, types=["argparse.Namespace"]) == [0, argparse.Namespace(), 2]
+    for arguments in (b"]", b"}", b"N", b"X\x01\0\0\0a"):  # of which only a tuple is one of arguments
+        for opcode in (b"\x81", b"}\x92"):
+            with pytest.raises(DataMismatchError, match="it passes what are no arguments"):
+                load_pickled(
+                    b"\x80\x04cargparse\nNamespace\n" + arguments + opcode + b".", types=["argparse.Namespace"]
+                )
+
+
+class Number(float):
+    pass
+
+
+class Listing(list[Any]):
+    pass
+
+
+class Mapped(dict[str, Any]):
+    pass
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("made", [Listing([1, "a"]), Mapped(a=1), Number(2.5), argparse.Namespace(a=1)])
+def test_objects_of_named_types_that_are_more_than_a_container_come_back(made: Any, protocol: int) -> None:
+    name = f"{type(made).__module__}.{type(made).__qualname__}"
+    found = load_pickled(pickle.dumps([0, made], protocol), types=[name])
+    assert (found, type(found[1])) == ([0, made], type(made))
+    with pytest.raises(RefusedError) as caught:
+        load_pickled(pickle.dumps([0, made], protocol))
+    assert caught.value.message == f"The pickle holds what was not named: {name}."
+
+
+def test_an_object_of_a_named_type_is_made_from_an_object_or_a_plain_value_alone() -> None:
+    data = b"ccopy_reg\n_reconstructor\n(cargparse\nNamespace\ncbuiltins\n%s\nNtR."
+    assert load_pickled(data % b"object", types=["argparse.Namespace"]) == argparse.Namespace()
+    for base in (b"bytearray", b"slice", b"set"):
+        with pytest.raises(DataMismatchError, match=r"MalformedPickle: it makes a argparse\.Namespace"):
+            load_pickled(data % base, types=["argparse.Namespace"])
+
+
+def test_the_default_of_a_dict_is_a_type_that_was_named() -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        data = pickle.dumps(collections.defaultdict(argparse.Namespace, a=1), protocol)
+        found = load_pickled(data, types=["argparse.Namespace"])
+        assert (found, found.default_factory) == ({"a": 1}, argparse.Namespace)
+        with pytest.raises(RefusedError) as caught:
+            load_pickled(pickle.dumps([found, collections.Counter(b=2)], protocol))
+        told = "The pickle holds what was not named: argparse.Namespace, collections.Counter."
+        assert caught.value.message == told
+
+
+def test_bytes_are_encoded_by_either_name_of_latin_1() -> None:
+    for name in (b"latin1", b"latin-1"):
+        assert load_pickled(b"c_codecs\nencode\n(V\xe9\nS'%s'\ntR." % name) == b"\xe9"
 
 
 def test_notes_of_arrays_and_arrays_that_were_mapped(tmp_path: Path) -> None:
@@ -437,3 +517,20 @@ def test_what_copies_the_same_over_and_over_is_refused(monkeypatch: pytest.Monke
     assert load_pickled(copies(20)) == [[1] * 2000] * 20
     with pytest.raises(DataMismatchError, match="it copies the same over and over"):
         load_pickled(copies(200))
+
+
+def test_no_bytes_are_copied_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one text or of the same bytes: what they are, a few of the file's own bytes ask for each time."""
+    monkeypatch.setattr(unpickler, "_SLACK", 0)
+    size = 8000
+    text = b"S'" + b"a" * size + b"'\np0\n0"
+    raw = b"c_codecs\nencode\n(g0\nS'latin1'\ntRp1\n0"
+    dtype = b"cnumpy\ndtype\n(S'V%d'\nI00\nI01\ntR(I3\nS'|'\nNNNI%d\nI1\nI0\ntbp2\n0" % (size, size)
+    for again in (
+        b"c_codecs\nencode\n(g0\nS'latin1'\ntR",
+        b"cnumpy.core.multiarray\nscalar\n(g2\ng1\ntR",
+        b"cnumpy.core.numeric\n_frombuffer\n(g1\ng2\n(I1\ntS'C'\ntR",
+    ):
+        assert len(load_pickled(text + raw + dtype + b"(" + again * 10 + b"l.")) == 10
+        with pytest.raises(DataMismatchError, match="it copies the same over and over"):
+            load_pickled(text + raw + dtype + b"(" + again * 100 + b"l.")

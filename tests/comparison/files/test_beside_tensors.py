@@ -134,6 +134,11 @@ def test_an_index_that_lists_other_tensors_is_no_matter_of_names(registry: Local
     assert beside(one, other, values=False) == told
     grown = make(registry, {"w": np.ones(3), "v": np.ones(3), "optimizer:m": np.ones(3)})
     assert beside(one, grown, values=False) is None
+    renamed = make(registry, {"w": np.ones(3), "v": np.ones(3), "optimizer:m": np.ones(3)}, aliases={"t": "v"})
+    assert beside(one, renamed, values=False) is None
+    assert beside(one, renamed, values=True) == (
+        "model.safetensors.index.json", "model.safetensors.index.json", NAMES, [],
+    )  # fmt: skip
 
 
 # Files that are kept whole

@@ -78,6 +78,11 @@ def test_pixels_that_are_no_numbers_equal_themselves_and_are_infinitely_far_from
         warnings.simplefilter("error")
         assert "max |Δ| inf" in said(tiff("F", inf), tiff("F", -inf))
         assert said(tiff("F", inf, inf), tiff("F", inf, inf) + b" ") == EQUAL
+    signalling = struct.pack("<I", 0x7FA00000)  # which no arithmetic takes in silence
+    loud = tiff("F", 7.0).replace(struct.pack("<f", 7.0), signalling)
+    with np.errstate(all="raise"):
+        assert said(loud, tiff("F", 1.0)) == "pixel (0, 0): nan → 1.0 (1 of 1 pixels differ, max |Δ| inf)"
+        assert said(loud, loud + b" ") == EQUAL
 
 
 def test_the_first_pixel_is_named_and_all_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +147,21 @@ def test_a_large_image_is_refused_before_pillow_s_own_warning_is_heard(recwarn: 
     data = handle.getvalue()
     assert said(data, data + b" ") == "pixels cannot be compared: more than 67,108,864 are not decoded"
     assert [str(one.message) for one in recwarn.list] == []
+
+
+def test_what_pillow_says_of_a_broken_file_is_not_heard_and_whatever_is_said_next_is() -> None:
+    handle = io.BytesIO()
+    Image.fromarray(GREY).save(handle, "TIFF", software="x" * 20)
+    data = handle.getvalue()
+    at = data.index(struct.pack("<HHI", 305, 2, 21))
+    broken = data[: at + 8] + struct.pack("<I", len(data)) + data[at + 12 :]  # the name lies beyond its end
+    with pytest.warns(UserWarning, match="Truncated"), Image.open(io.BytesIO(broken)):
+        pass
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert said(data, broken) == EQUAL
+        warnings.warn("something else", stacklevel=1)
+    assert [str(one.message) for one in heard] == ["something else"]
 
 
 def test_without_pillow_nothing_is_called_equal(monkeypatch: pytest.MonkeyPatch) -> None:
