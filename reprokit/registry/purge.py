@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable, Set
 from datetime import UTC, datetime
+from pathlib import Path
 
 from reprokit.core.atomic_files import durable_write, os_errors
 from reprokit.core.canonical_json import canonical, spelled
@@ -42,10 +44,17 @@ def purge_objects(registry: LocalRegistry, digests: set[Digest], *, reason: str)
             rewrite_packs(registry, holding, despite_damage=True)
         for digest in digests:
             registry.objects.loose_path(digest).unlink(missing_ok=True)
-        shutil.rmtree(registry.root / DAMAGED, ignore_errors=True)  # what was set aside may hold them too
+        _remove(registry.root / DAMAGED)  # what was set aside may hold them too
         for folder in registry.objects.abandoned(thorough=True):  # and so may what a writer left behind that was killed
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
     return affected
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that its owner may be removing too; what stays is an error, since it may hold what is to go."""
+    while folder.exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def held_by(registry: Registry, digests: Set[Digest]) -> list[tuple[Entry, Use]]:

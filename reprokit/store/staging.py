@@ -128,7 +128,11 @@ class Staging:
     def _writer(self) -> PackWriter:
         if not self._writers or self._writers[-1].is_full:
             self._writers.append(
-                PackWriter(self._folder / f"pack-{len(self._writers)}", max_bytes=self._store.pack_bytes)
+                PackWriter(
+                    self._folder / f"pack-{len(self._writers)}",
+                    max_bytes=self._store.pack_bytes,
+                    durable=self._store.durable,
+                )
             )
         return self._writers[-1]
 

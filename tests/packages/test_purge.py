@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import pytest
 
 from reprokit.core.digest import PLAIN, Digest, hash_bytes
 from reprokit.core.scratch import scratch
-from reprokit.errors import DataMismatchError, PurgedError, RefusedError
+from reprokit.errors import DataMismatchError, PurgedError, RefusedError, RegistryError
 from reprokit.packages.build import build
 from reprokit.packages.package import Package
 from reprokit.packages.purge import purge
@@ -354,3 +355,27 @@ def test_a_run_that_goes_on_with_it_is_named_and_marked(project: Project) -> Non
         running.communicate(timeout=120)
     assert running.returncode == 0  # it had read what it needed
     assert list(project.json("show", run)["changed_inputs"]) == ["in"]
+
+
+def test_what_cannot_be_erased_is_an_error_and_not_called_purged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = LocalRegistry(tmp_path / "registry")
+    build({"a": b"secret" * 100}, "a/b", registry=registry)
+    aside = registry.root / DAMAGED
+    aside.mkdir()
+    (aside / "held").write_bytes(b"secret" * 100)
+    removing = shutil.rmtree
+
+    def stubborn(folder: Path, **how: object) -> None:
+        if folder == aside:
+            raise PermissionError(13, "not yours", str(folder))
+        removing(folder, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", stubborn)
+    digest = hash_bytes(b"secret" * 100)
+    with pytest.raises(RegistryError, match="not yours"):
+        purge(registry, {digest}, cache=tmp_path / "cache", reason="asked for")
+    monkeypatch.undo()
+    purge(registry, {digest}, cache=tmp_path / "cache", reason="asked for")
+    assert not aside.exists()

@@ -156,6 +156,16 @@ def test_a_large_stream_is_never_all_in_memory(store: ObjectStore, known: bool) 
             tracemalloc.stop()
 
 
+def test_a_cache_waits_for_no_disk_to_keep_what_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    store = ObjectStore(tmp_path / "cache", Index(None), durable=False)
+    with stage(store) as staging:
+        staging.put_bytes(b"small")
+    assert store.has(hash_bytes(b"small"), 5)
+    assert synced == []
+
+
 @pytest.mark.parametrize("way", [way for way in WAYS if "large" in way])
 def test_a_cache_waits_for_no_disk_to_keep_what_is_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
