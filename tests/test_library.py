@@ -14,7 +14,7 @@ ROWS = re.findall(r"^\| (`[^|]*) \| ([^|]*) \|$", (ROOT / "docs" / "library.md")
 
 def test_every_verb_of_the_command_line_has_a_row() -> None:
     told = {verb for verbs, _ in ROWS for verb in re.findall(r"`(\w+)`", verbs)}
-    assert told == set(_COMMANDS)
+    assert told == set(_COMMANDS) - {"help", "completion", "version"}  # of the command line alone
 
 
 def test_what_the_rows_name_is_there() -> None:

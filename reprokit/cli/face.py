@@ -137,6 +137,17 @@ class Face:
         target.buffer.flush()
 
 
+def reference(name: str, **options: Any) -> Callable[..., Any]:
+    """Give a command an argument that names runs, packages or tags, which a shell completes."""
+    return click.argument(name, shell_complete=_completed, **options)
+
+
+def _completed(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    complete = importlib.import_module("reprokit.cli.completing").complete  # loaded where a shell asks
+    found: list[str] = complete(context, parameter, incomplete)
+    return found
+
+
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --registry, -C, --offline, --json, -q and -v, and a `face` that knows them."""
 

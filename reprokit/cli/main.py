@@ -16,39 +16,98 @@ from reprokit.errors import Error
 
 __all__ = ["cli", "main"]
 
-_COMMANDS = {
-    "init": ("recipe", "init", "Draft a recipe for a script."),
-    "lock": ("recipe", "lock", "Pin a recipe's environment and data, and say what moved."),
-    "schema": ("recipe", "schema", "Print the JSON Schema of recipes."),
-    "run": ("run", "run", "Run a recipe and record it."),
-    "resume": ("run", "resume", "Go on with a run that was stopped."),
-    "doctor": ("doctor", "doctor", "See whether a recipe's training resumes bit for bit."),
-    "reproduce": ("reproduce", "reproduce", "Repeat a run from its ID and give a verdict."),
-    "diff": ("diff", "diff", "Compare two runs or two package versions, without running."),
-    "lineage": ("lineage", "lineage", "Show what a run or a version was made from, or what was made from it."),
-    "ls": ("ls", "ls", "List runs and packages, or what is in one."),
-    "show": ("ls", "show", "Show a run or a package version."),
-    "status": ("watch", "status", "Show what is running where, and what is still to be stored."),
-    "logs": ("watch", "logs", "Print what a run's script wrote, and writes."),
-    "stop": ("watch", "stop", "Have a run stop, on whatever machine it is."),
-    "note": ("watch", "note", "Say something of a run."),
-    "log": ("package", "log", "Show the history of a package."),
-    "package": ("build", "package", "Build packages."),
-    "install": ("package", "install", "Write a package version into a folder, verified."),
-    "push": ("transfer", "push", "Copy versions or runs into another registry, or for quilt3."),
-    "pull": ("transfer", "pull", "Copy versions or runs from another registry, or one of quilt3's."),
-    "tag": ("package", "tag", "Point a tag at a package version, for good or until it moves."),
-    "verify": ("package", "verify", "Check every byte of a version, or of the whole registry."),
-    "registry": ("transfer", "registry", "Look at registries, and copy one into another."),
-    "rollback": ("upkeep", "rollback", "Make an older version of a package the latest again."),
-    "rm": ("upkeep", "rm", "Delete a package version or a run."),
-    "gc": ("upkeep", "gc", "Remove what no version uses."),
-    "purge": ("upkeep", "purge", "Erase objects for good and leave a tombstone."),
-    "mount": ("mount", "mount", "Serve a package version as a read-only file system."),
-    "unmount": ("mount", "unmount", "End a mount, also one whose process was killed."),
-    "checkpoint": ("checkpoint", "checkpoint", "Fetch checkpoints."),
-    "env": ("env", "env", "Pin environments, and make them from locks."),
-    "export": ("export", "export", "Write a run, or its environment, for other tools."),
+_SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "Begin": {
+        "init": ("recipe", "init", "Draft a recipe for a script."),
+        "lock": ("recipe", "lock", "Pin a recipe's environment and data, and say what moved."),
+        "schema": ("recipe", "schema", "Print the JSON Schema of recipes."),
+    },
+    "Run": {
+        "run": ("run", "run", "Run a recipe and record it."),
+        "resume": ("run", "resume", "Go on with a run that was stopped."),
+        "doctor": ("doctor", "doctor", "See whether a recipe's training resumes bit for bit."),
+        "status": ("watch", "status", "Show what is running where, and what is still to be stored."),
+        "logs": ("watch", "logs", "Print what a run's script wrote, and writes."),
+        "stop": ("watch", "stop", "Have a run stop, on whatever machine it is."),
+    },
+    "Compare and reproduce": {
+        "ls": ("ls", "ls", "List runs and packages, or what is in one."),
+        "show": ("ls", "show", "Show a run or a package version."),
+        "diff": ("diff", "diff", "Compare two runs or two package versions, without running."),
+        "reproduce": ("reproduce", "reproduce", "Repeat a run from its ID and give a verdict."),
+        "lineage": ("lineage", "lineage", "Show what a run or a version was made from, or what was made from it."),
+        "note": ("watch", "note", "Say something of a run."),
+        "export": ("export", "export", "Write a run, or its environment, for other tools."),
+    },
+    "Packages and checkpoints": {
+        "package": ("build", "package", "Build packages."),
+        "log": ("package", "log", "Show the history of a package."),
+        "tag": ("package", "tag", "Point a tag at a package version, for good or until it moves."),
+        "install": ("package", "install", "Write a package version into a folder, verified."),
+        "checkpoint": ("checkpoint", "checkpoint", "Fetch checkpoints."),
+        "mount": ("mount", "mount", "Serve a package version as a read-only file system."),
+        "unmount": ("mount", "unmount", "End a mount, also one whose process was killed."),
+    },
+    "Registries": {
+        "registry": ("transfer", "registry", "Look at registries, and copy one into another."),
+        "push": ("transfer", "push", "Copy versions or runs into another registry, or for quilt3."),
+        "pull": ("transfer", "pull", "Copy versions or runs from another registry, or one of quilt3's."),
+        "verify": ("package", "verify", "Check every byte of a version, or of the whole registry."),
+        "rollback": ("upkeep", "rollback", "Make an older version of a package the latest again."),
+        "rm": ("upkeep", "rm", "Delete a package version or a run."),
+        "gc": ("upkeep", "gc", "Remove what no version uses."),
+        "purge": ("upkeep", "purge", "Erase objects for good and leave a tombstone."),
+    },
+    "Environments": {
+        "env": ("env", "env", "Pin environments, and make them from locks."),
+    },
+    "Help": {
+        "help": ("..helping", "help_", "Explain a command."),
+        "completion": (
+            "..helping",
+            "completion",
+            "Print what makes a shell complete commands, runs, packages and tags.",
+        ),
+        "version": ("..helping", "version", "Print the version."),
+    },
+}
+_COMMANDS = {name: facts for section in _SECTIONS.values() for name, facts in section.items()}
+# what other tools call so, and what it is here
+_ELSEWHERE = {
+    "compare": "`reprokit diff A B` compares two runs, checkpoints or versions.",
+    "metrics": "`reprokit show RUN` has a run's metrics, `reprokit ls` those of all, `reprokit diff A B` of two.",
+    "params": '`reprokit show RUN` has a run\'s parameters; `reprokit ls --where "params.lr == 0.1"` finds runs.',
+    "config": "The project's registry is set in .reprokit/config.yaml, all else by options and REPROKIT_ variables.",
+    "add": "`reprokit package build FOLDER NAMESPACE/NAME` makes a version of a folder.",
+    "commit": "`reprokit package build FOLDER NAMESPACE/NAME -m MESSAGE` makes a version of a folder.",
+    "repro": "`reprokit run RECIPE` runs a recipe, `reprokit reproduce RUN` repeats a run and gives a verdict.",
+    "rerun": "`reprokit reproduce RUN` repeats a run and gives a verdict.",
+    "checkout": "`reprokit install REF FOLDER` writes a version into a folder.",
+    "get": "`reprokit install REF FOLDER` writes a version into a folder, `reprokit checkpoint get RUN` a checkpoint.",
+    "download": "`reprokit install REF FOLDER` writes a version into a folder.",
+    "upload": "`reprokit push REF TARGET` copies versions and runs into another registry.",
+    "fetch": "`reprokit pull REF --from URL` copies versions and runs from another registry.",
+    "clone": "`reprokit pull RUN --all --from URL` copies a run with all that it names.",
+    "exp": "`reprokit ls` lists runs, `reprokit diff A B` compares them, `reprokit run -p KEY=VALUE` tries a value.",
+    "experiments": "`reprokit ls` lists runs, `reprokit diff A B` compares them.",
+    "runs": "`reprokit ls` lists runs, `reprokit show RUN` one of them.",
+    "list": "`reprokit ls` lists runs and packages.",
+    "history": "`reprokit log NAME` is the history of a package, `reprokit ls` lists the runs.",
+    "delete": "`reprokit rm REF` deletes a version or a run; `reprokit purge` erases bytes for good.",
+    "remove": "`reprokit rm REF` deletes a version or a run; `reprokit purge` erases bytes for good.",
+    "dag": "`reprokit lineage REF` shows what a run or a version was made from.",
+    "remote": "A registry is named by --registry, REPROKIT_REGISTRY or .reprokit/config.yaml: `reprokit registry ls`.",
+    "login": "Who you are is told as the tools of the platform tell it, such as by AWS_ACCESS_KEY_ID: docs/teams.md.",
+    "sweep": "Sweeps are not built yet. `reprokit run RECIPE -p KEY=VALUE` runs with another value.",
+    "ui": "There is no page of all runs yet. `reprokit export RUN --as report -o page.html` is a page on one.",
+    "server": "Nothing of reprokit's runs on a server: a registry is a folder or a bucket.",
+    "import": "Nothing is imported from other tools yet.",
+    "freeze": "`reprokit lock RECIPE` pins environment and data, `reprokit env lock` an environment.",
+    "activate": "`reprokit env build RUN` makes a run's environment, and says where it is.",
+    "cancel": "`reprokit stop RUN` has a run save and leave, on whatever machine it is.",
+    "watch": "`reprokit logs RUN -f` prints what a run's script writes, `reprokit status` how far it is.",
+    "audit": "`reprokit reproduce RUN` repeats a run; `reprokit verify RUN` recomputes what is stored of it.",
+    "check": "`reprokit verify RUN` recomputes what is stored; `reprokit env check RUN` looks whether it can run here.",
 }
 
 
@@ -62,20 +121,25 @@ class _Lazy(click.Group):
         if name not in _COMMANDS:
             return None
         module, attribute, _ = _COMMANDS[name]
-        command: click.Command = getattr(importlib.import_module(f"reprokit.cli.commands.{module}"), attribute)
+        command: click.Command = getattr(
+            importlib.import_module(module if module.startswith(".") else f".{module}", "reprokit.cli.commands"),
+            attribute,
+        )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+        wide = max(map(len, _COMMANDS))
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(wide), text) for name, (_, _, text) in commands.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            close = get_close_matches(args[0], _COMMANDS, n=1)
-            guess = f" Did you mean '{close[0]}'?" if close else ""
-            raise click.UsageError(f"No such command '{args[0]}'.{guess}", ctx)
+            close = get_close_matches(args[0], _COMMANDS, n=1, cutoff=0.7)
+            guess = _ELSEWHERE.get(args[0]) or (f"Did you mean '{close[0]}'?" if close else "")
+            raise click.UsageError(f"No such command '{args[0]}'. {guess}".rstrip(), ctx)
         return super().resolve_command(ctx, args)
 
 

@@ -1,11 +1,23 @@
-"""Every command has help, the common options and a line in the README."""
+"""Every command has help and the common options; words of other tools are answered; shells complete what there is."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import click
 import pytest
+from click.testing import CliRunner
 
-from reprokit.cli.main import cli
+from reprokit.cli.main import _COMMANDS, _ELSEWHERE, cli
+from reprokit.packages.build import build
+from reprokit.registry.local import LocalRegistry
+from tests.conftest import ROOT, put_run
+
+_BARE = {"help", "completion", "version"}
+RUN = "20261123-101500-7c1e9f"
 
 
 def _walk(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], click.Command]]:
@@ -26,6 +38,105 @@ def _walk(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[tuple[st
 )
 def test_every_command_has_help_and_the_common_options(path: tuple[str, ...], command: click.Command) -> None:
     assert command.help, path
+    if path[0] in _BARE:
+        return
     names = {parameter.name for parameter in command.params}
-    assert {"registry", "change_to", "as_json", "quiet", "verbose"} <= names
+    assert {"registry", "change_to", "offline", "as_json", "quiet", "verbose"} <= names
     assert all(option.help for option in command.params if isinstance(option, click.Option))
+
+
+def test_help_lists_every_command_once_in_groups() -> None:
+    lines = CliRunner().invoke(cli, ["--help"]).output.splitlines()
+    listed = [line.split()[0] for line in lines if line.startswith("  ") and line[2:].split(" ")[0] in _COMMANDS]
+    assert sorted(listed) == sorted(_COMMANDS)
+    assert [line for line in lines if line.endswith(":") and not line.startswith(" ")] == [
+        "Options:", "Begin:", "Run:", "Compare and reproduce:", "Packages and checkpoints:", "Registries:",
+        "Environments:", "Help:",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", _ELSEWHERE)
+def test_what_other_tools_call_so_is_answered_by_what_it_is_here(word: str) -> None:
+    assert word not in _COMMANDS
+    done = CliRunner().invoke(cli, [word, "--anything"])
+    assert done.exit_code == 2
+    assert f"No such command '{word}'. {_ELSEWHERE[word]}" in done.output
+    for told in _ELSEWHERE[word].split("`reprokit ")[1:]:
+        assert told.split()[0].rstrip("`") in _COMMANDS
+
+
+@pytest.mark.parametrize(("word", "said"), [("shwo", " Did you mean 'show'?"), ("loginn", ""), ("xyz", "")])
+def test_a_slip_is_guessed_by_its_spelling_where_it_is_near(word: str, said: str) -> None:
+    output = CliRunner().invoke(cli, [word]).output
+    assert output.endswith(f"No such command '{word}'.{said}\n")
+
+
+@pytest.mark.parametrize("words", [["help", "run"], ["help", "registry", "copy"], ["help", "checkpoint"]])
+def test_help_of_a_command_is_what_the_command_says_itself(words: list[str]) -> None:
+    told, own = CliRunner().invoke(cli, words), CliRunner().invoke(cli, [*words[1:], "--help"])
+    assert told.exit_code == own.exit_code == 0
+    assert told.output == own.output
+
+
+def test_help_of_nothing_lists_all_and_of_what_is_none_says_so() -> None:
+    assert CliRunner().invoke(cli, ["help"]).output == CliRunner().invoke(cli, ["--help"]).output
+    assert "No such command 'compare'" in CliRunner().invoke(cli, ["help", "compare"]).output
+    assert "'run' has no commands of its own" in CliRunner().invoke(cli, ["help", "run", "more"]).output
+    assert CliRunner().invoke(cli, ["version"]).output.startswith("reprokit ")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> LocalRegistry:
+    made = LocalRegistry(tmp_path / "registry", cache=tmp_path / "cache")
+    build({"a": b"1"}, "team/data", registry=made, tags=("v1",))
+    build({"a": b"1"}, "other/data", registry=made)
+    put_run(made, RUN)
+    return made
+
+
+def completed(registry: LocalRegistry, *words: str, shell: str = "zsh") -> list[str]:
+    """Return what a shell is offered for the last of these words."""
+    variables = {
+        "COMP_WORDS": " ".join(["reprokit", *words]), "COMP_CWORD": str(len(words)),
+        "_REPROKIT_COMPLETE": f"{shell}_complete", "REPROKIT_REGISTRY": str(registry.root), "PYTHONPATH": str(ROOT),
+        "REPROKIT_CACHE": str(registry.root.parent / "cache"), "REPROKIT_HOME": str(registry.root.parent / "home"),
+    }  # fmt: skip
+    code = "from reprokit.cli.main import cli; cli(prog_name='reprokit')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    lines = done.stdout.splitlines()
+    return lines[1::3] if shell == "zsh" else [line.partition(",")[2] for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["show", "2026"], [RUN]),
+        (["show", f"{RUN}@b"], [f"{RUN}@best"]),
+        (["show", "lat"], ["latest"]),
+        (["install", "team/"], ["team/data"]),
+        (["install", "o"], ["other/data"]),
+        (["diff", "latest", "team/data:v"], ["team/data:v1"]),
+        (["show", "no/such:"], []),
+        (["repr"], ["reproduce"]),
+        (["help", "sh"], []),
+        (["registry", "co"], ["copy"]),
+    ],
+)
+def test_a_shell_completes_what_there_is(registry: LocalRegistry, words: list[str], offered: list[str]) -> None:
+    assert completed(registry, *words) == offered
+
+
+def test_a_registry_that_cannot_be_read_offers_nothing(registry: LocalRegistry) -> None:
+    (registry.root / "reprokit-registry.json").write_text("{}")
+    assert completed(registry, "show", "2026") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_what_a_shell_is_given_is_a_script_for_it(shell: str) -> None:
+    done = CliRunner().invoke(cli, ["completion", shell])
+    assert done.exit_code == 0
+    assert f"_REPROKIT_COMPLETE={shell}_complete" in done.output
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=done.output, text=True, check=True)

@@ -8,7 +8,7 @@ import click
 
 from reprokit.checkpoint.codecs.convert import FORMATS, write_checkpoint
 from reprokit.checkpoint.load import load_checkpoint
-from reprokit.cli.face import Face, common
+from reprokit.cli.face import Face, common, reference
 
 __all__ = ["checkpoint"]
 
@@ -19,7 +19,7 @@ def checkpoint() -> None:
 
 
 @checkpoint.command("get")
-@click.argument("ref")
+@reference("ref")
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--format",

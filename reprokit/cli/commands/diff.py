@@ -7,7 +7,7 @@ import importlib
 import click
 
 from reprokit.cli.consent import ask_before
-from reprokit.cli.face import Face, common
+from reprokit.cli.face import Face, common, reference
 from reprokit.cli.text.causes import explanation_text
 from reprokit.cli.text.package_diff import package_diff_text
 from reprokit.cli.text.run_diff import checkpoint_diff_text, run_diff_text
@@ -22,8 +22,8 @@ __all__ = ["diff"]
 
 
 @click.command()
-@click.argument("left")
-@click.argument("right")
+@reference("left")
+@reference("right")
 @click.argument("keys", nargs=-1)
 @click.option(
     "--content", is_flag=True, help="Show what changed inside: in the code of runs, in the files of versions."

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from reprokit.cli.consent import ask_before, confirmed
-from reprokit.cli.face import Face, common
+from reprokit.cli.face import Face, common, reference
 from reprokit.cli.text.env_check import check_text
 from reprokit.client.frameworks import MOST_THREADS
 from reprokit.comparison.record_check import check_record
@@ -72,7 +72,7 @@ def lock(face: Face, extras: tuple[str, ...], archives: bool, output: Path | Non
 
 
 @env.command("build")
-@click.argument("ref", metavar="RUN|LOCK")
+@reference("ref", metavar="RUN|LOCK")
 @confirmed
 @common
 def build(face: Face, ref: str, yes: bool) -> None:
@@ -93,7 +93,7 @@ def build(face: Face, ref: str, yes: bool) -> None:
 
 
 @env.command("check")
-@click.argument("ref", metavar="RUN|LOCK")
+@reference("ref", metavar="RUN|LOCK")
 @click.option(
     "--env",
     "which",

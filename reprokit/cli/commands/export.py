@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import click
 
-from reprokit.cli.face import Face, common, size
+from reprokit.cli.face import Face, common, reference, size
 from reprokit.core.atomic_files import os_errors
 from reprokit.errors import UsageError
 from reprokit.export.environment import export_environment
@@ -112,7 +112,7 @@ _FORMS = {
 
 
 @click.command()
-@click.argument("ref", metavar="RUN|LOCK")
+@reference("ref", metavar="RUN|LOCK")
 @click.option(
     "--as",
     "form",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from reprokit.cli.face import Face, common
+from reprokit.cli.face import Face, common, reference
 from reprokit.cli.text.lineage import lineage_text
 from reprokit.runs.lineage import lineage as trace
 
@@ -12,7 +12,7 @@ __all__ = ["lineage"]
 
 
 @click.command()
-@click.argument("ref")
+@reference("ref")
 @click.option("--forward", is_flag=True, help="What was made from it, instead of what it was made from.")
 @common
 def lineage(face: Face, ref: str, forward: bool) -> None:

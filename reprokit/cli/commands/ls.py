@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reprokit.cli.face import Face, common, size
+from reprokit.cli.face import Face, common, reference, size
 from reprokit.cli.text.table import metrics_text, table
 from reprokit.core.terminal_text import printable
 from reprokit.runs.listing import Contents, Files, ShownRun, ShownVerdict
@@ -20,7 +20,7 @@ __all__ = ["ls", "show"]
 
 
 @click.command()
-@click.argument("ref", required=False)
+@reference("ref", required=False)
 @click.option("--where", metavar="EXPR", help='Only runs of which this is true: "metrics.accuracy > 0.9".')
 @common
 def ls(face: Face, ref: str | None, where: str | None) -> None:
@@ -55,7 +55,7 @@ def ls(face: Face, ref: str | None, where: str | None) -> None:
 
 
 @click.command()
-@click.argument("ref")
+@reference("ref")
 @common
 def show(face: Face, ref: str) -> None:
     """Show a run, one of its checkpoints (RUN@epoch=2), a package version, or a verdict (verdicts/RUN)."""

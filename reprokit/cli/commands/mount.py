@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from reprokit.cli.face import Face, common
+from reprokit.cli.face import Face, common, reference
 from reprokit.core.refs import PackageRef
 from reprokit.mount.fuse import Mounted, check_fuse, start
 from reprokit.mount.fuse import mount as mount_package
@@ -18,7 +18,7 @@ __all__ = ["mount", "unmount"]
 
 
 @click.command()
-@click.argument("ref")
+@reference("ref")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-f", "--foreground", is_flag=True, help="Serve until Ctrl-C, instead of in the background.")
 @common

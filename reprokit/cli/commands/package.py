@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from reprokit.cli.face import Face, common
+from reprokit.cli.face import Face, common, reference
 from reprokit.core.refs import PackageRef
 from reprokit.errors import UsageError
 from reprokit.packages.package import Package
@@ -30,7 +30,7 @@ __all__ = ["install", "log", "tag", "verify"]
 
 
 @click.command()
-@click.argument("ref")
+@reference("ref")
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @common
 def install(face: Face, ref: str, folder: Path | None) -> None:
@@ -43,7 +43,7 @@ def install(face: Face, ref: str, folder: Path | None) -> None:
 
 
 @click.command()
-@click.argument("name")
+@reference("name")
 @common
 def log(face: Face, name: str) -> None:
     """Show the history of package NAME, newest first, its chain of hashes verified."""
@@ -59,7 +59,7 @@ def log(face: Face, name: str) -> None:
 
 
 @click.command()
-@click.argument("ref")
+@reference("ref")
 @click.argument("name")
 @click.option("--permanent", is_flag=True, help="It never moves again, and its version cannot be deleted.")
 @click.option("--delete", "take_away", is_flag=True, help="Take the tag away instead.")
@@ -81,7 +81,7 @@ def tag(face: Face, ref: str, name: str, permanent: bool, take_away: bool) -> No
 
 
 @click.command()
-@click.argument("refs", nargs=-1)
+@reference("refs", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every version of every package, and all packs.")
 @click.option(
     "--repair", is_flag=True, help="With --all: set damaged files aside, so that building or pulling restores."

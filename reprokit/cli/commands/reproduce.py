@@ -11,7 +11,7 @@ import click
 from reprokit.cli.bisection import bisected, bisection_text
 from reprokit.cli.commands.run import FaceListener, hermetically
 from reprokit.cli.consent import ask_before, confirmed
-from reprokit.cli.face import Face, common
+from reprokit.cli.face import Face, common, reference
 from reprokit.cli.text.causes import explanation_text
 from reprokit.cli.text.record import verdict_text
 from reprokit.cli.text.two_runs import both_text
@@ -27,7 +27,7 @@ __all__ = ["reproduce"]
 
 
 @click.command()
-@click.argument("run")
+@reference("run")
 @click.option(
     "--with",
     "changes",

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from reprokit.cli.consent import ask_before, confirmed
-from reprokit.cli.face import Face, common
+from reprokit.cli.face import Face, common, reference
 from reprokit.cli.text.record import checkpoint_line, run_text, verdict_text
 from reprokit.core.refs import parse_run
 from reprokit.core.terminal_text import Tamer
@@ -118,7 +118,7 @@ def run(
 
 
 @click.command()
-@click.argument("run_ref", metavar="RUN[@CHECKPOINT]")
+@reference("run_ref", metavar="RUN[@CHECKPOINT]")
 @hermetically
 @confirmed
 @common

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from reprokit.cli.face import Face, absolute_address, common, size
+from reprokit.cli.face import Face, absolute_address, common, reference, size
 from reprokit.cli.text.table import table
 from reprokit.core.config import registries
 from reprokit.errors import Error, UsageError
@@ -42,7 +42,7 @@ _all = click.option(
 
 
 @click.command()
-@click.argument("refs", nargs=-1, required=True)
+@reference("refs", nargs=-1, required=True)
 @click.argument("target", callback=_address)
 @click.option(
     "--layout",
@@ -66,7 +66,7 @@ def push(
 
 
 @click.command()
-@click.argument("refs", nargs=-1, required=True)
+@reference("refs", nargs=-1, required=True)
 @click.option("--from", "source", required=True, metavar="URL", callback=_address, help="The registry to copy from.")
 @click.option(
     "--allow-outside",

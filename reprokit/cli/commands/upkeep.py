@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-from reprokit.cli.face import Face, common, size
+from reprokit.cli.face import Face, common, reference, size
 from reprokit.core.refs import PackageRef
 from reprokit.core.scratch import sweep
 from reprokit.core.terminal_text import printable
@@ -40,7 +40,7 @@ def _ours(registry: Registry) -> StoredRegistry:
 
 
 @click.command()
-@click.argument("ref")
+@reference("ref")
 @click.option("-m", "--message", help="Why; kept in the package's log.")
 @common
 def rollback(face: Face, ref: str, message: str | None) -> None:
@@ -54,7 +54,7 @@ def rollback(face: Face, ref: str, message: str | None) -> None:
 
 
 @click.command()
-@click.argument("ref")
+@reference("ref")
 @click.option("-m", "--message", help="Why; kept in the package's log.")
 @click.option("--force", is_flag=True, help="Even if runs have it as an input or made it.")
 @common

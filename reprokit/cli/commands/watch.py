@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from reprokit.cli.face import Face, common
+from reprokit.cli.face import Face, common, reference
 from reprokit.cli.text.record import note_line
 from reprokit.cli.text.table import metrics_text
 from reprokit.core.terminal_text import printable, tame
@@ -33,7 +33,7 @@ def status(face: Face) -> None:
 
 
 @click.command()
-@click.argument("run")
+@reference("run")
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on printing until the run has ended.")
 @common
 def logs(face: Face, run: str, following: bool) -> None:
@@ -53,7 +53,7 @@ def logs(face: Face, run: str, following: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@reference("run")
 @click.option("-m", "--message", help="Why; kept in the run's record.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for its end.")
 @common
@@ -73,7 +73,7 @@ def stop(face: Face, run: str, message: str | None, wait: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@reference("run")
 @click.argument("text")
 @common
 def note(face: Face, run: str, text: str) -> None:
