@@ -71,6 +71,15 @@ class Face:
         else:
             click.echo("\n".join(map(one_line, text)))
 
+    def table(self, plain: Callable[[], Any], lines: Sequence[tuple[str, str | None]]) -> None:
+        """Print a result: what `plain` returns as JSON with --json; else lines, each with its colour, or `bold`."""
+        if self.as_json:
+            self.result(plain, "")
+            return
+        for text, style in lines:
+            bold = style == "bold"
+            click.secho(one_line(text), bold=bold or None, fg=None if bold else style)
+
     # reprokit.core.progress.Progress
 
     def note(self, text: str) -> None:

@@ -11,7 +11,7 @@ from reprokit.core.refs import RESERVED, VERDICTS, PackageRef, check_package_nam
 from reprokit.errors import NotFoundError, UsageError
 from reprokit.registry import Registry
 from reprokit.registry.base import both, side_by_side
-from reprokit.runs.query import RunRow, choose, overview
+from reprokit.runs.query import RunRow, choose, ordered, overview
 from reprokit.runs.store import RunStore
 
 if TYPE_CHECKING:
@@ -61,24 +61,37 @@ class Files(msgspec.Struct, frozen=True, kw_only=True):
         return [{"logical_key": e.logical_key, "size": e.size, "hash": e.digest.value} for e in entries]
 
 
-def ls(ref: str | None = None, where: str | None = None, *, registry: Registry) -> Contents | Checkpoints | Files:
+def ls(
+    ref: str | None = None,
+    where: str | None = None,
+    *,
+    sort: str | None = None,
+    limit: int | None = None,
+    registry: Registry,
+) -> Contents | Checkpoints | Files:
     """List the runs and packages of a registry; or the checkpoints of a run, or the files of a version.
 
     Args:
         ref: What is looked into.
         where: Only runs of which this is true; see `reprokit.runs.query`.
+        sort: By what runs are ordered, see `reprokit.runs.query.ordered`; by default the oldest comes first.
+        limit: So many runs at most: the newest, or with `sort` the first.
     Raises:
         NotFoundError: There is nothing of that name.
         UsageError: Both arguments; or the expression is none.
     """
-    if ref is not None and where is not None:
-        raise UsageError("--where chooses among runs; what is in one is listed whole.")
+    for name, given in (("where chooses", where), ("sort orders", sort), ("limit counts", limit)):
+        if ref is not None and given is not None:
+            among = "among runs" if name.startswith("where") else "runs"
+            raise UsageError(f"--{name} {among}; what is in one is listed whole.")
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit is a number of runs, 1 or more, not {limit}.")
     runs = RunStore(registry)
     if ref is None:
         if where is not None:
-            return Contents(runs=choose(where, runs), packages=[])
+            return Contents(runs=_some(choose(where, runs), sort, limit, runs), packages=[])
         rows, packages = both(lambda: overview(runs), lambda: _packages(registry), registry)
-        return Contents(runs=rows, packages=packages)
+        return Contents(runs=_some(rows, sort, limit, runs), packages=packages)
     if is_package_ref(ref):
         from reprokit.packages.package import Package
 
@@ -89,6 +102,12 @@ def ls(ref: str | None = None, where: str | None = None, *, registry: Registry) 
         saved=[_sized(entry, registry) for entry in record.checkpoints],
         attempts=record.attempts,
     )
+
+
+def _some(rows: list[RunRow], sort: str | None, limit: int | None, runs: RunStore) -> list[RunRow]:
+    if sort is not None:
+        return ordered(rows, sort, runs)[:limit]
+    return rows if limit is None else rows[-limit:]
 
 
 def _packages(registry: Registry) -> list[str]:

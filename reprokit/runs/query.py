@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -32,7 +32,7 @@ from reprokit.schema.verdict import rung_of
 if TYPE_CHECKING:
     from reprokit.runs.support import Support
 
-__all__ = ["FIELDS", "UNSUPPORTED", "RunRow", "Where", "choose", "overview"]
+__all__ = ["FIELDS", "UNSUPPORTED", "RunRow", "Where", "choose", "fields_of", "ordered", "overview", "value_of"]
 
 FIELDS = {
     "run": "text", "name": "text", "status": "text", "started": "text", "ended": "text", "lock_hash": "text",
@@ -98,26 +98,84 @@ def choose(text: str, runs: RunStore) -> list[RunRow]:
         UsageError: As `Where.parse`; or it names a metric or parameter that no run has.
     """
     where = Where.parse(text)
-    sections = {section for section, _ in where.names}
-    chosen, known = [], {section: set[str]() for section in sections}
     summaries = overview(runs)
-    for summary in summaries:
-        known_fields = ((name, getattr(summary, name)) for name in FIELDS)
+    fields = fields_of(summaries, where.names, runs)
+    return [summary for summary, those in zip(summaries, fields, strict=True) if where.matches(those)]
+
+
+def ordered(rows: Sequence[RunRow], by: str, runs: RunStore) -> list[RunRow]:
+    """Return runs by what they have: numbers before texts, those without it last.
+
+    Args:
+        by: A field of FIELDS, `metrics.NAME` or `params.NAME`; with a `-` before it the largest come first.
+    Raises:
+        UsageError: No run has it.
+    """
+    value, names = value_of(by.removeprefix("-"))
+    found = [
+        (value(those), row) for row, those in zip(rows, fields_of(rows, names, runs, option="--sort"), strict=True)
+    ]
+    having = [(one, row) for one, row in found if one is not None]
+    having.sort(key=lambda pair: _rank(pair[0]), reverse=by.startswith("-"))
+    return [row for _, row in having] + [row for one, row in found if one is None]
+
+
+def value_of(text: str, *, option: str = "--sort") -> tuple[_Value, frozenset[tuple[str, str]]]:
+    """Return what gives a value of a run's fields, and which `metrics` and `params` it names.
+
+    Raises:
+        UsageError: It is no field, `metrics.NAME` or `params.NAME`.
+    """
+    parser = _Parser(text)
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
+            raise ValueError
+        value, _ = parser.value(node, 0)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, UsageError):
+        raise UsageError(
+            f"{option}: {printable(text)} is nothing that a run has.",
+            hint=f"Known: {', '.join(FIELDS)}, metrics.NAME, params.NAME, metrics['a/b'].",
+        ) from None
+    return value, frozenset(parser.names)
+
+
+def fields_of(
+    rows: Sequence[RunRow], names: Iterable[tuple[str, str]], runs: RunStore, *, option: str = "--where"
+) -> list[dict[str, Any]]:
+    """Return of each run the fields that it has, with its `metrics` and `params`.
+
+    Args:
+        names: The metrics and parameters that are asked for: (section, name).
+    Raises:
+        UsageError: No run has one of them.
+    """
+    sections = {section for section, _ in names}
+    known = {section: set[str]() for section in sections}
+    found = []
+    for row in rows:
+        known_fields = ((name, getattr(row, name)) for name in FIELDS)
         fields: dict[str, Any] = {name: value for name, value in known_fields if value is not None}
-        fields["metrics"] = summary.metrics
-        params, unused = summary.params, summary.unused
+        fields["metrics"] = row.metrics
+        params, unused = row.params, row.unused
         if params is None and "params" in sections:
-            record = runs.load(summary.run).record
+            record = runs.load(row.run).record
             params, unused = record.used_params, record.unused
         fields["params"] = params or {}
         for section in sections:
             known[section].update(fields[section], unused if section == "params" else ())
-        if where.matches(fields):
-            chosen.append(summary)
-    for section, name in sorted(where.names):
-        if summaries and name not in known[section]:
-            _unknown(f"{section}.{name}", [f"{section}.{other}" for other in sorted(known[section])])
-    return chosen
+        found.append(fields)
+    for section, name in sorted(names):
+        if rows and name not in known[section]:
+            _unknown(f"{section}.{name}", [f"{section}.{other}" for other in sorted(known[section])], option=option)
+    return found
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    """Return by what values of several kinds are ordered."""
+    if isinstance(value, int | float):  # a truth value too
+        return (0, value) if value == value else (1, 0)
+    return 2, str(value)
 
 
 class _Parser:
@@ -139,7 +197,7 @@ class _Parser:
         if isinstance(node, ast.Compare):
             return self._comparison(node, depth)
         if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
-            value, _ = self._value(node, depth)
+            value, _ = self.value(node, depth)
             return lambda fields: bool(value(fields))
         raise self._refused(node)
 
@@ -152,7 +210,7 @@ class _Parser:
         return lambda fields: _joined((part(fields) for part in parts), decisive=False)
 
     def _pair(self, left: ast.expr, op: ast.cmpop, right: ast.expr, depth: int) -> _Truth:
-        one, kind = self._value(left, depth)
+        one, kind = self.value(left, depth)
         if isinstance(op, ast.Is | ast.IsNot):
             if not (isinstance(right, ast.Constant) and right.value is None):
                 raise UsageError(f"--where {printable(self._text)}: `is` asks for None alone; write ==.", hint=_HELP)
@@ -165,19 +223,19 @@ class _Parser:
             for item in right.elts:
                 if not isinstance(item, ast.Constant | ast.UnaryOp):
                     raise self._refused(item)
-                value, of = self._value(item, depth + 1)
+                value, of = self.value(item, depth + 1)
                 self._check_kinds(left, kind, of)
                 values.append(value({}))
             wanted = isinstance(op, ast.In)
             return lambda fields: (
                 None if (found := one(fields)) is None else any(_equal(found, v) for v in values) == wanted
             )
-        two, of = self._value(right, depth)
+        two, of = self.value(right, depth)
         self._check_kinds(left, kind, of)
         compare = _COMPARE[type(op)]
         return lambda fields: _compared(compare, one(fields), two(fields))
 
-    def _value(self, node: ast.expr, depth: int) -> tuple[_Value, str]:
+    def value(self, node: ast.expr, depth: int) -> tuple[_Value, str]:
         """Return what gives a value of a run, and its kind; "any" of parameters."""
         self._check_depth(depth)
         if isinstance(node, ast.Constant) and type(node.value) in _KINDS:
@@ -233,12 +291,12 @@ class _Parser:
         )
 
 
-def _unknown(name: str, known: Iterable[str]) -> NoReturn:
+def _unknown(name: str, known: Iterable[str], *, option: str = "--where") -> NoReturn:
     names = list(known)
     close = get_close_matches(name, names, n=1)
     guess = f" Did you mean {printable(close[0])}?" if close else ""
     raise UsageError(
-        f"--where: no run has {printable(name)}.{guess}",
+        f"{option}: no run has {printable(name)}.{guess}",
         hint=f"Known: {', '.join(printable(n) for n in names[:40]) or 'nothing of the kind'}.",
     )
 

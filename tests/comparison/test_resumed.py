@@ -69,7 +69,7 @@ def test_it_is_said_wherever_a_run_is_shown(
     assert "at its beginning, from initial state, on c\n" in shown
     assert "at its beginning, from epoch 0, step 10, which its script did not restore, on c\n" in shown
     lines = said("ls").splitlines()
-    assert "resumed at epoch 2" in lines[0] and "resumed at its beginning, 3 times" in lines[1]
+    assert "resumed at epoch 2" in lines[1] and "resumed at its beginning, 3 times" in lines[2]
     assert said("ls", ONE).splitlines()[-1] == SAID
     assert json.loads(said("ls", ONE, "--json"))["attempts"][0]["resumed_at"]["epoch"] == 2
     told = said("diff", ONE, OTHER)

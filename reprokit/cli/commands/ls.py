@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from reprokit.cli.face import Face, common, reference, size
-from reprokit.cli.text.table import metrics_text, table
+from reprokit.cli.text.run_table import run_table
+from reprokit.cli.text.table import table
 from reprokit.core.terminal_text import printable
+from reprokit.errors import UsageError
 from reprokit.runs.listing import Contents, Files, ShownRun, ShownVerdict
 from reprokit.runs.listing import ls as contents
-from reprokit.runs.query import RunRow
+from reprokit.runs.store import RunStore
 
 if TYPE_CHECKING:
     from reprokit.runs.support import Reproduction
@@ -22,8 +26,13 @@ __all__ = ["ls", "show"]
 @click.command()
 @reference("ref", required=False)
 @click.option("--where", metavar="EXPR", help='Only runs of which this is true: "metrics.accuracy > 0.9".')
+@click.option("--sort", metavar="KEY", help="By metrics.NAME, params.NAME or a field; -KEY: the largest first.")
+@click.option("-n", "--limit", metavar="N", type=int, help="So many runs: the newest, or of a sorted list the first.")
+@click.option("--columns", metavar="KEYS", help="What is shown of runs: run,started,metrics.loss,params.lr,params")
 @common
-def ls(face: Face, ref: str | None, where: str | None) -> None:
+def ls(
+    face: Face, ref: str | None, where: str | None, sort: str | None, limit: int | None, columns: str | None
+) -> None:
     """List runs and packages; or the checkpoints of a run, or the files of a package version.
 
     EXPR compares metrics.NAME, params.NAME, run, name, status, started, ended, lock_hash, checkpoints, reproduces,
@@ -38,11 +47,17 @@ def ls(face: Face, ref: str | None, where: str | None) -> None:
     """
     registry = face.registry()
     face.recover()
-    found = contents(ref, where, registry=registry)
+    found = contents(ref, where, sort=sort, limit=limit, registry=registry)
+    if columns is not None and not isinstance(found, Contents):
+        raise UsageError("--columns are of a list of runs; what is in one is listed whole.")
     if isinstance(found, Contents):
-        nothing = f"nothing in {registry.url}" if where is None else "no such run"
-        lines = [*map(_run_line, found.runs), *found.packages] or [nothing]
-    elif isinstance(found, Files):
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        table = run_table(found.runs, RunStore(registry), columns=columns, width=width) if found.runs else []
+        packages = [("PACKAGE", "bold"), *((name, None) for name in found.packages)] if found.packages else []
+        nothing = [(f"nothing in {registry.url}" if where is None else "no such run", None)]
+        face.table(found.plain, [*table, *packages] or nothing)
+        return
+    if isinstance(found, Files):
         lines = [f"{size(e.size):>9}  {e.logical_key}" for e in found.package.manifest.entries]
     else:
         from reprokit.cli.text.record import checkpoint_line  # with all of a record's parts, which a listing has not
@@ -98,15 +113,3 @@ def _reproduction(found: Reproduction) -> str:
         name, changed = "UNSUPPORTED", f"{changed}: {found.unsupported}"
     lines = [f"  {name:<12} {told}{changed}", *(f"  {'proviso':<12} {text}" for text in found.provisos)]
     return "\n".join(printable(line, 2000) for line in lines)
-
-
-def _run_line(run: RunRow) -> str:
-    """Return a run in a line. Its summary is from a header, which is anybody's."""
-    first = [(printable(key), value) for key, value in run.metrics.items()][:3]
-    resumed = f"resumed at {printable(run.resumed[-1])}" if run.resumed else ""
-    resumed += f", {len(run.resumed)} times" if len(run.resumed) > 1 else ""
-    return (
-        f"{run.run}  {run.status:<11}  {printable(run.name):<20}  {run.checkpoints:>3} ckpt  "
-        f"{printable(run.verdict or ''):<16}  {'reproduced' if run.reproduced else '':<10}  "
-        f"{'  '.join(filter(None, (resumed, metrics_text(dict(first)))))}"
-    ).rstrip()
