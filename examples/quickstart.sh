@@ -40,3 +40,20 @@ reprokit show latest
 
 echo "== reprokit reproduce $run"
 reprokit reproduce "$run"
+
+cat <<END
+== what next
+The environment is $venv. In this shell:
+
+  export PATH="$venv/bin:\$PATH"
+  export REPROKIT_HOME="$REPROKIT_HOME" REPROKIT_CACHE="$REPROKIT_CACHE" REPROKIT_REGISTRY="$REPROKIT_REGISTRY"
+
+  reprokit ls                                                     the run and its repetition
+  reprokit run recipes/digits-torch.yaml -p learning_rate=0.1     another value
+  reprokit diff $run latest                   where they differ, from which epoch on
+  reprokit reproduce $run --with threads=1    what one thing changes
+  reprokit export $run --as report -o report.html
+  reprokit init YOUR_SCRIPT.py                                    a recipe for a script of yours
+
+docs/tutorial.md builds a project from nothing.
+END
