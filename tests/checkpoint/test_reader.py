@@ -136,6 +136,17 @@ def test_named_tensors_of_a_shared_file_are_read_by_their_range_alone(registry: 
         found.tensors()
 
 
+def test_what_is_read_may_be_written_to_by_whoever_asks_for_that(registry: LocalRegistry) -> None:
+    found = make(registry, tensors := _large())
+    for names in (None, ["many.0.w"], ["big.w"], ["small.w"]):
+        for own in (False, True):
+            for array in found.arrays(names=names, own=own).values():
+                assert array.data.readonly is not own
+    data = found.arrays(names=["many.0.w"], own=True)["many.0.w"].data
+    data[:4] = b"mine"
+    assert found.raw("many.0.w") == tensors["many.0.w"].tobytes()
+
+
 def test_a_truncated_or_missing_object_is_named(registry: LocalRegistry) -> None:
     found = make(registry, _large())
     path, _ = lies_at(registry, found.package.manifest["model/big.w.safetensors"])

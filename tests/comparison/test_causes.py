@@ -239,3 +239,12 @@ def test_a_module_from_elsewhere_that_changed_is_a_likely_cause_wherever_bits_di
         assert (told[0].weight, told[0].kind) == ("likely", "inputs")
         assert told[1].text == "inputs: the program /usr/bin/x changed between the runs"
     assert causes_between(None, None, Between(undeclared=(module[:1], module[:1]))) == []
+
+
+@pytest.mark.parametrize("by", ["first", "second"])
+def test_a_program_that_one_run_alone_started_is_a_cause(by: str) -> None:
+    sides = [Program(path="/usr/bin/x", size=1)], []
+    between = Between(programs=sides if by == "first" else sides[::-1])
+    (cause,) = causes_between(None, None, between)
+    assert cause.text == f"inputs: the program /usr/bin/x was started by the {by} run alone"
+    assert (cause.what, cause.kind) == ("inputs.program./usr/bin/x", "inputs")

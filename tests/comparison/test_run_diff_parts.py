@@ -80,6 +80,13 @@ def test_params_execution_and_metrics_are_held_against_each_other_by_name(regist
     assert plain["execution"] == {"threads": {"left": 1, "right": 2}}
 
 
+def test_a_parameter_is_unused_that_neither_run_used(registry: LocalRegistry) -> None:
+    left, right = ({"lock": locked(params=dict.fromkeys("abcd", value))} for value in (1, 2))
+    found = diffed(registry, {**left, "unused": ["a", "b"]}, {**right, "unused": ["b", "c"]})
+    assert (list(found.params), found.unused) == (["a", "b", "c", "d"], ["b"])
+    assert diffed(registry, {**left, "unused": ["a"]}, {**left, "unused": ["a"]}).unused == []
+
+
 def test_without_locks_the_records_say_how_runs_were_executed(registry: LocalRegistry) -> None:
     facts = ExecutionFacts(seed=1, threads=1, determinism="strict", inputs="warn", layout="bind", params="api")
     other = msgspec.structs.replace(facts, seed=2)

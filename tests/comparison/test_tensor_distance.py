@@ -216,6 +216,8 @@ def test_ulps_are_counted_across_zero_and_all_the_way() -> None:
         (stored("I64", [2**53], ()), stored("I64", [2**53 + 1], ()), {"max_abs": 1, "index": (), "right": 2**53 + 1}),
         (stored("BOOL", [0, 1, 1]), stored("BOOL", [1, 1, 0]),
          {"differing": 2, "max_abs": 1, "relative": None, "ulp": None, "index": (0,), "left": False, "right": True}),
+        (stored("BOOL", [1, 0]), stored("BOOL", [1, 255]),  # any byte but 0 is true
+         {"differing": 1, "max_abs": 1, "index": (1,), "left": False, "right": True}),
     ],
 )  # fmt: skip
 def test_every_special_value_has_its_answer(left: StoredArray, right: StoredArray, answer: dict[str, Any]) -> None:

@@ -13,9 +13,11 @@ import pytest
 
 from reprokit.core.digest import Digest
 from reprokit.errors import RegistryError
+from reprokit.recording import recorder
 from reprokit.recording.checkpoint_saver import Collected
 from reprokit.recording.journal import Ended, Journal
 from reprokit.recording.recorder import Recording, new_run_id, recover
+from reprokit.registry.live import Now
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore
 from reprokit.schema.manifest import Entry, Manifest
@@ -57,6 +59,46 @@ def test_a_run_that_was_killed_is_completed_from_its_journal(tmp_path: Path, reg
     record = RunStore(registry).load(RUN).record
     assert (record.status, record.metrics) == ("interrupted", {"loss": 0.5})
     assert recover(tmp_path / "home") == []
+
+
+def test_what_a_run_told_while_it_went_on_is_taken_back_when_it_is_completed(
+    tmp_path: Path, registry: LocalRegistry
+) -> None:
+    started(tmp_path / "home", registry, ends=False)
+    live = registry.live(RUN)
+    live.tell(Now(by="me@here, process 1", at="now"))
+    live.add_log(0, b"epoch 0\n")
+    assert recover(tmp_path / "home") == [RUN]
+    assert (live.now(), live.log()) == (None, b"")
+
+
+def test_a_run_ends_though_somebody_removed_its_log_of_metrics(tmp_path: Path, registry: LocalRegistry) -> None:
+    journal = Journal.create(tmp_path / "home", RUN)
+    with Recording.start(BEGUN, [], lock=None, registry=registry, journal=journal) as recording:
+        journal.metrics(1, {"loss": 0.5})
+        journal.file("metrics.jsonl").unlink()
+        recording.end(msgspec.structs.replace(BEGUN, status="finished"), collected=Collected(), outputs={})
+    record = RunStore(registry).load(RUN).record
+    assert (record.status, record.logged) == ("finished", {})
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_log_of_metrics_that_is_too_long_to_compare_is_left_out_by_its_digest(
+    tmp_path: Path, registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch, beyond: int
+) -> None:
+    journal = Journal.create(tmp_path / "home", RUN)
+    with Recording.start(BEGUN, [], lock=None, registry=registry, journal=journal) as recording:
+        journal.metrics(1, {"loss": 0.5})
+        size = journal.file("metrics.jsonl").stat().st_size
+        monkeypatch.setattr(recorder, "MAX_SERIES", size - beyond)
+        recording.end(msgspec.structs.replace(BEGUN, status="finished"), collected=Collected(), outputs={})
+    found = RunStore(registry).load(RUN)
+    if beyond:
+        digest = found.manifest["metrics.jsonl"].digest.hex
+        assert found.record.logged is None
+        assert [(one.count, one.digest) for one in found.record.left_out] == [(size, digest)]
+    else:
+        assert (list(found.record.logged or ()), found.record.left_out) == (["loss"], [])
 
 
 def test_a_kill_between_the_last_publish_and_the_journals_end_leaves_the_record_finished(

@@ -344,6 +344,16 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(registry):
         assert len(os.listdir(registry.root / "tmp")) == 1
 
 
+def test_a_file_that_never_got_its_name_goes_when_it_has_had_the_time(registry):
+    make(registry, {"a": b"1"})
+    old, young = registry.root / "manifests" / ".tmp-old", registry.root / "manifests" / ".tmp-young"
+    for path, age in ((old, 120), (young, 0)):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    assert collect_garbage(registry).temporary == 1
+    assert (old.exists(), young.exists()) == (False, True)
+
+
 def test_gc_of_a_registry_that_was_never_finished_leaves_it_usable(registry):
     registry.root.mkdir()
     (registry.root / ".tmp-x").touch()  # killed before the marker had its name

@@ -49,6 +49,22 @@ def test_building_again_restores_what_was_damaged(registry, tmp_path, key):
     assert verify_registry(LocalRegistry(registry.root)) == (1, [])
 
 
+def test_all_that_is_damaged_is_set_aside_at_once_and_one_after_the_other(registry):
+    build(VALUES, "a/b", registry=registry)
+    build({"c": b"c" * SMALL}, "a/c", registry=registry)
+    version, other = (Package.open(name, registry=registry).manifest for name in ("a/b", "a/c"))
+    wanted = []
+    for entries in ([version["a"], version["large"]], [other["c"]]):
+        for entry in entries:
+            path, offset = lies_at(registry, entry)
+            overwrite(path, offset, b"X")
+            wanted.append(str(path.relative_to(registry.root)))
+        moved = set_aside_damaged(LocalRegistry(registry.root))
+        assert sorted(one.file for one in moved) == sorted(wanted[-len(entries) :])
+        assert all((registry.root / one.moved_to).is_file() for one in moved)
+    assert {problem.logical_key for problem in verify_registry(LocalRegistry(registry.root))[1]} == {"a", "large", "c"}
+
+
 def test_a_pack_without_its_directory_is_set_aside_whole(registry):
     build(VALUES, "a/b", registry=registry)
     path, _ = lies_at(registry, Package.open("a/b", registry=registry).manifest["a"])

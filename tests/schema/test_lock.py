@@ -16,8 +16,10 @@ from reprokit.schema.lock import (
     CondaPackage,
     DataPin,
     Declares,
+    EditablePackage,
     EnvironmentLock,
     LockedEnvironment,
+    LooseFile,
     PipPackage,
     RecipeLock,
     RunLock,
@@ -333,6 +335,12 @@ def test_packages_that_were_added_removed_edited_and_replaced_are_told() -> None
         assert gone.locked == came.found is not None
         assert str(gone).endswith(" → (absent)") and " (absent) → " in str(came)
         assert without.hash != GOOD.hash
+    for kind, make in (("file", LooseFile), ("editable", EditablePackage)):
+        field, name = ("loose", "path") if kind == "file" else ("editable", "name")
+        one, two = (msgspec.structs.replace(GOOD, **{field: [make(**{name: "mine"}, sha256=of * 64)]}) for of in "ab")
+        (change,) = one.changes_to(two)
+        assert (change.kind, change.name, change.locked, change.found) == (kind, "mine", "a" * 64, "b" * 64)
+        assert [gone.found for gone in one.changes_to(GOOD)] == [None]
     edited = msgspec.structs.replace(GOOD, conda=[msgspec.structs.replace(conda, edited="b" * 64), *GOOD.conda[1:]])
     (change,) = GOOD.changes_to(edited)
     assert change.name == conda.name

@@ -70,6 +70,7 @@ RECIPES = st.builds(
         package=st.none() | st.just("team/model"),
         every=st.sampled_from(["1 epoch", "5 epochs"]),
         best=st.dictionaries(WORD, st.sampled_from(["min", "max"]), max_size=2),
+        keep=st.none() | st.integers(1, 100),
     ),
     outputs=st.lists(
         st.just("out") | st.builds(Output, path=st.just("out.csv"), compare=st.sampled_from(get_args(OutputMode))),
@@ -92,6 +93,11 @@ def refused(text: str) -> RecipeError:
 @given(RECIPES)
 def test_plain_values_give_the_recipe_back(recipe):
     assert from_plain(to_plain(recipe)) == recipe
+
+
+def test_as_few_as_one_checkpoint_may_be_kept():
+    assert parse(f"{MINIMAL}checkpoints: {{keep: 1}}".encode()).checkpoints.keep == 1
+    assert parse(MINIMAL.encode()).checkpoints.keep is None
 
 
 def test_defaults_are_not_written():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ def test_what_lies_in_each_pack_is_known_pack_by_pack(index: Index) -> None:
     index.add_pack("c" * 64, {})
     assert index.members() == {A: {ONE: (94, 3), TWO: (200, 5)}, B: {TWO: (94, 5)}, "c" * 64: {}}
     assert all(isinstance(member, Member) for members in index.members().values() for member in members.values())
+
+
+def test_threads_share_what_is_known(index: Index) -> None:
+    index.add_pack(A, {})
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(index.packs).result() == {A}
+        other.submit(index.add_pack, B, {}).result()
+    assert index.packs() == {A, B}
 
 
 def test_more_is_asked_at_once_than_sqlite_takes(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from reprokit.core.digest import PLAIN, Digest, hash_bytes
+from reprokit.core.digest import CHUNKED, PLAIN, Digest, hash_bytes
 from reprokit.errors import DataMismatchError, NotFoundError, PurgedError
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store import objects
 from reprokit.store.index import Index
-from reprokit.store.objects import ObjectStore, hint_of, parse_hint
+from reprokit.store.objects import ObjectStore, hint_of, is_digest_of, parse_hint
 from reprokit.store.packs import SMALL, Member
 from reprokit.store.reader import PackReader
 from reprokit.store.staging import stage
@@ -232,6 +232,14 @@ def test_an_object_from_elsewhere_must_be_what_it_is_called(store):
         with pytest.raises(DataMismatchError), stage(store) as staging:
             staging.put_known(io.BytesIO(false), hash_bytes(b"true".ljust(size)), size, what="x")
     assert len(files(store)) == 2
+
+
+@pytest.mark.parametrize("kind", [CHUNKED, PLAIN])
+@pytest.mark.parametrize("data", [b"", b"x", LARGE[:-1], LARGE], ids=["empty", "one byte", "small", "large"])
+def test_bytes_have_the_digest_of_each_kind_that_is_theirs(kind, data):
+    digest = hash_bytes(data, kind)
+    assert is_digest_of(data, digest) and is_digest_of(memoryview(data), digest)
+    assert not is_digest_of(data + b"x", digest)
 
 
 def test_only_folders_whose_owner_died_are_abandoned(store):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
+import threading
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +54,23 @@ def test_a_file_is_as_long_as_the_limit_and_no_longer() -> None:
     assert load_pickled(data, max_bytes=len(data)) == [1, 2, 3]
     told = f"The pickle is {len(data)} bytes long; at most {len(data) - 1} are read."
     assert refused(data, max_bytes=len(data) - 1) == told
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe, waited = tmp_path / "pipe", threading.Event()
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        waited.set()
+        os.close(os.open(pipe, os.O_RDWR))
+
+    writer = threading.Timer(5, write)
+    writer.start()
+    with pytest.raises(DataMismatchError) as caught:
+        load_pickled(pipe)
+    writer.cancel()
+    assert caught.value.message == f"{pipe} is not a regular file."
+    assert not waited.is_set()
 
 
 def test_a_compressed_file_unpacks_to_the_limit_and_no_further() -> None:

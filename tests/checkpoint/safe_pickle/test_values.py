@@ -492,6 +492,22 @@ def test_a_pt_file_with_a_name_twice_is_none() -> None:
         load_pickled(handle.getvalue())
 
 
+@pytest.mark.parametrize("how", ["compressed", "encrypted"])
+def test_a_pt_file_with_members_that_do_not_lie_there_as_they_are_is_none(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    handle = io.BytesIO()
+    with zipfile.ZipFile(handle, "w") as archive:
+        archive.writestr("a/data.pkl", b"N.")
+        archive.writestr("a/data/0", bytes(99), zipfile.ZIP_DEFLATED if how == "compressed" else None)
+    data = bytearray(handle.getvalue())
+    if how == "encrypted":
+        data[data.rindex(b"PK\x01\x02") + 8] |= 1
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(DataMismatchError, match=r"is not a file that `torch\.save` wrote"):
+        load_pickled(bytes(data))
+
+
 def test_arrays_of_what_is_too_large_or_of_another_kind_are_refused() -> None:
     void = b"cnumpy\ndtype\n(S'V%d'\nI00\nI01\ntR(I3\nS'|'\nNNNI%d\nI1\nI0\ntb."
     assert load_pickled(void % (1 << 26, 1 << 26)).itemsize == 1 << 26

@@ -18,6 +18,7 @@ from reprokit.comparison.files.text_diff import compare_content
         ("a.csv", b"a,b\n1,2.0\n", b"a,b\n1,2\n", "table", ["~ 1, b  2.0 → 2"]),
         ("a.csv", b"a,b\n1,2\n", b"a,b\n1,2\n3,\n", "table", ["+ row 3"]),
         ("a.csv", b"a,b\n1,2\n3,\n", b"a,b\n1,2\n", "table", ["- row 3"]),
+        ("a.csv", b"a,b\n", b"a,b\n7,2\n", "table", ["+ row 7"]),
         ("a.csv", b"a\n1\n1\n", b"a\n1\n1\n1\n", "table", ["+ row 3"]),
         ("a.csv", b"a,b\n1,2\n", b"a,b,c\n1,2,\n", "table", ["+ column c"]),
         ("a.csv", b"a,b,c\n1,2,\n", b"a,b\n1,2\n", "table", ["- column c"]),
