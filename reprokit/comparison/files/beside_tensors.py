@@ -63,7 +63,7 @@ def differs_beside(
         values: Read what differs. Without, such a file is passed over.
     """
     arrays = {stored.key for stored in differing}
-    rows = sorted(compare_files(left, right), key=lambda row: row.key in (STATE_KEY, _CONFIG_KEY))
+    rows = list(compare_files(left, right))
     for row in (row for row in rows if row.key not in (STATE_KEY, _CONFIG_KEY) and row.how != "equal"):
         found = _in_file(left, right, row, arrays, values=values)
         if found is not None:
