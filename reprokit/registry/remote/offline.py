@@ -70,7 +70,7 @@ class OfflineRegistry(RemoteRegistry):
         if named is None:
             raise RegistryError(
                 f"Nothing of {address} is on this machine, so it cannot be used offline.",
-                hint="Use it once with the network: `reprokit ls`.",
+                hint="Use it once with the network: `reprokit ls`, without --offline and REPROKIT_OFFLINE.",
             )
         self.address = address
         self.folder = home / "offline" / named
