@@ -106,6 +106,7 @@ def prepare(
         name=choices.get("name") or recipe.name,
         warnings=warnings,
         in_place=repository.root if in_place else None,
+        tree=repository.root,
         python=ready.python,
         container=ready.container,
     )

@@ -19,6 +19,7 @@ class Prepared:
     """A lock and everything that must be in the registry to execute it.
 
     Attributes:
+        tree: The repository as the user has it; None of what is repeated.
         python: The interpreter of the locked environment.
         container: What the script is executed in, where the environment is an image.
     """
@@ -29,5 +30,6 @@ class Prepared:
     name: str
     warnings: list[str] = field(default_factory=list)
     in_place: Path | None = None
+    tree: Path | None = None
     python: Path = Path(sys.executable)
     container: Container | None = None

@@ -1,0 +1,72 @@
+"""Whoever forgot to declare a file that lies before them is told so, and how; nobody else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reprokit.execution.missing import missing_inputs
+from tests.conftest import Project
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    (root / "data" / "deep").mkdir(parents=True)
+    for name in ("data/x.csv", "data/deep/y é.h5", "top.txt"):
+        (root / name).write_text("1")
+    (tmp_path / "outside.txt").write_text("1")
+    return root
+
+
+SAID = {
+    "open": "FileNotFoundError: [Errno 2] No such file or directory: 'data/x.csv'",
+    "open of bytes": "FileNotFoundError: [Errno 2] No such file or directory: b'data/x.csv'",
+    "numpy": "FileNotFoundError: data/x.csv not found.",
+    "a library": "ValueError: The file 'data/x.csv' does not exist",
+    "h5py": "OSError: Unable to open file (unable to open file: name = 'data/x.csv', errno = 2, error message = 'No')",
+    "by its whole path": "FileNotFoundError: [Errno 2] No such file or directory: '/runs/1/workspace/data/x.csv'",
+    "by a way round": "FileNotFoundError: [Errno 2] No such file or directory: './data/../data/x.csv'",
+}
+
+
+@pytest.mark.parametrize("said", SAID.values(), ids=SAID)
+def test_a_file_of_the_working_tree_is_named_however_it_was_missed(tree: Path, said: str) -> None:
+    (told,) = missing_inputs(f"Traceback\n  {said}", root=tree, workspace=Path("/runs/1/workspace"), workdir=".")
+    assert told.startswith("data/x.csv lies in the working tree, and a run gets only what is committed or declared.")
+    assert "`reprokit package build data NAMESPACE/data`" in told
+    assert "`data: {data: {package: NAMESPACE/data, path: data}}`" in told
+
+
+def test_folders_files_at_the_top_and_other_working_folders(tree: Path) -> None:
+    def told(path: str, workdir: str = ".") -> list[str]:
+        said = f"No such file or directory: '{path}'"
+        return missing_inputs(said, root=tree, workspace=Path("/runs/1/workspace"), workdir=workdir)
+
+    assert "Commit it; or put it into a folder" in told("top.txt")[0]
+    assert "path: data/deep}}" in told("data/deep")[0]
+    assert "package build data/deep NAMESPACE/deep" in told("y é.h5", "data/deep")[0]
+    assert told("../top.txt", "data")[0].startswith("top.txt lies")
+
+
+@pytest.mark.parametrize(
+    "path", ["nothing.csv", "../outside.txt", "/etc/passwd", ".", "data/x.csv\0", "x" * 5000, "a/" * 150]
+)
+def test_what_the_working_tree_does_not_have_is_not_spoken_of(tree: Path, path: str) -> None:
+    said = f"No such file or directory: '{path}'\n'{path}' does not exist"
+    assert missing_inputs(said, root=tree, workspace=Path("/runs/1/workspace"), workdir=".") == []
+
+
+def test_a_run_that_fails_so_says_what_to_do(project: Project) -> None:
+    project.write("train.py", "open('notes/rates.csv').read()\n")
+    project.write(".gitignore", "notes/\n")
+    project.commit()
+    (project.root / "notes").mkdir()
+    project.write("notes/rates.csv", "0.1\n")
+    record = project.json("run", "recipe.yaml", expect=6)
+    (told,) = [warning for warning in record["warnings"] if "lies in the working tree" in warning]
+    assert told.startswith("notes/rates.csv lies in the working tree")
+    assert "reprokit package build notes NAMESPACE/notes" in project.reprokit("show", "latest").stdout
+    again = project.json("reproduce", record["run_id"], "-y", expect=8)
+    assert "lies in the working tree" not in str(project.json("show", again["run_id"])["warnings"])
