@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import click
 from reprokit.cli.face import Face, common, reference, size
 from reprokit.cli.text.run_table import run_table
 from reprokit.cli.text.table import table
+from reprokit.core.canonical_json import spelled
 from reprokit.core.terminal_text import printable
 from reprokit.errors import UsageError
 from reprokit.runs.listing import Contents, Files, ShownRun, ShownVerdict
@@ -100,7 +102,11 @@ def show(face: Face, ref: str) -> None:
             "size": manifest.size,
         }
         rows = {**plain, "size": size(manifest.size)}
-        shown_rows = [(key, str(value)) for key, value in rows.items() if value not in (None, {})]
+        shown_rows = [
+            (key, value if isinstance(value, str) else json.dumps(spelled(value), ensure_ascii=False))
+            for key, value in rows.items()
+            if value not in (None, {})
+        ]
         face.result(plain, lambda: table(shown_rows, width=9))
 
 
