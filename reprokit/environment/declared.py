@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 import tomllib
 from collections.abc import Iterator
@@ -152,7 +153,7 @@ def _includes(text: str, path: str) -> Iterator[str]:
     folder = path.rpartition("/")[0]
     for line in text.splitlines():
         if (match := _INCLUDE.match(line)) and "://" not in match["file"]:
-            yield f"{folder}/{match['file']}".lstrip("/") if folder else match["file"]
+            yield posixpath.normpath(posixpath.join(folder, match["file"]))  # who reads it refuses what leads out
 
 
 def _requirement(line: str, what: str) -> str:
