@@ -56,4 +56,4 @@ def test_a_script_of_its_own_accord(tmp_path: Path, deep: Path) -> None:
     listed = subprocess.run(
         [sys.executable, "-m", "reprokit", "ls"], env=environment, capture_output=True, text=True, check=True
     )
-    assert "1 ckpt" in listed.stdout
+    assert listed.stdout.splitlines()[1].split()[1:4] == ["finished", "train", "1"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG
 from tests.execution.test_far import SCRIPT, Far, far, python, started  # noqa: F401 - fixtures
 
 KILLED_ONCE = """
@@ -146,6 +147,7 @@ def test_a_run_that_is_killed_offline_is_completed_offline(away: Far) -> None:
     assert away.json("show", killed["run"], home="other")["status"] == "failed"
 
 
+@LONG
 def test_a_journal_of_before_waits_for_the_network(far: Far) -> None:  # noqa: F811
     with started(far, "wait") as running:
         _, said = running.communicate(timeout=120)
