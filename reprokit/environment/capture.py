@@ -169,7 +169,7 @@ def _look(
         owners=looking.owners,
         projects={name: (str(folder), files) for name, (folder, files) in looking.projects.items()},
         unrecorded=sorted(looking.unrecorded),
-        beside=sorted(looking.beside),
+        beside=sorted({*looking.beside, *(path for path in looking.owned if path not in there.seen)}),
     )
 
 

@@ -22,14 +22,13 @@ from reprokit.packages.package import Package
 from reprokit.recording.spool import Best, best_tags, publish_tagged
 from reprokit.registry import Registry, open_registry
 from reprokit.registry.base import LogEntry
-from reprokit.registry.remote.offline import OfflineRegistry, unsent
+from reprokit.registry.remote.offline import SENT, OfflineRegistry, unsent
 from reprokit.registry.stored import StoredRegistry
 from reprokit.runs.store import RunStore
 from reprokit.schema.facts import CheckpointFacts, facts_in
 
 __all__ = ["send_unsent"]
 
-_SENT = "sent"
 _LATEST, _BEST = "latest", "best"
 
 
@@ -78,21 +77,22 @@ def _send(
     target = open_registry(address, cache=cache, offline=False)
     if not isinstance(target, StoredRegistry) or target.uuid != folder.name:
         raise DataMismatchError(f"{address} is not the registry {folder.name} any more.")
-    done = _sent(folder / _SENT)
+    done = _sent(folder / SENT)
     waiting = [one for one in _commits(source) if (one[0], one[1].seq) not in done]
     with progress.task(f"Sending to {address}", len(waiting), unit="commits") as advance:
         for name, entry, before in waiting:
             for told in _repeat(name, entry, before, source, target, progress):
                 note(told)
-            with os_errors(f"Noting what was sent to {address}"), (folder / _SENT).open("a", encoding="utf-8") as file:
+            with os_errors(f"Noting what was sent to {address}"), (folder / SENT).open("a", encoding="utf-8") as file:
                 file.write(f"{name} {entry.seq}\n")
             advance()
     target.tidy()
     with os_errors(f"Removing {folder}"):
-        for child in sorted(folder.iterdir(), key=lambda path: path.name == _SENT):  # the note of it last
+        for child in sorted(folder.iterdir(), key=lambda path: path.name == SENT):  # the note of it last
             if child.name != "lock":
                 shutil.rmtree(child) if child.is_dir() else child.unlink()
-    note(f"{len(waiting):,} commits that were made offline are in {address} now.")
+    if waiting:
+        note(f"{len(waiting):,} commit(s) that were made offline are in {address} now.")
     return len(waiting)
 
 

@@ -129,7 +129,7 @@ def _unsent(home: Path) -> list[Waiting]:
             run=None,
             folder=str(folder),
             registry=address,
-            what=f"{sum(1 for _ in folder.glob('log/*/*/*')):,} commits that were made offline are to be sent; "
+            what=f"{sum(1 for _ in folder.glob('log/*/*/*')):,} commit(s) that were made offline are to be sent; "
             "every command with the network does",
         )
         for address, folder in unsent(home)

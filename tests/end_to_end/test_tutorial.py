@@ -76,7 +76,9 @@ def test_the_page_on_teams_runs_as_written(weed: Server, tmp_path: Path, monkeyp
     assert re.search(r"^  reproduced   \S+  BITWISE", said, re.MULTILINE)
     assert said.count("0 problem(s)") == 3
     assert re.search(r"^\d{8}-\d{6}-\w{6}  running      slow                  \S+@\S+, process \d+", said, re.MULTILINE)
-    assert re.search(r"^to be stored for s3://\S+: 5 commits that were made offline are to be sent", said, re.MULTILINE)
+    assert re.search(
+        r"^to be stored for s3://\S+: 5 commit\(s\) that were made offline are to be sent", said, re.MULTILINE
+    )
     assert re.search(r"^\S+: interrupted$", said, re.MULTILINE)
     assert re.search(r"^\S+ stdout step \d+$", said, re.MULTILINE)
     assert re.search(

@@ -54,7 +54,7 @@ def test_work_goes_on_without_the_network_and_is_sent_when_it_is_back(away: Far)
     away.proxy.away = False
     assert len(away.json("ls", home="other")["runs"]) == 1
     listed = away.reprokit("ls")
-    assert "commits that were made offline are in" in listed.stderr
+    assert "commit(s) that were made offline are in" in listed.stderr
     assert _folders(away) == []
     runs = away.json("ls", home="other")["runs"]
     assert [one["run"] for one in runs] == [first["run"], mine["run"], again["run_id"]]
@@ -175,7 +175,20 @@ def test_nothing_is_sent_while_somebody_works_offline(away: Far) -> None:
         assert running.wait(60) == 0
     (waiting,) = away.json("status", "--offline")["waiting"]
     assert waiting["what"].endswith(
-        "commits that were made offline are to be sent; every command with the network does"
+        "commit(s) that were made offline are to be sent; every command with the network does"
     )
     assert len(away.json("ls")["runs"]) == 2
     assert away.json("status")["waiting"] == []
+
+
+def test_what_a_killed_sender_left_behind_hides_nothing_that_is_published_later(away: Far) -> None:
+    """Killed when all was sent and the logs were gone: its note names numbers that later commits have too."""
+    log = away.json("log", "t/far", "--offline")
+    (folder,) = [away.base / "home" / "offline" / uuid for uuid in os.listdir(away.base / "home-cache" / "near")]
+    folder.mkdir(parents=True)
+    (folder / "address").write_text(away.environment()["REPROKIT_REGISTRY"])
+    (folder / "sent").write_text("".join(f"t/far {seq}\n" for seq in range(20)))
+    away.reprokit("tag", f"t/far@{log[0]['top_hash']}", "chosen", "--offline")
+    away.proxy.away = False
+    assert "1 commit(s) that were made offline are in" in away.reprokit("ls").stderr
+    assert "chosen" in away.json("log", "t/far", home="other")[0]["tags"]

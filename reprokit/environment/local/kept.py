@@ -37,7 +37,7 @@ class Installed(msgspec.Struct, frozen=True, array_like=True):
         owners: Which package a `.pth` file is of.
         projects: Of packages that are imported from where they are written their folder, and their files.
         unrecorded: Modules of packages without a RECORD.
-        beside: Files of packages that lie outside the folders that are installed to.
+        beside: Files of packages that lie outside the folders that are installed to, behind a link, or nowhere.
     """
 
     pip: list[PipPackage]

@@ -34,9 +34,11 @@ from reprokit.store.remote_objects import RemoteObjects
 from reprokit.store.remote_places import PART, fits, is_small
 from reprokit.store.upload import upload
 
-__all__ = ["OFFLINE", "OfflineRegistry", "unsent"]
+__all__ = ["OFFLINE", "SENT", "OfflineRegistry", "unsent"]
 
 OFFLINE = "offline+"
+SENT = "sent"
+"""What was sent of what is here: a line for each commit, its package and number."""
 _ADDRESS = "address"
 _LOCK = "lock"
 _MAX_NOTE = 64 * 1024
@@ -122,6 +124,10 @@ class OfflineRegistry(RemoteRegistry):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 held = open_lock(self.folder / _LOCK)
                 fcntl.flock(held, fcntl.LOCK_SH)
+                if not (
+                    self.folder / "log"
+                ).exists():  # what a sender noted of commits that are gone means none of ours
+                    (self.folder / SENT).unlink(missing_ok=True)
                 self._held = held
                 durable_write(self.folder / _ADDRESS, self.address.encode())
             self._ensured = True

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reprokit.environment.local import kept
-from tests.environment.local.test_loose import CHANGES, Here
+from tests.environment.local.test_loose import CHANGES, RATE, Here
 
 
 @pytest.fixture
@@ -110,6 +110,23 @@ def test_metadata_in_a_folder_that_a_pth_file_adds_is_seen(here: Here) -> None:
     _later()
     (added / "extra.egg-info").rename(added / "extra.gone")
     assert version() == []
+
+
+def test_a_package_that_lies_behind_a_link_is_looked_at(here: Here) -> None:
+    moved = here.base / "moved"
+    (here.site / "demo").rename(moved)
+    (here.site / "demo").symlink_to(moved)
+    before = here.look()
+    assert here.look() == before
+    _later()
+    _same_size(moved / "rate.py")
+    assert here.look().changed == {"demo": ["demo/rate.py"]}
+    _later()
+    (moved / "rate.py").unlink()
+    assert here.look().changed == {"demo": ["demo/rate.py"]}
+    _later()
+    (moved / "rate.py").write_text(RATE)
+    assert here.look().changed == {}
 
 
 def test_another_interpreter_is_looked_at_anew(here: Here, looks: list[object]) -> None:
