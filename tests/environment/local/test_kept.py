@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reprokit.environment.local import kept
-from tests.environment.local.test_loose import CHANGES, RATE, Here
+from tests.environment.local.test_loose import CHANGES, Here
 
 
 @pytest.fixture
@@ -112,20 +112,22 @@ def test_metadata_in_a_folder_that_a_pth_file_adds_is_seen(here: Here) -> None:
     assert version() == []
 
 
-def test_a_package_that_lies_behind_a_link_is_looked_at(here: Here) -> None:
-    moved = here.base / "moved"
-    (here.site / "demo").rename(moved)
-    (here.site / "demo").symlink_to(moved)
+def test_files_of_a_package_that_lie_behind_a_link_are_looked_at(here: Here, looks: list[object]) -> None:
+    here.install("other", {"other/odd-data/rates.json": "[0.1]"})
+    folder, moved = here.site / "other" / "odd-data", here.base / "moved"
+    folder.rename(moved)
+    folder.symlink_to(moved)
     before = here.look()
     assert here.look() == before
+    assert len(looks) == 1
     _later()
-    _same_size(moved / "rate.py")
-    assert here.look().changed == {"demo": ["demo/rate.py"]}
+    _same_size(moved / "rates.json")
+    assert here.look().changed == {"other": ["other/odd-data/rates.json"]}
     _later()
-    (moved / "rate.py").unlink()
-    assert here.look().changed == {"demo": ["demo/rate.py"]}
+    (moved / "rates.json").unlink()
+    assert here.look().changed == {"other": ["other/odd-data/rates.json"]}
     _later()
-    (moved / "rate.py").write_text(RATE)
+    (moved / "rates.json").write_text("[0.1]")
     assert here.look().changed == {}
 
 
