@@ -52,7 +52,7 @@ The environment is $venv. In this shell:
   reprokit run recipes/digits-torch.yaml -p learning_rate=0.1     another value
   reprokit diff $run latest                   where they differ, from which epoch on
   reprokit reproduce $run --with threads=1    what one thing changes
-  reprokit export $run --as report -o report.html
+  python -m pip install matplotlib jinja2 && reprokit export $run --as report -o report.html
   reprokit init YOUR_SCRIPT.py                                    a recipe for a script of yours
 
 docs/tutorial.md builds a project from nothing.
