@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from reprokit.registry import Registry, open_registry
 from reprokit.registry.context import Context
 
 __all__ = ["Face", "absolute_address", "common", "size"]
+
+_OFFLINE = "REPROKIT_OFFLINE"
 
 
 class Face:
@@ -181,15 +183,28 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         verbose: bool,
         **arguments: Any,
     ) -> Any:
-        if offline:
-            os.environ["REPROKIT_OFFLINE"] = "1"  # for all that this process does
         if registry is not None:
             registry = absolute_address(registry)  # before -C changes the folder
         if change_to is not None:
             os.chdir(change_to)
-        return command(face=Face(registry=registry, as_json=as_json, quiet=quiet, verbose=verbose), **arguments)
+        with _offline() if offline else nullcontext():
+            return command(face=Face(registry=registry, as_json=as_json, quiet=quiet, verbose=verbose), **arguments)
 
     return wrapped
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Ask nothing of the network for as long as a command goes on; its process may be a notebook's."""
+    before = os.environ.get(_OFFLINE)
+    os.environ[_OFFLINE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_OFFLINE]
+        else:
+            os.environ[_OFFLINE] = before
 
 
 def absolute_address(address: str) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
 from reprokit._version import __version__
 
 __all__ = ["completion", "help_", "version"]
 
 _VARIABLE = "_REPROKIT_COMPLETE"
-_SHELLS = ("bash", "zsh", "fish")
+_SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
 @click.command(name="help")
@@ -18,30 +18,29 @@ _SHELLS = ("bash", "zsh", "fish")
 @click.pass_context
 def help_(context: click.Context, command: tuple[str, ...]) -> None:
     """Explain COMMAND, or list all commands."""
-    at = context.parent
-    assert at is not None  # noqa: S101 - it is a command of a group
+    at = context.parent or context
     for word in command:
         group = at.command
         if not isinstance(group, click.Group):
             raise click.UsageError(f"'{at.info_name}' has no commands of its own.", at)
         name, found, _ = group.resolve_command(at, [word])
-        assert found is not None  # noqa: S101 - else it was an error
-        at = click.Context(found, info_name=name, parent=at)
+        if found is not None:  # else it was an error
+            at = click.Context(found, info_name=name, parent=at)
     click.echo(at.get_help())
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(_SHELLS))
+@click.argument("shell", type=click.Choice([*_SHELLS]))
 def completion(shell: str) -> None:
     """Print what makes SHELL complete commands, options, runs, packages and tags.
 
     For bash put `eval "$(reprokit completion bash)"` into ~/.bashrc, for zsh the same with zsh into ~/.zshrc; for fish
     `reprokit completion fish > ~/.config/fish/completions/reprokit.fish`.
+
+    In bash, which takes `@` and `:` for the end of a word, nothing is offered behind them.
     """
-    made = get_completion_class(shell)
-    assert made is not None  # noqa: S101 - click has these three
     root = click.get_current_context().find_root()
-    click.echo(made(root.command, {}, "reprokit", _VARIABLE).source())
+    click.echo(_SHELLS[shell](root.command, {}, "reprokit", _VARIABLE).source())
 
 
 @click.command()

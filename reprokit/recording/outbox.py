@@ -16,7 +16,7 @@ from reprokit.core.atomic_files import os_errors
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import PackageRef
 from reprokit.core.regular_files import open_lock
-from reprokit.errors import DataMismatchError, Error, NotFoundError
+from reprokit.errors import DataMismatchError, Error, NotFoundError, RefusedError
 from reprokit.packages.copy import copy_objects
 from reprokit.packages.package import Package
 from reprokit.recording.spool import Best, best_tags, publish_tagged
@@ -81,8 +81,13 @@ def _send(
     waiting = [one for one in _commits(source) if (one[0], one[1].seq) not in done]
     with progress.task(f"Sending to {address}", len(waiting), unit="commits") as advance:
         for name, entry, before in waiting:
-            for told in _repeat(name, entry, before, source, target, progress):
-                note(told)
+            try:
+                for told in _repeat(name, entry, before, source, target, progress):
+                    note(told)
+            except (NotFoundError, RefusedError) as error:
+                if entry.action == "publish":  # what is not there yet is not given up
+                    raise
+                note(f"What was done offline to {name} ({entry.action}) cannot be done any more: {error.message}")
             with os_errors(f"Noting what was sent to {address}"), (folder / SENT).open("a", encoding="utf-8") as file:
                 file.write(f"{name} {entry.seq}\n")
             advance()
@@ -125,18 +130,21 @@ def _repeat(
     """Make a commit in the registry itself, and yield what of it is other there."""
     head = target.head(name)
     there = head.tags if head is not None else {}
-    moved = {tag for tag, top_hash in entry.tags.items() if before.get(tag) != top_hash} - {_LATEST}
+    own = {_LATEST, _BEST} if entry.action == "publish" else set()  # these are decided anew
+    moved = {tag for tag, top_hash in entry.tags.items() if before.get(tag) != top_hash}
     free = {tag for tag in moved if there.get(tag) in (before.get(tag), entry.tags[tag])}
-    for tag in sorted(moved - free - {_BEST}):
+    for tag in sorted(moved - free - own):
         now = f"stays at {there[tag][:12]}" if tag in there else "is gone"
         yield f"The tag {tag!r} of {name} was moved by somebody else meanwhile, and {now}."
     if entry.action == "publish":
-        if entry.top_hash in target.top_hashes(name):
+        if entry.top_hash in target.top_hashes(name):  # it was there before, or whoever sent it was killed
+            if missing_tags := sorted(tag for tag in free - {_BEST} if there.get(tag) != entry.top_hash):
+                target.tag(name, entry.top_hash, tuple(missing_tags))
             return
         package = Package.open(PackageRef(name, hash=entry.top_hash), registry=source)
         missing = target.lacking(package.manifest.entries)
         copy_objects(package, missing, target, lambda _=1, /: None, progress=progress)
-        tags = (free - {_BEST}) | set(_best(package, source, target) if _BEST in moved else ())
+        tags = (free - own) | set(_best(package, source, target) if _BEST in moved else ())
         latest = entry.tags.get(_LATEST) == entry.top_hash
         told = publish_tagged(target, name, package.manifest, tuple(sorted(tags)), latest=latest)
         if told is not None:

@@ -27,7 +27,7 @@ from reprokit.recording.journal import Ended, Journal, abandoned, read_lines
 from reprokit.recording.kept_files import UnkeptError, keep_file
 from reprokit.recording.spool import Spool
 from reprokit.registry import Registry, open_registry
-from reprokit.registry.base import Sink
+from reprokit.registry.base import OFFLINE, Sink
 from reprokit.runs.bounded import bounded
 from reprokit.runs.logged import MAX_SERIES, digests_of, is_well, series_of
 from reprokit.runs.store import LOCK_KEY, RECORD_KEY
@@ -215,7 +215,7 @@ def recover(home: Path, *, note: Callable[[str], None] = lambda _: None) -> list
 def _is_far(events: list[dict[str, Any]]) -> bool:
     """True of a run whose registry is behind a network."""
     address = next((str(event.get("registry")) for event in events if event.get("event") == "start"), "")
-    return "://" in address and not address.startswith(("file:", "offline+"))
+    return "://" in address and not address.startswith(("file:", OFFLINE))
 
 
 def _clear_live(events: list[dict[str, Any]], run_id: str) -> None:

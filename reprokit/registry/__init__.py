@@ -8,12 +8,11 @@ from pathlib import Path
 
 from reprokit.core.config import Config
 from reprokit.errors import UsageError
-from reprokit.registry.base import Registry
+from reprokit.registry.base import OFFLINE, Registry
 from reprokit.registry.local import LocalRegistry
 
 __all__ = ["Registry", "open_registry", "registry_folder"]
 
-_OFFLINE = "offline+"
 _REMOTE = ("s3", "gs", "az", "memory", "https", "http")
 
 
@@ -30,7 +29,7 @@ def open_registry(
         UsageError: A scheme that this release does not read.
         RegistryError: The folder is something else, or of an unknown format.
     """
-    behind = url.removeprefix(_OFFLINE) if url.startswith(_OFFLINE) else None
+    behind = url.removeprefix(OFFLINE) if url.startswith(OFFLINE) else None
     url = url if behind is None else behind
     scheme, separator, rest = url.partition("://")
     if not separator:

@@ -14,7 +14,7 @@ import msgspec
 from reprokit.core.digest import Digest
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import PackageRef
-from reprokit.errors import NotFoundError, UsageError
+from reprokit.errors import NotFoundError, RefusedError, UsageError
 from reprokit.registry.live import LiveRun
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.store.reader import Reader
@@ -22,6 +22,8 @@ from reprokit.store.reader import Reader
 __all__ = ["FORMAT", "Action", "Head", "LogEntry", "Registry", "Sink", "both", "side_by_side"]
 
 FORMAT = 3
+OFFLINE = "offline+"
+"""Before the address of a registry behind a network: what this machine has of it."""
 _AT_ONCE = 16
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -197,6 +199,11 @@ class Registry(ABC):
 
     is_offline = False
     """Whether it is without the network, and what is written is sent later."""
+
+    def check_online(self, what: str) -> None:
+        """Raise RefusedError if something is asked for that only the network can do."""
+        if self.is_offline:
+            raise RefusedError(f"{what} needs the network.", hint="Leave --offline and REPROKIT_OFFLINE out.")
 
     @abstractmethod
     def recall(self, source: str) -> bytes | None:

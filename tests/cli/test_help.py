@@ -11,7 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from reprokit.cli.main import _COMMANDS, _ELSEWHERE, cli
+from reprokit.cli.elsewhere import ELSEWHERE
+from reprokit.cli.main import _COMMANDS, cli
 from reprokit.packages.build import build
 from reprokit.registry.local import LocalRegistry
 from tests.conftest import ROOT, put_run
@@ -55,13 +56,13 @@ def test_help_lists_every_command_once_in_groups() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("word", _ELSEWHERE)
+@pytest.mark.parametrize("word", ELSEWHERE)
 def test_what_other_tools_call_so_is_answered_by_what_it_is_here(word: str) -> None:
     assert word not in _COMMANDS
     done = CliRunner().invoke(cli, [word, "--anything"])
     assert done.exit_code == 2
-    assert f"No such command '{word}'. {_ELSEWHERE[word]}" in done.output
-    for told in _ELSEWHERE[word].split("`reprokit ")[1:]:
+    assert f"No such command '{word}'. {ELSEWHERE[word]}" in done.output
+    for told in ELSEWHERE[word].split("`reprokit ")[1:]:
         assert told.split()[0].rstrip("`") in _COMMANDS
 
 
@@ -140,3 +141,16 @@ def test_what_a_shell_is_given_is_a_script_for_it(shell: str) -> None:
     assert f"_REPROKIT_COMPLETE={shell}_complete" in done.output
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=done.output, text=True, check=True)
+
+
+def test_a_command_that_is_offline_leaves_its_process_as_it_was(
+    registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook gives many commands in one process."""
+    for before in (None, "0"):
+        monkeypatch.delenv("REPROKIT_OFFLINE", raising=False)
+        if before is not None:
+            monkeypatch.setenv("REPROKIT_OFFLINE", before)
+        for words in (["ls"], ["show", "nothing"]):
+            CliRunner().invoke(cli, [*words, "--offline", "--registry", str(registry.root)])
+            assert os.environ.get("REPROKIT_OFFLINE") == before

@@ -192,3 +192,36 @@ def test_what_a_killed_sender_left_behind_hides_nothing_that_is_published_later(
     away.proxy.away = False
     assert "1 commit(s) that were made offline are in" in away.reprokit("ls").stderr
     assert "chosen" in away.json("log", "t/far", home="other")[0]["tags"]
+
+
+def test_a_version_that_was_there_keeps_what_was_said_of_it_offline(away: Far) -> None:
+    """Built again offline it is the same version: its new tag, and that it is the latest, are sent all the same."""
+    first = away.json("log", "t/in", "--offline")[0]["top_hash"]
+    (away.base / "more").mkdir()
+    (away.base / "more" / "a.txt").write_text("a")
+    away.json("package", "build", str(away.base / "more"), "t/in", "--offline")
+    away.json("package", "build", str(away.base / "inputs"), "t/in", "--tag", "again", "--offline")
+    away.proxy.away = False
+    away.reprokit("ls")
+    newest = away.json("log", "t/in", home="other")[0]
+    assert (newest["top_hash"], newest["tags"]) == (first, ["again", "latest"])
+
+
+def test_what_can_no_longer_be_done_is_said_and_holds_nothing_up(away: Far) -> None:
+    top_hash = away.json("log", "t/far", "--offline")[-1]["top_hash"]
+    away.reprokit("tag", f"t/far@{top_hash}", "chosen", "--offline")
+    away.json("run", "recipe.yaml", "--offline")
+    away.proxy.away = False
+    away.reprokit("rm", f"t/far@{top_hash}", "--force", home="other")
+    said = away.reprokit("ls").stderr
+    assert "What was done offline to t/far (tag) cannot be done any more" in said
+    assert _folders(away) == []
+    assert len(away.json("ls", home="other")["runs"]) == 2
+
+
+def test_nothing_is_called_purged_without_the_network(away: Far) -> None:
+    digest = away.json("ls", "t/in", "--offline")[0]["hash"]
+    said = away.reprokit("purge", "--entry", "t/in:0.txt", "--reason", "asked", "-y", "--offline", expect=None)
+    assert said.returncode == 3, said.stderr
+    assert "purge needs the network" in said.stderr
+    assert away.json("ls", "t/in", "--offline")[0]["hash"] == digest

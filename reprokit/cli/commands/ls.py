@@ -54,10 +54,10 @@ def ls(
         raise UsageError("--columns are of a list of runs; what is in one is listed whole.")
     if isinstance(found, Contents):
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        table = run_table(found.runs, RunStore(registry), columns=columns, width=width) if found.runs else []
+        runs = run_table(found.runs, RunStore(registry), columns=columns, width=width) if found.runs else []
         packages = [("PACKAGE", "bold"), *((name, None) for name in found.packages)] if found.packages else []
         nothing = [(f"nothing in {registry.url}" if where is None else "no such run", None)]
-        face.table(found.plain, [*table, *packages] or nothing)
+        face.table(found.plain, [*runs, *packages] or nothing)
         return
     if isinstance(found, Files):
         lines = [f"{size(e.size):>9}  {e.logical_key}" for e in found.package.manifest.entries]

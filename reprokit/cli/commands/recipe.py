@@ -32,9 +32,8 @@ def init(face: Face, script: str | None) -> None:
     made = draft(script, registry=face.registry_option)
     names = [str(path) for path in made]
     told = "\n".join(f"made {name}" for name in names) or "nothing to do: give --registry or SCRIPT"
-    drafted = [path for path in names if path.endswith((".yaml", ".yml")) and not path.endswith("config.yaml")]
-    if drafted:
-        told += f"\nLook through it, commit it with the script, then: reprokit run {shlex.quote(drafted[-1])}"
+    if script is not None and made:  # the recipe comes last
+        told += f"\nLook through it, commit it with the script, then: reprokit run {shlex.quote(names[-1])}"
     face.result({"made": names}, told)
 
 

@@ -58,7 +58,7 @@ class QuiltBucket(QuiltRegistry):
         self.storage = storage
         self.url = storage.url
         self._places = [f"{place.rstrip('/')}/" for place in (storage.url, *outside)]
-        self._others: dict[str, ObjectStorage] = {}
+        self._others: dict[str, Storage] = {}
 
     def has_object(self, digest: Digest, size: int) -> bool:
         folder, _, rest = object_place(digest, "").rpartition("/")
@@ -168,9 +168,7 @@ class QuiltBucket(QuiltRegistry):
 
     def _other(self, base: str) -> Storage:
         if base not in self._others:
-            opened = open_storage(base.rstrip("/"))
-            assert isinstance(opened, ObjectStorage)  # noqa: S101 - its address begins with s3://
-            self._others[base] = opened
+            self._others[base] = open_storage(base.rstrip("/"))
         return self._others[base]
 
     # what the folder's registry is built from
@@ -195,11 +193,11 @@ class QuiltBucketWriter(QuiltTarget):
         Raises:
             RefusedError: It is a registry of reprokit's, or only read.
         """
+        if not isinstance(storage, ObjectStorage) or not storage.url.startswith("s3://"):
+            raise RefusedError(f"{storage.url} is no bucket that quilt3 reads.", hint="Name one on S3: s3://BUCKET.")
         self._storage = storage
         self.url = storage.url
         self.reader = QuiltBucket(storage)
-        if not isinstance(storage, ObjectStorage) or not storage.url.startswith("s3://"):
-            raise RefusedError(f"{storage.url} is no bucket that quilt3 reads.", hint="Name one on S3: s3://BUCKET.")
         with os_errors(f"Opening the Quilt registry {storage.url}"):
             if storage.stat(_MARKER) is not None:
                 raise RefusedError(
@@ -246,7 +244,6 @@ class QuiltBucketWriter(QuiltTarget):
         with tempfile.NamedTemporaryFile(prefix="reprokit-") as file:
             source.copy_object(entry, cast("BinaryIO", file), what=what)
             file.flush()
-            assert isinstance(self._storage, ObjectStorage)  # noqa: S101 - as at the start
             self._storage.put_file(place, Path(file.name))
         return entry.size
 

@@ -49,8 +49,7 @@ def collect_remote_garbage(
             f"{COMMIT_WITHIN:,.0f} seconds between looking and committing, and it is at least twice that.",
             hint=f"Give {2 * COMMIT_WITHIN:,.0f} seconds or more.",
         )
-    if registry.is_offline:
-        raise RefusedError("gc needs the network.", hint="Leave --offline and REPROKIT_OFFLINE out.")
+    registry.check_online("gc")
     swept = Swept(dry_run=dry_run)
     if not registry.opened:
         return swept

@@ -18,8 +18,8 @@ from reprokit.core.canonical_json import canonical
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import check_package_name
 from reprokit.core.regular_files import open_lock, read_regular
-from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, RegistryError
-from reprokit.registry.base import FORMAT, Head, LogEntry
+from reprokit.errors import DataMismatchError, NotFoundError, RegistryError
+from reprokit.registry.base import FORMAT, OFFLINE, Head, LogEntry
 from reprokit.registry.heads import head_of, kept_heads
 from reprokit.registry.remote.addresses import kept_uuid
 from reprokit.registry.remote.heads import ANNOUNCED
@@ -34,9 +34,8 @@ from reprokit.store.remote_objects import RemoteObjects
 from reprokit.store.remote_places import PART, fits, is_small
 from reprokit.store.upload import upload
 
-__all__ = ["OFFLINE", "SENT", "OfflineRegistry", "unsent"]
+__all__ = ["SENT", "OfflineRegistry", "unsent"]
 
-OFFLINE = "offline+"
 SENT = "sent"
 """What was sent of what is here: a line for each commit, its package and number."""
 _ADDRESS = "address"
@@ -159,14 +158,12 @@ class OfflineRegistry(RemoteRegistry):
 
     def reader(self, manifest: Manifest, *, what: str, anew: bool = False) -> Reader:
         if anew:
-            raise self._needs("Verifying what is stored")
+            self.check_online("Verifying what is stored")
         return super().reader(manifest, what=what)
 
-    def damage(self, *, progress: Progress = SILENT) -> list[str]:  # noqa: ARG002 - none is made
-        raise self._needs("Verifying what is stored")
-
-    def _needs(self, what: str) -> RefusedError:
-        return RefusedError(f"{what} needs the network.", hint="Leave --offline and REPROKIT_OFFLINE out.")
+    def damage(self, *, progress: Progress = SILENT) -> list[str]:
+        self.check_online("Verifying what is stored")
+        return super().damage(progress=progress)
 
     # logs
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -27,25 +27,12 @@ class CheckedStorage(Storage):
         self.url = storage.url
         self.listing_is_dear = storage.listing_is_dear
         self._inner = storage
-        self._wrong: BaseException | None = None
-        self._thread: threading.Thread | None = threading.Thread(
-            target=self._run, args=(check,), name="reprokit-open", daemon=True
-        )
-        self._thread.start()
-
-    def _run(self, check: Callable[[], None]) -> None:
-        try:
-            check()
-        except Exception as error:  # noqa: BLE001 - raised where somebody waits for it
-            self._wrong = error
+        pool = ThreadPoolExecutor(1, thread_name_prefix="reprokit-open")
+        self._check = pool.submit(check)
+        pool.shutdown(wait=False)
 
     def _passed(self) -> Storage:
-        thread = self._thread
-        if thread is not None:
-            thread.join()
-            self._thread = None
-        if self._wrong is not None:
-            raise self._wrong
+        self._check.result()
         return self._inner
 
     def _beside(self, read: Callable[[], _T]) -> _T:

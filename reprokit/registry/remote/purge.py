@@ -34,9 +34,11 @@ def purge_remote_objects(registry: RemoteRegistry, digests: set[Digest], *, reas
     The versions stay, with what they were; reading a purged entry says when and why it was erased.
 
     Raises:
+        RefusedError: There is no network.
         DataMismatchError: The directory of a pack is damaged, so it may hold them unseen; what could be erased is.
         RegistryError: Reading or writing failed; to purge again completes it.
     """
+    registry.check_online("purge")
     affected = held_by(registry, digests)
     with os_errors(f"Purging in {registry.url}"):
         for digest in sorted(digests):

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -71,7 +71,7 @@ class RemoteRegistry(StoredRegistry):
         self._was_known = known is not None
         if known is not None:
             inner = storage
-            self.bare = storage = CheckedStorage(inner, lambda: self._check_known(inner, known))
+            self.bare = storage = CheckedStorage(inner, partial(self._check_known, inner, known, home))
         self.signs = RemoteSigns(storage)
         self.ends = RemoteHeads(self, storage)
         self.history.announce = self.ends.announce
@@ -85,9 +85,8 @@ class RemoteRegistry(StoredRegistry):
         self._uuid, self.opened = known, True
         self._opened()
 
-    def _check_known(self, storage: Storage, known: str) -> None:
+    def _check_known(self, storage: Storage, known: str, home: Path | None) -> None:
         """Raise RegistryError if the address leads elsewhere than it did, and believe that the next time."""
-        assert self._home is not None  # noqa: S101 - else nothing is known
         with os_errors(f"Opening the registry {self.url}"):
             try:
                 found = self._named(storage)
@@ -95,7 +94,8 @@ class RemoteRegistry(StoredRegistry):
                 found = None
         if found == known:
             return
-        keep_uuid(self._home, self.url, found)
+        if home is not None:
+            keep_uuid(home, self.url, found)
         if found is None:
             raise RegistryError(
                 f"There is no registry at {self.url} any more: this machine knows it as {known}.",

@@ -37,6 +37,7 @@ def set_aside_damaged_far(registry: RemoteRegistry, *, progress: Progress = SILE
     Raises:
         RegistryError: Reading or writing failed; to do it again completes it.
     """
+    registry.check_online("verify --repair")
     if not registry.opened:
         return []
     with os_errors(f"Repairing {registry.url}"):
