@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from reprokit.core.logical_keys import check_relative
 from reprokit.core.refs import RESERVED, PackageRef, RunRef, parse_run
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError
@@ -44,7 +46,8 @@ def pin_input(name: str, item: DataInput, *, registry: Registry, runs: RunStore)
     """Return the version of one input; all else as for `pin_data`."""
     if item.run is None:
         ref = PackageRef.parse(str(item.package))
-        return DataPin(name=name, package=ref.name, top_hash=registry.resolve(ref), path=item.path)
+        pin = DataPin(name=name, package=ref.name, top_hash=registry.resolve(ref), path=item.path)
+        return pin if item.entry is None else _pin_entry(pin, item.entry, registry)
     ref_run = parse_run(item.run)
     run = runs.load(ref_run.run)
     if run.record.status == "running":
@@ -55,6 +58,15 @@ def pin_input(name: str, item: DataInput, *, registry: Registry, runs: RunStore)
     if item.output is not None:
         return _pin_output(name, item, run)
     return _pin_checkpoint(name, item, ref_run, run, registry, runs)
+
+
+def _pin_entry(pin: DataPin, entry: str, registry: Registry) -> DataPin:
+    part = _cut(registry.read_manifest(pin.top_hash), entry)
+    if not part.manifest.entries:
+        raise NotFoundError(
+            f"data.{pin.name}: {pin} has nothing at {entry!r}.", hint=f"`reprokit ls {pin}` lists what it has."
+        )
+    return msgspec.structs.replace(pin, within=entry, content=part.content)
 
 
 def _pin_checkpoint(

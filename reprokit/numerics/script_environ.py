@@ -16,7 +16,7 @@ from reprokit.schema.flags import as_text, variable_of
 from reprokit.schema.lock import RunLock
 from reprokit.schema.variables import of_platform
 
-__all__ = ["BENIGN", "child_variables", "is_platforms", "lay_bootstrap", "of_the_shell"]
+__all__ = ["BENIGN", "child_variables", "is_platforms", "lay_bootstrap", "of_the_shell", "platform_places"]
 
 BENIGN = (
     "/etc", "/usr/lib", "/usr/lib64", "/usr/share", "/usr/local/lib", "/usr/local/share/fonts", "/lib", "/lib64",
@@ -84,9 +84,6 @@ def child_variables(
     variables |= execution.variables
     if execution.params == "variables":
         variables |= {variable_of(key): as_text(value) for key, value in lock.params.items()}
-    home = Path(inherited.get("HOME", "/nowhere"))
-    allowed = [*map(str, locked), *BENIGN, *(str(home / fonts) for fonts in _FONTS)]
-    allowed += [place for place in sys.path if place and Path(place).is_dir() and "site-packages" in place]
     variables |= {
         "REPROKIT_RUN_ID": run_id,
         "REPROKIT_SOCKET": str(scratch / "socket"),
@@ -98,9 +95,16 @@ def child_variables(
         "REPROKIT_INPUTS_REPORT": str(report),
         "REPROKIT_BENIGN": os.pathsep.join(execution.benign),
         "REPROKIT_OWN": os.pathsep.join(map(str, [*own, scratch, PACKAGE])),
-        "REPROKIT_ALLOWED": os.pathsep.join(dict.fromkeys(allowed)),
+        "REPROKIT_ALLOWED": os.pathsep.join(dict.fromkeys([*map(str, locked), *platform_places(inherited)])),
     }
     return variables
+
+
+def platform_places(inherited: Mapping[str, str]) -> list[str]:
+    """Return folders whose files are nobody's inputs: the system's, lists of fonts, this environment's packages."""
+    home = Path(inherited.get("HOME", "/nowhere"))
+    packages = [place for place in sys.path if place and Path(place).is_dir() and "site-packages" in place]
+    return [*BENIGN, *(str(home / fonts) for fonts in _FONTS), *packages]
 
 
 def is_platforms(name: str) -> bool:

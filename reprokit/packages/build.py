@@ -64,8 +64,9 @@ def build(
     """Store `source` as a new version of package `name`; if that is the latest already, nothing is published.
 
     Args:
-        source: A folder; or a mapping from logical key to bytes, text, a file's `Path`, a pandas DataFrame (key ending
-            in .csv, .json or .parquet) or anything JSON (key ending in .json); or one DataFrame, stored as `data.csv`.
+        source: A folder; one file, which is the entry of its name; or a mapping from logical key to bytes, text, a
+            file's `Path`, a pandas DataFrame (key ending in .csv, .json or .parquet) or anything JSON (key ending in
+            .json); or one DataFrame, stored as `data.csv`.
         meta: Metadata of the version, JSON.
         entry_meta: Metadata of entries by logical key, JSON.
         base: A version whose entries are taken over, but for those that `source` has too.
@@ -105,6 +106,8 @@ def build(
             new_bytes=files.new_bytes,
         )
 
+    if isinstance(source, (str, Path)) and Path(source).is_file():
+        source = {Path(source).name: Path(source)}
     if not isinstance(source, (str, Path)):
         values = source if isinstance(source, Mapping) else {"data.csv": source}
         try:
@@ -236,7 +239,7 @@ def _store_folder(folder: Path, name: str, registry: Registry, progress: Progres
     """Store what changed in a folder since it was last built from: everything, the first time."""
     if not folder.is_dir():
         raise UsageError(
-            f"{folder} is not a folder.", hint="`reprokit package build DIR NAME` takes a folder of files."
+            f"{folder} is not a folder, and no file.", hint="`reprokit package build DIR NAME` takes what is there."
         )
     with progress.task(f"Looking through {folder}", None, unit="files") as advance:
         files = look_through(folder, advance)

@@ -226,6 +226,6 @@ def _repin(
 def _input_like(pin: DataPin, text: str) -> DataInput:
     """Return the input that a reference names: of a run without a checkpoint, the output that `pin` has of another."""
     if is_package_ref(text):
-        return DataInput(path=pin.path, package=text)
+        return DataInput(path=pin.path, package=text, entry=pin.within if pin.run is None else None)
     within = pin.within if pin.within is not None and parse_run(text).selector is None else None
     return DataInput(path=pin.path, run=text, output=within and output_name(within))

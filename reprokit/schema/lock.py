@@ -226,8 +226,8 @@ class DataPin(_Artefact, frozen=True, kw_only=True):
     Attributes:
         run: Of what a run made: its whole ID, and which of its checkpoints (`ID@epoch=7`).
         within: The folder or file of the version that is laid out; None for all of it.
-        content: Of what a run made: the digest of what is laid out. Of a folder, the top hash that it would have as a
-            package without message and metadata; of a file, its object hash in hex.
+        content: Of what a run made, or of a part of a version: the digest of what is laid out. Of a folder, the top
+            hash that it would have as a package without message and metadata; of a file, its object hash in hex.
     """
 
     name: str

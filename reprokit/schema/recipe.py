@@ -91,12 +91,13 @@ class Environment(_Strict, frozen=True, kw_only=True):
 class DataInput(_Strict, frozen=True, kw_only=True):
     """What is laid out at `path` in the workspace: a package version, or another run's checkpoint or output.
 
-    `run: RUN@best` is a checkpoint, and `run: RUN` the last one; with `output`, the file or folder of that name below
-    what the run declared as its outputs.
+    With `entry`, the one file or folder of the package that has that logical key. `run: RUN@best` is a checkpoint, and
+    `run: RUN` the last one; with `output`, the file or folder of that name below what the run declared as its outputs.
     """
 
     path: str
     package: str | None = None
+    entry: str | None = None
     run: str | None = None
     output: str | None = None
 
@@ -275,6 +276,13 @@ def _check(recipe: Recipe) -> None:
             parse_run(item.run)
         if item.output is not None:
             _check_output_input(name, item)
+        if item.entry is not None:
+            if item.package is None:
+                raise RecipeError(
+                    f"data.{name}.entry: only a package has entries, and {item.run} is a run.",
+                    hint="Write `output:` for a file or folder that the run made.",
+                )
+            check_relative(item.entry, what=f"data.{name}.entry")
     check_places((name, item.path) for name, item in recipe.data.items())
     check_params(recipe.params)
     check_execution(recipe.execution)

@@ -28,6 +28,14 @@ def test_the_tutorial_runs_as_written_and_ends_verified(tmp_path: Path) -> None:
     assert "0 problem(s)" in said
 
 
+def test_the_page_on_adopting_runs_as_written(tmp_path: Path) -> None:
+    said = run_page("adopting.md", tmp_path)
+    assert "made recipes/fit.yaml" in said and "built fit/data" in said
+    assert "  data: {package: fit/data, path: data}  # 1 file" in said
+    assert "params: {steps: 20, rate: 0.0005}" in said
+    assert "BITWISE: every state digest" in said
+
+
 def test_the_page_on_packages_runs_as_written(tmp_path: Path) -> None:
     said = run_page("packages.md", tmp_path)
     assert said.count("3 files, ") == 2

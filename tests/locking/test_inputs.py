@@ -18,7 +18,7 @@ from reprokit.packages.build import build
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore
 from reprokit.schema.lock import DataPin
-from reprokit.schema.recipe import DataInput
+from reprokit.schema.recipe import DataInput, from_plain
 from reprokit.schema.record import CheckpointEntry
 from tests.conftest import Project, context_of, put_run
 
@@ -182,6 +182,52 @@ def checkpoint(
     return CheckpointEntry(
         package="t/model", top_hash=made.top_hash, state_digest="d", epoch=epoch, step=step, metrics=metrics
     )
+
+
+class TestEntries:
+    @pytest.fixture
+    def package(self, registry: LocalRegistry) -> str:
+        return build({"a/x.txt": b"x\n", "a/y.txt": b"y", "b.txt": b"b"}, "t/p", registry=registry).top_hash
+
+    @pytest.mark.parametrize(("entry", "there"), [("b.txt", b"b"), ("a", {"x.txt": b"x\n", "y.txt": b"y"})])
+    def test_a_file_or_folder_of_a_package_lies_at_the_path(
+        self, registry: LocalRegistry, package: str, tmp_path: Path, entry: str, there: Any
+    ) -> None:
+        made = pin_input(
+            "in", DataInput(path="in", package="t/p", entry=entry), registry=registry, runs=RunStore(registry)
+        )
+        assert (made.top_hash, made.within, made.run) == (package, entry, None)
+        lay_data([made], tmp_path / "w", context=context_of(tmp_path, registry), layout="copy")
+        place = tmp_path / "w" / "in"
+        found = place.read_bytes() if place.is_file() else {one.name: one.read_bytes() for one in place.iterdir()}
+        assert found == there
+
+    def test_what_else_the_package_holds_does_not_count(self, registry: LocalRegistry, package: str) -> None:
+        item = DataInput(path="in", package="t/p", entry="b.txt")
+        before = pin_input("in", item, registry=registry, runs=RunStore(registry))
+        build({"a/x.txt": b"other", "b.txt": b"b"}, "t/p", registry=registry)
+        after = pin_input("in", item, registry=registry, runs=RunStore(registry))
+        assert after.top_hash != package
+        assert after.identity == before.identity
+
+    def test_one_that_is_not_there_is_named(self, registry: LocalRegistry, package: str) -> None:
+        with pytest.raises(NotFoundError) as caught:
+            item = DataInput(path="in", package="t/p", entry="c.txt")
+            pin_input("in", item, registry=registry, runs=RunStore(registry))
+        assert caught.value.message == f"data.in: t/p@{package[:8]} has nothing at 'c.txt'."
+
+    @pytest.mark.parametrize(
+        ("told", "message"),
+        [
+            ({"run": "latest", "entry": "a"}, "data.in.entry: only a package has entries, and latest is a run."),
+            ({"package": "t/p", "entry": "../a"}, "data.in.entry"),
+        ],
+    )
+    def test_a_recipe_that_asks_for_one_in_vain_is_refused(self, told: dict[str, str], message: str) -> None:
+        plain = {"name": "t", "code": {"entrypoint": "a.py"}, "data": {"in": {"path": "in", **told}}}
+        with pytest.raises(Error) as caught:
+            from_plain(plain)
+        assert caught.value.message.startswith(f"recipe: {message}")
 
 
 def test_a_lock_that_was_edited_is_found_out(registry: LocalRegistry) -> None:

@@ -241,11 +241,17 @@ def test_the_namespace_of_runs_and_what_is_not_a_folder_are_refused(registry, fo
         build(folder, "runs/x", registry=registry)
     assert caught.value.message == "The namespace 'runs' is reprokit's own: runs/x cannot be built by hand."
     with pytest.raises(UsageError) as caught:
-        build(folder / "a.txt", "a/b", registry=registry)
-    assert caught.value.message == f"{folder / 'a.txt'} is not a folder."
+        build(folder / "nothing", "a/b", registry=registry)
+    assert caught.value.message == f"{folder / 'nothing'} is not a folder, and no file."
     with pytest.raises(UsageError):
         build(folder, "a/b", registry=registry, tags=("no/tag",))
     assert not (folder.parent / "registry").exists()
+
+
+def test_one_file_is_a_version_of_one_entry(registry, folder):
+    made = build(folder / "a.txt", "a/b", registry=registry)
+    package = Package.open("a/b", registry=registry)
+    assert (made.entries, package["a.txt"].read()) == (1, (folder / "a.txt").read_bytes())
 
 
 def test_an_empty_folder_is_a_version(registry, tmp_path):

@@ -52,6 +52,8 @@ def build_command(
 ) -> None:
     """Store every file of FOLDER as a new version of package NAME; with --base, on top of another version.
 
+    FOLDER may be one file: the package has it as its only entry.
+
     Files that did not change since FOLDER was last built from are not read again. If the result is the latest version
     already, nothing is published. A `.reprokitignore` in FOLDER leaves files out, in the language of .gitignore.
     With --base and --remove alone, give NAME only.
@@ -75,7 +77,8 @@ def build_command(
         remove=remove,
         progress=face,
     )
-    text = f"{made.name}@{made.top_hash}\n  {made.entries:,} files, {size(made.size)}, {size(made.new_bytes)} new"
+    files = f"{made.entries:,} file{'s'[: made.entries != 1]}"
+    text = f"{made.name}@{made.top_hash}\n  {files}, {size(made.size)}, {size(made.new_bytes)} new"
     face.result(asdict(made), text)
 
 

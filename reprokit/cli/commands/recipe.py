@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import msgspec
 
 from reprokit.cli.face import Face, common
+from reprokit.cli.text.draft import draft_text
 from reprokit.core.canonical_json import canonical
-from reprokit.locking.draft import draft
+from reprokit.execution.drafting.callback_lines import with_callback_lines
+from reprokit.execution.drafting.draft import draft
+from reprokit.execution.drafting.proposals import Input
 from reprokit.locking.git_tree import Repository
 from reprokit.locking.recipe_file import recipe_lock_path
 from reprokit.locking.recipe_lock import lock_recipe
+from reprokit.packages.build import build as build_package
 from reprokit.schema.recipe import json_schema
 
 __all__ = ["init", "lock", "schema"]
@@ -22,19 +28,65 @@ __all__ = ["init", "lock", "schema"]
 
 @click.command()
 @click.argument("script", required=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("--for", "limit", type=click.FloatRange(min=1), default=120.0, help="Stop it after so many seconds; 120.")
+@click.option("--no-run", is_flag=True, help="Draft from the script's text alone; do not run it.")
+@click.option("--build/--no-build", default=None, help="Build the packages that the recipe names; asked on a terminal.")
+@click.option("--callback", is_flag=True, help="Write the callback's lines into the script, which are shown otherwise.")
 @common
-def init(face: Face, script: str | None) -> None:
+def init(
+    face: Face,
+    script: str | None,
+    arguments: tuple[str, ...],
+    limit: float,
+    no_run: bool,
+    build: bool | None,
+    callback: bool,
+) -> None:
     """Name the project's registry in .reprokit/config.yaml, and draft a recipe for SCRIPT, which may be a notebook.
 
+    SCRIPT is run once, here, as `python SCRIPT ARGUMENTS…` (put them after `--`), to see what it reads and writes.
+    What it reads and git does not have becomes packages and inputs, what it writes outputs, which git is told to
+    ignore. Ctrl-C ends that early, and what was seen is drafted.
+
     If SCRIPT reads a command line (argparse, click, typer, fire, absl, Hydra, Lightning's CLI, HfArgumentParser), its
-    options become parameters that it gets as flags. It is read for that, not executed.
+    options become parameters that it gets as flags.
     """
-    made = draft(script, registry=face.registry_option)
-    names = [str(path) for path in made]
-    told = "\n".join(f"made {name}" for name in names) or "nothing to do: give --registry or SCRIPT"
-    if script is not None and made:  # the recipe comes last
-        told += f"\nLook through it, commit it with the script, then: reprokit run {shlex.quote(names[-1])}"
-    face.result({"made": names}, told)
+    observed = script is not None and not no_run and not script.endswith(".ipynb")
+    if observed:
+        told = shlex.join(["python", str(script), *arguments])
+        face.note(f"Running `{told}` here once, to see what it reads and writes: {limit:g} s at most, Ctrl-C ends it.")
+    screen = sys.stderr.buffer if observed and not face.quiet else None
+    made = draft(
+        script, arguments=arguments, registry=face.registry_option, limit=limit if observed else 0, screen=screen
+    )
+    if script is None or not made.made:
+        told = "\n".join(f"made {path}" for path in made.made) or "nothing to do: give --registry or SCRIPT"
+        face.result(made.plain(), told)
+        return
+    built = _built(face, made.inputs, build)
+    if callback and made.patch is not None:
+        file = Path(script)
+        file.write_bytes(with_callback_lines(file.read_bytes()) or file.read_bytes())
+    face.result({**made.plain(), "built": built}, lambda: draft_text(made, script, built=built, applied=callback))
+
+
+def _built(face: Face, inputs: Sequence[Input], build: bool | None) -> list[str]:
+    """Build the packages that a draft names, if that is wanted; return their names."""
+    if not inputs or build is False:
+        return []
+    if build is None:
+        if face.as_json or not sys.stdin.isatty():
+            return []
+        for item in inputs:
+            face.note(f"  {item.command}    {item.told} read")
+        if not click.confirm("Build these packages now?", default=True, err=True):
+            return []
+    root = Repository(Path.cwd()).root
+    registry = face.registry()
+    for item in inputs:
+        build_package(root / item.source, item.package, registry=registry, progress=face)
+    return [item.package for item in inputs]
 
 
 @click.command()

@@ -67,7 +67,10 @@ def run_text(record: Record) -> str:
             )
         )
     rows += [
-        (f"data.{d.name}", f"{d}, {d.entries:,} files, {size(d.size)}" + (f"; {d.run}" if d.run else ""))
+        (
+            f"data.{d.name}",
+            f"{d}, {d.entries:,} file{'s'[: d.entries != 1]}, {size(d.size)}" + (f"; {d.run}" if d.run else ""),
+        )
         for d in record.data
     ]
     rows += [(f"data.{name}", f"CHANGED while the run went on: {file}") for name, file in record.changed_inputs.items()]

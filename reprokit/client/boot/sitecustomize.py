@@ -192,4 +192,8 @@ def _watch_variables(policy):
 
 if os.environ.get("REPROKIT_RUN_ID"):
     _start()
+elif os.environ.get("REPROKIT_OBSERVED"):  # no run: `reprokit init` looks at what a script reads
+    import reprokit_watch  # lies beside this file
+
+    reprokit_watch.install()
 _hand_over()

@@ -198,7 +198,7 @@ def _data(record: Record) -> dict[str, Any]:
     return {
         data.name: f"{text(data.package, 100)}@{text(data.top_hash, 64)}"
         + (f", {text(data.within, 100)}" if data.within else "")
-        + f" ({data.entries:,} files, {data.size / 1e6:,.1f} MB)"
+        + f" ({data.entries:,} file{'s'[: data.entries != 1]}, {data.size / 1e6:,.1f} MB)"
         for data in islice(record.data, 10_000)
     }
 

@@ -10,8 +10,8 @@ from typing import Any
 import click
 import pytest
 
-from reprokit.locking.command_line import command_line_of
-from reprokit.locking.draft import draft
+from reprokit.execution.drafting.command_line import command_line_of
+from reprokit.execution.drafting.draft import draft
 from reprokit.locking.recipe_file import read_recipe
 from reprokit.schema.flags import words_of
 from reprokit.schema.recipe import Recipe
@@ -70,7 +70,7 @@ def drafted(root: Path, script: str, **beside: str) -> Recipe:
     (root / "train.py").write_text(script)
     for name, text in beside.items():
         (root / f"{name}.py").write_text(text)
-    (made,) = draft("train.py", folder=root)
+    (made,) = draft("train.py", folder=root).made
     return read_recipe(made)
 
 

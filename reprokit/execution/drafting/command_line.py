@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reprokit.schema.flags import FlagForm
 
-__all__ = ["CommandLine", "command_line_of", "imported_beside"]
+__all__ = ["CommandLine", "command_line_of", "given", "imported_beside"]
 
 _MAX_SOURCE = 4 << 20
 _Options = dict[str, tuple[Any, FlagForm]]
@@ -55,6 +55,57 @@ def command_line_of(source: bytes) -> CommandLine | None:
         if found is not None:
             return found
     return None
+
+
+def given(line: CommandLine | None, arguments: Sequence[str]) -> tuple[CommandLine | None, list[str]]:
+    """Return a command line with the options that were given, and the words that are none.
+
+    An option that the text does not tell becomes a parameter too, in the form in which it was given.
+    """
+    if line is None and not any(word.startswith("--") for word in arguments):
+        return line, [*arguments]
+    line = line or CommandLine(library="the script")
+    params, forms, words, left = dict(line.params), dict(line.forms), list[str](), [*arguments]
+    while left:
+        word = left.pop(0)
+        if line.form == "hydra" and "=" in word and not word.startswith("-"):
+            name, _, value = word.partition("=")
+            params[name.lstrip("+~")] = _typed(value)
+            continue
+        if not word.startswith("--") or word == "--":
+            words.append(word)
+            if word.startswith("-") and left and not left[0].startswith("-"):
+                words.append(left.pop(0))  # `-e 5`: which option that is, the text does not tell
+            continue
+        name, equals, value = word[2:].partition("=")
+        if name.startswith("no-") and forms.get(name[3:]) == "no":
+            params[name[3:]] = False
+        elif equals:
+            params[name] = _typed(value)
+            if name not in line.params and line.form == "space":
+                forms[name] = "equals"
+        elif forms.get(name, line.form) in ("switch", "no") or not left or left[0].startswith("--"):
+            params[name] = True
+            forms.setdefault(name, "switch")
+        else:
+            values = [left.pop(0)]
+            while left and not left[0].startswith("--") and forms.get(name) == "words":
+                values.append(left.pop(0))
+            known = isinstance(line.params.get(name), list)
+            params[name] = [*map(_typed, values)] if known else _typed(values[0])
+    return replace(line, params=params, forms=forms), words
+
+
+def _typed(text: str) -> Any:
+    """Return a word as the number or truth that it spells in one way alone, or as text."""
+    for read in (int, float):
+        try:
+            value = read(text)
+        except ValueError:
+            continue
+        if str(value) == text:
+            return value
+    return text
 
 
 def imported_beside(source: bytes) -> list[str]:

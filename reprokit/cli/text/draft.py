@@ -1,0 +1,42 @@
+"""What `init` says of a drafted recipe: what to know, and what is next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection
+from pathlib import Path
+
+from reprokit.execution.drafting.draft import Draft
+
+__all__ = ["draft_text"]
+
+
+def draft_text(made: Draft, script: str, *, built: Collection[str], applied: bool) -> str:
+    """Return what was made, what it is worth knowing, and the commands that come next, in their order."""
+    here = Path.cwd()
+    names = [_shown(path, here) for path in made.made]
+    lines = [f"made {name}" for name in names]
+    lines += [f"built {name}" for name in built]
+    lines += [f"note: {note}" for note in made.notes]
+    recipe = shlex.quote(names[-1])
+    if made.patch is not None and applied:
+        lines.append(f"{script} saves its checkpoints now: look at `git diff {shlex.quote(script)}`.")
+    elif made.patch is not None:
+        lines += [
+            "",
+            "With these lines it saves its checkpoints, and can be resumed (`init --callback` would write them):",
+            "",
+            made.patch.rstrip("\n"),
+            "",
+        ]
+    lines += [f"Look through {recipe}, then:"]
+    lines += [f"  {item.command}" for item in made.inputs if item.package not in built]
+    lines += [f"  git add {shlex.join(dict.fromkeys([*names, script]))} && git commit -m 'a recipe for {script}'"]
+    lines += [f"  reprokit run {recipe}"]
+    return "\n".join(lines)
+
+
+def _shown(path: Path, here: Path) -> str:
+    import os
+
+    return os.path.relpath(path, here)
