@@ -10,6 +10,7 @@ from reprokit.core.config import Config
 from reprokit.core.refs import RESERVED, VERDICTS, is_run_id
 from reprokit.errors import Error
 from reprokit.registry import Registry, open_registry
+from reprokit.schema.facts import RunSummary, unpacked
 
 __all__ = ["complete"]
 
@@ -46,5 +47,8 @@ def _offered(registry: Registry, typed: str) -> Iterator[str]:
 def _runs(registry: Registry, typed: str) -> Iterable[str]:
     if "latest".startswith(typed):
         yield "latest"
-    ids = [head.name.partition("/")[2] for head in registry.heads(RESERVED) if head.latest is not None]
+    heads = [head for head in registry.heads(RESERVED) if head.latest is not None]
+    ids = [head.name.partition("/")[2] for head in heads]
     yield from (one for one in reversed(ids) if one.startswith(typed))  # the newest first
+    named = (unpacked(head.facts, RunSummary) for head in heads)
+    yield from sorted({one.name for one in named if one is not None and typed and one.name.startswith(typed)})

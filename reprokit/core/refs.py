@@ -28,7 +28,7 @@ _NAME = re.compile(r"[\w-]+/[\w-]+", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{4,64}")
 _RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
-_RUN_PART = re.compile(r"[0-9a-f-]{4,22}")
+_RUN_NAME = re.compile(r"[\w-]{1,100}", re.ASCII)  # a part of an ID is spelled so too
 _SELECTOR = re.compile(r"last|initial|exception|epoch=\d{1,12}|step=\d{1,18}|best(:[\w.\-/]{1,128})?", re.ASCII)
 
 
@@ -83,7 +83,7 @@ class PackageRef:
 
 @dataclass(frozen=True, slots=True)
 class RunRef:
-    """A run by ID, unique prefix or suffix, `latest` or `@{-n}`; `selector` picks one of its checkpoints."""
+    """A run by ID, unique prefix or suffix, name, `latest` or `@{-n}`; `selector` picks one of its checkpoints."""
 
     run: str
     selector: str | None = None
@@ -113,10 +113,10 @@ def parse_run(text: str) -> RunRef:
     else:
         run, at, rest = text.partition("@")
         selector = rest if at else None
-        if run != "latest" and not _RUN_ID.fullmatch(run) and not _RUN_PART.fullmatch(run):
+        if not _RUN_NAME.fullmatch(run):
             raise UsageError(
                 f"Not a run: {text[:200]!r}.",
-                hint="Name a run by its ID (20261123-101500-7c1e9f), four or more digits of its start or end, "
+                hint="Name a run by its ID (20261123-101500-7c1e9f), four or more digits of either end, its name, "
                 "'latest', or '@{-1}'. `reprokit ls` lists them.",
             )
     if selector is not None and not _SELECTOR.fullmatch(selector):

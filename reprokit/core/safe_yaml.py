@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
             mark = key_node.start_mark
             if not isinstance(key, str | int | float | bool | None):
                 raise yaml.YAMLError(f"a key that is a list or mapping (line {mark.line + 1})")
-            if key == "<<":
+            if key == "<<" and key_node.style is None:  # in quotes it is a text like others
                 raise yaml.YAMLError(f"a merge key (line {mark.line + 1}); write the keys out")
             if key in seen:
                 raise yaml.YAMLError(f"the key {key!r} stands twice (line {mark.line + 1}, column {mark.column + 1})")

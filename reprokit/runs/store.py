@@ -27,6 +27,7 @@ __all__ = ["CODE_PREFIX", "LOCK_KEY", "RECORD_KEY", "RunStore", "StoredRun"]
 RECORD_KEY = "record.json"
 LOCK_KEY = "lock.json"
 CODE_PREFIX = "code/"
+_PART = re.compile(r"[0-9a-f-]{4,22}")
 _RECENT = re.compile(r"@\{-(\d+)\}")
 
 
@@ -55,6 +56,8 @@ class RunStore:
     def find(self, text: str) -> str:
         """Return the ID that `text` names: an ID, a unique prefix or suffix, `latest`, or `@{-n}` counted from the end.
 
+        What is no part of an ID is the name of a run: of the newest one that has it and repeats no other.
+
         Raises:
             NotFoundError: There is no such run.
             UsageError: Two runs fit.
@@ -71,7 +74,9 @@ class RunStore:
             return found_run
         if text in ids:
             return text
-        found = [run for run in ids if run.startswith(text) or run.endswith(text)]
+        found = [run for run in ids if run.startswith(text) or run.endswith(text)] if _PART.fullmatch(text) else []
+        if not found:
+            found = self._named(text, heads)
         if not found:
             raise NotFoundError(
                 f"No run {text} in {self.registry.url}.",
@@ -83,6 +88,19 @@ class RunStore:
                 hint="Give more of the ID.",
             )
         return found[0]
+
+    def _named(self, name: str, heads: list[Head]) -> list[str]:
+        """Return the newest run of a name, as a list; one that repeats another counts where there is no other."""
+        own = again = None
+        for head in reversed(heads):
+            summary = unpacked(head.facts, RunSummary) if head.latest is not None else None
+            if summary is not None and summary.name == name and summary.run == _run_of(head):
+                if summary.reproduces is None:
+                    own = own or summary.run
+                    break
+                again = again or summary.run
+        found = own or again
+        return [] if found is None else [found]
 
     def _began(self, run_id: str) -> int:
         log = self.registry.log(f"{RESERVED}/{run_id}")

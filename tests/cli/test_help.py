@@ -116,6 +116,7 @@ def completed(registry: LocalRegistry, *words: str, shell: str = "zsh") -> list[
         (["show", "2026"], [RUN]),
         (["show", f"{RUN}@b"], [f"{RUN}@best"]),
         (["show", "lat"], ["latest"]),
+        (["show", "ma"], ["made"]),
         (["install", "team/"], ["team/data"]),
         (["install", "o"], ["other/data"]),
         (["diff", "latest", "team/data:v"], ["team/data:v1"]),

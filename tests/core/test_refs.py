@@ -56,6 +56,8 @@ def test_other_package_references_are_refused(text):
         ("20261123-101500-7c1e9f", RunRef("20261123-101500-7c1e9f")),
         ("7c1e", RunRef("7c1e")),
         ("7c1e@epoch=7", RunRef("7c1e", "epoch=7")),
+        ("base", RunRef("base")),
+        ("base_2@best", RunRef("base_2", "best")),
         ("latest@step=1200", RunRef("latest", "step=1200")),
         ("latest@best:val/loss", RunRef("latest", "best:val/loss")),
         ("latest@best", RunRef("latest", "best")),
@@ -68,7 +70,7 @@ def test_runs_are_parsed_and_printed_alike(text, ref):
     assert str(ref) == text
 
 
-@pytest.mark.parametrize("text", ["", "abc", "train.py", "@", "@{1}", "7c1g", "../7c1e", "20261123-101500-7c1e9f0"])
+@pytest.mark.parametrize("text", ["", "train.py", "@", "@{1}", "../7c1e", "a b", "ä", "a" * 101])
 def test_what_is_not_a_run_is_refused(text):
     with pytest.raises(UsageError) as caught:
         parse_run(text)

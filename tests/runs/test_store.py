@@ -16,6 +16,7 @@ from reprokit.schema.lock import RunLock
 from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.record import DataFacts
 from tests.comparison.making import Save, locked, made
+from tests.conftest import put_run
 
 ONE, TWO, THREE = "20260102-030405-aaaaaa", "20260102-030405-bbbbbb", "20260103-000000-cccccc"
 
@@ -44,6 +45,20 @@ def test_a_run_is_found_by_its_id_a_part_of_it_and_its_age(runs: RunStore) -> No
         ("@{-3}", TWO),
     ):
         assert runs.find(text) == found, text
+
+
+def test_a_name_is_the_newest_run_that_has_it_and_repeats_no_other(registry: LocalRegistry) -> None:
+    for number, (name, reproduces) in enumerate(
+        [("base", None), ("hot", None), ("base", None), ("base", ONE), ("again", ONE), ("cafe", None)]
+    ):
+        put_run(registry, f"20260101-00000{number}-abcde{number}", name=name, reproduces=reproduces)
+    runs = RunStore(registry)
+    named = {name: runs.find(name)[14] for name in ("base", "hot", "again", "cafe")}
+    assert named == {"base": "2", "hot": "1", "again": "4", "cafe": "5"}
+    put_run(registry, "20260101-000009-00cafe", name="other")
+    assert runs.find("cafe") == "20260101-000009-00cafe"  # a part of an ID comes first
+    with pytest.raises(NotFoundError, match=r"^No run bas in "):
+        runs.find("bas")
 
 
 def test_what_fits_no_run_or_two_is_said(registry: LocalRegistry, runs: RunStore) -> None:
