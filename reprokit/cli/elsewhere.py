@@ -32,7 +32,6 @@ ELSEWHERE = {
     "sweep": "Sweeps are not built yet. `reprokit run RECIPE -p KEY=VALUE` runs with another value.",
     "ui": "There is no page of all runs yet. `reprokit export RUN --as report -o page.html` is a page on one.",
     "server": "Nothing of reprokit's runs on a server: a registry is a folder or a bucket.",
-    "import": "Nothing is imported from other tools yet.",
     "freeze": "`reprokit lock RECIPE` pins environment and data, `reprokit env lock` an environment.",
     "activate": "`reprokit env build RUN` makes a run's environment, and says where it is.",
     "cancel": "`reprokit stop RUN` has a run save and leave, on whatever machine it is.",

@@ -19,6 +19,7 @@ __all__ = ["cli", "main"]
 _SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Begin": {
         "init": ("recipe", "init", "Draft a recipe for a script."),
+        "import": ("recipe", "import_", "Take over a project of another tool."),
         "lock": ("recipe", "lock", "Pin a recipe's environment and data, and say what moved."),
         "schema": ("recipe", "schema", "Print the JSON Schema of recipes."),
     },

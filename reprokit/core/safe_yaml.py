@@ -64,7 +64,9 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
-def load_yaml(data: bytes, *, what: str, max_bytes: int = 1024 * 1024, max_depth: int = 24) -> Any:
+def load_yaml(
+    data: bytes, *, what: str, max_bytes: int = 1024 * 1024, max_depth: int = 24, max_nodes: int = 100_000
+) -> Any:
     """Parse untrusted YAML with the safe loader.
 
     Raises:
@@ -81,7 +83,7 @@ def load_yaml(data: bytes, *, what: str, max_bytes: int = 1024 * 1024, max_depth
     except (yaml.YAMLError, RecursionError, ValueError, LookupError) as error:
         raise RecipeError(f"{what} is not YAML that reprokit reads: {' '.join(str(error).split())}.") from None
     try:
-        check_depth(value, what=what, max_depth=max_depth, max_nodes=100_000)
+        check_depth(value, what=what, max_depth=max_depth, max_nodes=max_nodes)
     except DataMismatchError as error:
         raise RecipeError(error.message) from None
     return value

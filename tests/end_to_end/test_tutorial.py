@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,17 @@ def test_the_page_on_adopting_runs_as_written(tmp_path: Path) -> None:
     assert "made recipes/fit.yaml" in said and "built fit/data" in said
     assert "  data: {package: fit/data, path: data}  # 1 file" in said
     assert "params: {steps: 20, rate: 0.0005}" in said
+    assert "BITWISE: every state digest" in said
+
+
+def test_the_page_on_coming_from_dvc_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dvc = os.environ.get("REPROKIT_TEST_DVC") or shutil.which("dvc")
+    if dvc is None:
+        pytest.skip("DVC is not installed; REPROKIT_TEST_DVC names its command, in an environment of its own")
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(dvc).parent), os.environ["PATH"]]))
+    said = run_page("from-dvc.md", tmp_path)
+    assert "  model: {run: train, output: model.json, path: model.json}" in said
+    assert re.search(r"^.─ test: outputs/split/test.csv ← \S+  split  finished", said, re.MULTILINE)
     assert "BITWISE: every state digest" in said
 
 

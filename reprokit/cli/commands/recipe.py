@@ -1,8 +1,9 @@
-"""init, lock, schema."""
+"""init, import, lock, schema."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from reprokit.cli.text.draft import draft_text
 from reprokit.core.canonical_json import canonical
 from reprokit.execution.drafting.callback_lines import with_callback_lines
 from reprokit.execution.drafting.draft import draft
+from reprokit.execution.drafting.dvc import import_dvc
 from reprokit.execution.drafting.proposals import Input
 from reprokit.locking.git_tree import Repository
 from reprokit.locking.recipe_file import recipe_lock_path
@@ -23,7 +25,7 @@ from reprokit.locking.recipe_lock import lock_recipe
 from reprokit.packages.build import build as build_package
 from reprokit.schema.recipe import json_schema
 
-__all__ = ["init", "lock", "schema"]
+__all__ = ["import_", "init", "lock", "schema"]
 
 
 @click.command()
@@ -87,6 +89,33 @@ def _built(face: Face, inputs: Sequence[Input], build: bool | None) -> list[str]
     for item in inputs:
         build_package(root / item.source, item.package, registry=registry, progress=face)
     return [item.package for item in inputs]
+
+
+@click.group("import")
+def import_() -> None:
+    """Take over a project of another tool."""
+
+
+@import_.command("dvc")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path())
+@click.option("--namespace", help="Of the packages; the folder's name unless given.")
+@common
+def import_dvc_command(face: Face, folder: Path, namespace: str | None) -> None:
+    """Build a package of what each .dvc file in FOLDER names, and write a recipe for each stage into recipes/.
+
+    Stages are those of dvc.lock, else of dvc.yaml; what one makes for another is an output of a run of its name. Bytes
+    come from the working tree or DVC's cache, and have the MD5 that DVC knows. DVC is not needed, and nothing of it is
+    changed.
+    """
+    made = import_dvc(folder, namespace=namespace, context=face.context())
+    here = Path.cwd()
+    lines = [f"built {name}@{top_hash[:8]}" for name, top_hash in made.packages.items()]
+    lines += [f"made {os.path.relpath(path, here)}" for path in made.recipes]
+    lines += [f"note: {note}" for note in made.notes]
+    if made.recipes:
+        lines += ["Look through the recipes and commit them, then, in this order:"]
+        lines += [f"  reprokit run {shlex.quote(os.path.relpath(path, here))}" for path in made.recipes]
+    face.result(made.plain(), lines)
 
 
 @click.command()

@@ -26,6 +26,10 @@ def _install_seeds(seed, strict):
 
     def seed_torch(module):
         module.manual_seed(seed)
+        # MKL looks for the kernels of this CPU at the first call of its vector math. Where two threads are first at
+        # once, one of them computes with other kernels: the first Adam step of one process in thirty, under load.
+        for dtype in (module.float32, module.float64):
+            module.ones(1, dtype=dtype).sqrt().exp()
         if strict:
             # use_deterministic_algorithms(True), which would load torch.compile for a second to set what
             # TORCHINDUCTOR_DETERMINISTIC has set

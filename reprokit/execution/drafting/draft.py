@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from reprokit.core.config import CONFIG_FILE
-from reprokit.core.safe_yaml import load_yaml
 from reprokit.errors import NotFoundError, RecipeError, RefusedError
 from reprokit.execution.drafting.callback_lines import adopts, with_callback
 from reprokit.execution.drafting.command_line import CommandLine, command_line_of, given, imported_beside
 from reprokit.execution.drafting.observe import Observation, observe
 from reprokit.execution.drafting.proposals import Input, Proposals, proposals
+from reprokit.execution.drafting.yaml_flow import flow
 from reprokit.locking.git_tree import Repository
 from reprokit.schema.recipe import check_params
 from reprokit.schema.variables import looks_secret
@@ -34,7 +34,6 @@ execution: {execution}
 checkpoints: {{package: {name}/model}}
 outputs:{outputs}
 """
-_PLAIN = re.compile(r"[A-Za-z][\w./-]*", re.ASCII)
 _PLAIN_NAMES = ("main", "train", "run", "script", "__main__")
 _LACKS = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
@@ -208,7 +207,7 @@ def _facts(
         code = {"command": ["python", os.path.relpath(script, workdir), *words], **place}
     if line is None:
         told = "{}                      # epochs: 3; the script reads them with reprokit.params()"
-        return {"code": _flow(code), "params": told, "execution": _flow(execution)}
+        return {"code": flow(code), "params": told, "execution": flow(execution)}
     execution["params"] = "flags"
     forms = {name: line.forms.get(name, line.form) for name in params}
     kinds = set(forms.values()) or {line.form}
@@ -218,7 +217,7 @@ def _facts(
         execution["flags"] = kinds.pop()
     example = {"hydra": "lr=0.1", "equals": "--lr=0.1", "python": "--lr=0.1"}.get(line.form, "--lr 0.1")
     told = f"{{}}                      # lr: 0.1; given as `{example}` to {line.library}"
-    return {"code": _flow(code), "params": _flow(params) if params else told, "execution": _flow(execution)}
+    return {"code": flow(code), "params": flow(params) if params else told, "execution": flow(execution)}
 
 
 def _data(told: Proposals | None) -> str:
@@ -227,7 +226,7 @@ def _data(told: Proposals | None) -> str:
     lines = []
     for name, item in told.inputs.items():
         entry = {"entry": item.entry} if item.entry is not None else {}
-        declared = _flow({"package": item.package, **entry, "path": item.path})
+        declared = flow({"package": item.package, **entry, "path": item.path})
         lines.append(f"  {name}: {declared}  # {item.told} read")
     return "".join(f"\n{line}" for line in lines)
 
@@ -236,7 +235,7 @@ def _outputs(told: Proposals | None) -> str:
     if told is None or not told.outputs:
         return " []                     # files that the script writes, such as metrics.json"
     rows = [path if how == "bytes" else {"path": path, "compare": how} for path, how in told.outputs.items()]
-    return "".join(f"\n  - {_flow(row)}" for row in rows)
+    return "".join(f"\n  - {flow(row)}" for row in rows)
 
 
 def _is_param(name: str, value: Any) -> bool:
@@ -246,16 +245,3 @@ def _is_param(name: str, value: Any) -> bool:
     except RecipeError:
         return False
     return not looks_secret(name.replace("-", "_"))
-
-
-def _flow(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    text = json.dumps(value)
-    if isinstance(value, float) and "e" in text and "." not in text:
-        return text.replace("e", ".0e")  # which YAML takes for a number
-    plain = isinstance(value, str) and _PLAIN.fullmatch(value) and load_yaml(value.encode(), what="a default") == value
-    return str(value) if plain else text

@@ -14,7 +14,7 @@ from reprokit.execution.drafting.observe import Observation
 from reprokit.locking.git_command import Git
 from reprokit.schema.recipe import OutputMode
 
-__all__ = ["Input", "Proposals", "proposals"]
+__all__ = ["Input", "Proposals", "compare_mode", "proposals"]
 
 _COMMIT = 1 << 20  # bytes: a smaller file that git does not ignore is code
 _DATA = frozenset({"data", "datasets", "dataset", "input", "inputs", "raw", "corpus", "corpora"})
@@ -179,7 +179,7 @@ class _Look:
                 continue
             folders.setdefault(self._outermost(path), []).append(path)
         for folder, files in folders.items():
-            modes = {path: _mode(path, pixels=pixels) for path in files}
+            modes = {path: compare_mode(path, pixels=pixels) for path in files}
             stamped = [path for path in files if _STAMP.search(posixpath.splitext(path)[0])]
             if folder and (stamped or len(files) > _MOST_FILES):
                 same = set(modes.values())
@@ -244,7 +244,12 @@ def _is_below(path: str, folder: str) -> bool:
     return path.startswith(f"{folder.rstrip('/')}/")
 
 
-def _mode(path: str, *, pixels: bool) -> OutputMode:
+def compare_mode(path: str, *, pixels: bool = False) -> OutputMode:
+    """Return how an output of that name is compared, unless somebody knows better.
+
+    Args:
+        pixels: Whether images can be read here.
+    """
     base = posixpath.basename(path)
     if base.startswith(_TIMED):
         return "ignore"

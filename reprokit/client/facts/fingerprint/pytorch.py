@@ -13,7 +13,11 @@ __all__ = ["cuda_kernels", "torch_kernels"]
 
 def torch_kernels() -> dict[str, Callable[[], Any]]:
     torch = sys.modules.get("torch")
-    return _kernels(torch, "cpu") if torch is not None and hasattr(torch, "nn") else {}
+    if torch is None or not hasattr(torch, "nn"):
+        return {}
+    for dtype in (torch.float32, torch.float64):  # in one thread, as `client/boot` does in a run: it says why
+        torch.ones(1, dtype=dtype).sqrt().exp()
+    return _kernels(torch, "cpu")
 
 
 def cuda_kernels() -> dict[str, Callable[[], Any]]:
