@@ -59,6 +59,7 @@ class Between:
         undeclared: What each read without declaring it.
         unpinned: What else of the two differs that no lock pins: variables that they read, files of a working tree.
         programs: What else each started.
+        params: Of the two records; of runs without a lock they are all that is known of them.
         other: ID of the second run, which `--with code=` and `env=` can name.
     """
 
@@ -75,6 +76,7 @@ class Between:
     undeclared: tuple[list[UndeclaredFile], list[UndeclaredFile]] = field(default_factory=lambda: ([], []))
     unpinned: tuple[Cause, ...] = ()
     programs: tuple[list[Program], list[Program]] = field(default_factory=lambda: ([], []))
+    params: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default_factory=lambda: ({}, {}))
     other: str = ""
 
 
@@ -120,6 +122,9 @@ def causes_between(left: RunLock | None, right: RunLock | None, between: Between
         given = between.other and right.environment.container is None
         factor = Factor(kind="environment", value=between.other) if given else None
         found += [_package(change, between, factor) for change in left.environment.changes_to(right.environment)]
+    else:  # one of them cannot be repeated, with another value of a parameter neither
+        told = _params(*between.params, between.unused)
+        found += [msgspec.structs.replace(cause, factor=None) for cause in told]
     found += [*_undeclared(*between.undeclared), *_programs(*between.programs), *between.unpinned]
     return [*found, *_machine(*between.machines, found)]
 
@@ -347,23 +352,24 @@ def _is_scripted(item: Difference, left: Machine, right: Machine, acting: list[s
     return item.what.partition(".")[2].partition(".")[0] in {name for switches in set_by_script for name in switches}
 
 
-def weigh(causes: list[Cause], evidence: Evidence, *, unseeded: bool = False) -> list[Cause]:
+def weigh(causes: list[Cause], evidence: Evidence, *, unseeded: bool = False, pinned: bool = True) -> list[Cause]:
     """Return the causes, most telling first, each with how well it would explain what was seen, and why.
 
     Where none would, a last one says so: `unexplained`.
 
     Args:
         unseeded: `execution.determinism` is off: nothing seeds the script's generators.
+        pinned: Both runs have a lock; else whatever it would pin may differ unseen.
     """
     told = ("unlikely", "resumed")  # what was weighed where it was seen
     weighed = [cause if cause.weight in told or cause.kind in told else _weigh(cause, evidence) for cause in causes]
     open_ = [cause for cause in weighed if cause.weight != "unlikely"]
-    if len(open_) == 1 and open_[0].weight != "likely":
+    if pinned and len(open_) == 1 and open_[0].weight != "likely":
         why = "; ".join(filter(None, (open_[0].why, "nothing else that differs would explain it")))
         only = msgspec.structs.replace(open_[0], weight="likely", why=why)
         weighed = [only if cause is open_[0] else cause for cause in weighed]
     if not open_:
-        weighed.append(_unexplained(causes, evidence, unseeded))
+        weighed.append(_unexplained(causes, evidence, unseeded, pinned))
     rank = ["likely", "possible", "unlikely"]
     order = [
         "record",
@@ -423,9 +429,11 @@ def _judged(cause: Cause, evidence: Evidence) -> tuple[Literal["likely", "possib
     return "likely" if likely else "possible", f"{evidence.name} differs by more than rounding" if likely else ""
 
 
-def _unexplained(causes: list[Cause], evidence: Evidence, unseeded: bool) -> Cause:
+def _unexplained(causes: list[Cause], evidence: Evidence, unseeded: bool, pinned: bool) -> Cause:
     same = "code, environment, data, params, execution and numeric class are the same"
-    text = f"unexplained: {same}" if not causes else "unexplained: nothing that differs would explain it"
+    if not pinned:
+        same = "not both runs have a lock, so code, environment and data may differ unseen"
+    text = f"unexplained: {same}" if not causes or not pinned else "unexplained: nothing that differs would explain it"
     hints = []
     first = evidence.first
     if unseeded:

@@ -101,6 +101,7 @@ def _between(
         undeclared=(left.record.undeclared, right.record.undeclared),
         unpinned=(*unpinned_causes(left.record, right.record),),
         programs=(left.record.programs, right.record.programs),
+        params=(left.record.params, right.record.params),
         other=right.record.run_id,
     )
 

@@ -145,7 +145,8 @@ def compare(left: Side, right: Side, terms: Terms, *, causes: list[Cause]) -> Ve
         unseeded = left.lock is not None and left.lock.execution.determinism == "off"
         evidence = Evidence(where=seen.where, first=seen.first, checkpoints=seen.checkpoints > 0)
         contradicted = sorted(seen.contradicted, key=lambda cause: cause.what == "record.record")  # the whole, last
-        explanations = weigh([*contradicted, *causes], evidence, unseeded=unseeded)
+        pinned = left.lock is not None and right.lock is not None
+        explanations = weigh([*contradicted, *causes], evidence, unseeded=unseeded, pinned=pinned)
     return Verdict(
         until=until,
         run_id=right.record.run_id,

@@ -37,7 +37,11 @@ class Config:
 
     @classmethod
     def load(cls, *, registry: str | None = None, folder: Path | None = None) -> Config:
-        """Return the configuration in force: argument, then REPROKIT_* variable, then project file, then default."""
+        """Return the configuration in force: argument, then REPROKIT_* variable, then project file, then default.
+
+        By default a project, which is a git repository, has a registry of its own in `.reprokit/`, and what is in none
+        has that of the home.
+        """
         home = cls.home_folder()
         base = (folder or Path.cwd()).absolute()
         chosen = registry or os.environ.get("REPROKIT_REGISTRY")
@@ -45,7 +49,7 @@ class Config:
             project = _project(base)
             chosen = project.registry if project is not None else None
             base = project.folder if project is not None and chosen else base
-            chosen = chosen or str(home / "registry")
+            chosen = chosen or str(_own_registry(base) or home / "registry")
         named = named_registry(chosen, folder=base)
         if named is not None:
             chosen = named
@@ -86,6 +90,14 @@ class Config:
         """Return the cache in force."""
         chosen = _folder("REPROKIT_CACHE") or _default("user_cache_dir")
         return chosen.absolute()
+
+
+def _own_registry(start: Path) -> Path | None:
+    """Return where the registry of the git repository around a folder is; None if there is none around it."""
+    for folder in (start, *start.parents):
+        if (folder / ".git").exists():
+            return folder / Path(CONFIG_FILE).parent / "registry"
+    return None
 
 
 def _default(kind: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reprokit.core.atomic_files import os_errors
+from reprokit.core.config import CONFIG_FILE
 from reprokit.core.digest import Digest, hash_file
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import DataMismatchError, NotFoundError, RegistryError
@@ -79,6 +80,9 @@ class LocalRegistry(StoredRegistry):
 
     def _created(self) -> None:
         self.__dict__.pop("objects", None)
+        if self.root.parent.name == Path(CONFIG_FILE).parent.name:  # a project's own: nothing that git should see
+            with os_errors(f"Creating the registry {self.root}"):
+                (self.root / ".gitignore").write_text("*\n")
 
     # objects
 

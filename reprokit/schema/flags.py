@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from reprokit.errors import RecipeError
 
-__all__ = ["FlagForm", "Flags", "as_text", "check_flags", "filled", "named_in", "variable_of", "words_of"]
+__all__ = ["FlagForm", "Flags", "as_text", "check_flags", "filled", "from_text", "named_in", "variable_of", "words_of"]
 
 FlagForm = Literal["space", "equals", "hydra", "python", "switch", "no", "words", "repeat", "commas", "bare"]
 """How a parameter stands on the command line:
@@ -27,6 +27,18 @@ _LISTS = ("words", "repeat", "commas", "bare")
 _PLACE = re.compile(r"\{params\.([A-Za-z_][\w.-]{0,99})\}", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z_/][\w./:@%+-]*", re.ASCII)  # what Hydra reads as a text without quotes
 _WORDS_OF_YAML = {"true", "false", "null", "nan", "inf"}
+
+
+def from_text(text: str) -> int | float | str:
+    """Return a word as the number that it spells in the one way in which that is written, or as it is."""
+    for read in (int, float):
+        try:
+            value = read(text)
+        except ValueError:
+            continue
+        if str(value) == text and value - value == 0:  # infinities and NaN are no numbers of JSON
+            return value
+    return text
 
 
 def as_text(value: object) -> str:

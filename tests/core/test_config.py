@@ -36,6 +36,15 @@ def test_argument_before_variable_before_file_before_home(project: Path, monkeyp
     assert Config.load(registry="file:///elsewhere").registry == "/elsewhere"
 
 
+def test_a_git_repository_has_a_registry_of_its_own(project: Path, tmp_path: Path) -> None:
+    (project / ".git").mkdir()
+    assert Config.load().registry == str(project / ".reprokit" / "registry")
+    (project / "deep" / ".git").write_text("gitdir: elsewhere")  # a submodule, or a second working tree
+    assert Config.load().registry == str(project / "deep" / ".reprokit" / "registry")
+    assert Config.load(folder=project).registry == str(project / ".reprokit" / "registry")
+    assert Config.load(folder=tmp_path).registry == str(tmp_path / "home" / "registry")
+
+
 def test_a_name_stands_for_a_registry_wherever_an_address_does(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     say(project, "registry: team\nregistries: {team: 's3://bucket/team', mine: ../mine}\n")
     assert Config.load().registry == "s3://bucket/team"

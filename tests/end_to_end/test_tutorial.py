@@ -38,14 +38,31 @@ def test_the_page_on_adopting_runs_as_written(tmp_path: Path) -> None:
 
 
 def test_the_page_on_coming_from_dvc_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dvc = os.environ.get("REPROKIT_TEST_DVC") or shutil.which("dvc")
-    if dvc is None:
-        pytest.skip("DVC is not installed; REPROKIT_TEST_DVC names its command, in an environment of its own")
-    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(dvc).parent), os.environ["PATH"]]))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(peers("dvc")), os.environ["PATH"]]))
     said = run_page("from-dvc.md", tmp_path)
     assert "  model: {run: train, output: model.json, path: model.json}" in said
     assert re.search(r"^.─ test: outputs/split/test.csv ← \S+  split  finished", said, re.MULTILINE)
     assert "BITWISE: every state digest" in said
+
+
+def test_the_page_on_coming_from_mlflow_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "other" / "mlflow-python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nunset PYTHONPATH\nexec {peers("mlflow") / "python"} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(python.parent), os.environ["PATH"]]))
+    said = run_page("from-mlflow.md", tmp_path)
+    assert "imported 3 run(s) into " in said and "imported 0 run(s) into " in said and "; 3 had come before" in said
+    assert re.search(r"^\d{8}-\d{6}-\w{6}  finished  rate-0-2 +0\.2 +0\.04$", said, re.MULTILINE)
+    assert re.search(r"^  params +rate  0\.1 → 0\.4$", said, re.MULTILINE)
+
+
+def peers(command: str) -> Path:
+    """Return the folder that another tool's command is in; skip where it is not installed."""
+    folder = os.environ.get("REPROKIT_TEST_PEERS") or str(Path(shutil.which(command) or "/nowhere").parent)
+    if not (Path(folder) / command).exists():
+        pytest.skip(f"{command} is not installed; REPROKIT_TEST_PEERS names the `bin` of an environment that has it")
+    return Path(folder)
 
 
 def test_the_page_on_packages_runs_as_written(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from reprokit.locking.git_tree import Repository
 from reprokit.locking.recipe_file import recipe_lock_path
 from reprokit.locking.recipe_lock import lock_recipe
 from reprokit.packages.build import build as build_package
+from reprokit.recording.mlflow_store import import_mlflow
 from reprokit.schema.recipe import json_schema
 
 __all__ = ["import_", "init", "lock", "schema"]
@@ -116,6 +117,23 @@ def import_dvc_command(face: Face, folder: Path, namespace: str | None) -> None:
         lines += ["Look through the recipes and commit them, then, in this order:"]
         lines += [f"  reprokit run {shlex.quote(os.path.relpath(path, here))}" for path in made.recipes]
     face.result(made.plain(), lines)
+
+
+@import_.command("mlflow")
+@click.argument("store", type=click.Path(path_type=Path), default=Path("mlruns"))
+@click.option("--experiment", help="Take the runs of this one alone.")
+@common
+def import_mlflow_command(face: Face, store: Path, experiment: str | None) -> None:
+    """Record every run of STORE, a folder mlruns or an SQLite file of MLflow's: parameters, metrics, tags, artifacts.
+
+    They are listed, shown and compared like others, and cannot be reproduced: nothing pins their code and data.
+    Importing again takes what is new. MLflow is not needed, and nothing of it is changed.
+    """
+    made = import_mlflow(store, experiment=experiment, context=face.context())
+    new = len(made.runs) - len(made.known)
+    lines = [f"imported {new} run(s) into {face.registry().url}; {len(made.known)} had come before"]
+    lines += [f"note: {note}" for note in made.notes]
+    face.result(made.plain(), [*lines, "  reprokit ls --limit 10"])
 
 
 @click.command()

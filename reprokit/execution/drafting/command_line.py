@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reprokit.schema.flags import FlagForm
+from reprokit.schema.flags import FlagForm, from_text
 
 __all__ = ["CommandLine", "command_line_of", "given", "imported_beside"]
 
@@ -70,7 +70,7 @@ def given(line: CommandLine | None, arguments: Sequence[str]) -> tuple[CommandLi
         word = left.pop(0)
         if line.form == "hydra" and "=" in word and not word.startswith("-"):
             name, _, value = word.partition("=")
-            params[name.lstrip("+~")] = _typed(value)
+            params[name.lstrip("+~")] = from_text(value)
             continue
         if not word.startswith("--") or word == "--":
             words.append(word)
@@ -81,7 +81,7 @@ def given(line: CommandLine | None, arguments: Sequence[str]) -> tuple[CommandLi
         if name.startswith("no-") and forms.get(name[3:]) == "no":
             params[name[3:]] = False
         elif equals:
-            params[name] = _typed(value)
+            params[name] = from_text(value)
             if name not in line.params and line.form == "space":
                 forms[name] = "equals"
         elif forms.get(name, line.form) in ("switch", "no") or not left or left[0].startswith("--"):
@@ -92,20 +92,8 @@ def given(line: CommandLine | None, arguments: Sequence[str]) -> tuple[CommandLi
             while left and not left[0].startswith("--") and forms.get(name) == "words":
                 values.append(left.pop(0))
             known = isinstance(line.params.get(name), list)
-            params[name] = [*map(_typed, values)] if known else _typed(values[0])
+            params[name] = [*map(from_text, values)] if known else from_text(values[0])
     return replace(line, params=params, forms=forms), words
-
-
-def _typed(text: str) -> Any:
-    """Return a word as the number or truth that it spells in one way alone, or as text."""
-    for read in (int, float):
-        try:
-            value = read(text)
-        except ValueError:
-            continue
-        if str(value) == text:
-            return value
-    return text
 
 
 def imported_beside(source: bytes) -> list[str]:

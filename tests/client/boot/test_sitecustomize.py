@@ -44,8 +44,8 @@ print(hashlib.sha256(weight.detach().numpy().tobytes()).hexdigest())
 
 def variables(*path: Path, determinism: str) -> dict[str, str]:
     return {
-        **os.environ, "PYTHONPATH": os.pathsep.join(map(str, [BOOT, *path])), "REPROKIT_RUN_ID": "r", "REPROKIT_SEED": "5",
-        "REPROKIT_DETERMINISM": determinism, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2",
+        **os.environ, "PYTHONPATH": os.pathsep.join(map(str, [BOOT, *path])), "REPROKIT_RUN_ID": "r",
+        "REPROKIT_SEED": "5", "REPROKIT_DETERMINISM": determinism, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2",
     }  # fmt: skip
 
 
