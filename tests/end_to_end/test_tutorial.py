@@ -53,7 +53,7 @@ def test_the_page_on_coming_from_mlflow_runs_as_written(tmp_path: Path, monkeypa
     monkeypatch.setenv("PATH", os.pathsep.join([str(python.parent), os.environ["PATH"]]))
     said = run_page("from-mlflow.md", tmp_path)
     assert "imported 3 run(s) into " in said and "imported 0 run(s) into " in said and "; 3 had come before" in said
-    assert re.search(r"^\d{8}-\d{6}-\w{6}  finished  rate-0-2 +0\.2 +0\.04$", said, re.MULTILINE)
+    assert re.search(r"^\d{8}-\d{6}-\w{6}  rate-0-2 +0\.2 +0\.04$", said, re.MULTILINE)
     assert re.search(r"^  params +rate  0\.1 → 0\.4$", said, re.MULTILINE)
 
 
