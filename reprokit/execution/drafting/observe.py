@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -149,6 +150,9 @@ def _run(
 def _interrupted() -> Iterator[list[int]]:
     """Yield a list that is not empty once Ctrl-C was pressed."""
     asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # which alone may say what signals do
+        yield asked
+        return
     before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     try:
         yield asked
