@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 import difflib
 import re
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from reprokit.execution.drafting.source_text import last_name, parsed, root_name
+
 __all__ = ["adopts", "with_callback", "with_callback_lines"]
 
-_MAX_SOURCE = 4 << 20
 _SCHEDULER = re.compile(r"(LR|Scheduler|Restarts|Plateau|schedule_with_warmup)$")
 _Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -61,8 +61,8 @@ def with_callback(source: bytes, name: str) -> str | None:
 
 def with_callback_lines(source: bytes) -> bytes | None:
     """Return the script with the callback; None as for `with_callback`."""
-    tree = _parsed(source)
-    if tree is None or b"\r" in source:
+    tree = parsed(source)
+    if tree is None or b"\r" in source or not _is_utf8(source):
         return None
     places = _Places(source)
     for framework, find in (
@@ -78,20 +78,16 @@ def with_callback_lines(source: bytes) -> bytes | None:
             line = f"from reprokit.callbacks.{framework} import PackageCheckpoint\n"
             edits.append(_Edit(at := places.after_imports(tree), at, line))
             edited = places.edited(edits)
-            return edited if _parsed(edited) is not None else None
+            return edited if parsed(edited) is not None else None
     return None
 
 
-def _parsed(source: bytes) -> ast.Module | None:
-    if len(source) > _MAX_SOURCE:
-        return None
+def _is_utf8(source: bytes) -> bool:
+    """True of what is plain UTF-8: by another encoding, or behind a byte order mark, columns count otherwise."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python's, on the style of what was written
-            source.decode("utf-8")
-            return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
+        return not source.decode("utf-8").startswith("\ufeff")
+    except UnicodeDecodeError:
+        return False
 
 
 class _Places:
@@ -134,16 +130,6 @@ class _Places:
         return found
 
 
-def _last(node: ast.AST) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
-def _root(node: ast.AST) -> str:
-    while isinstance(node, ast.Attribute | ast.Call):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else ""
-
-
 def _imported(tree: ast.AST) -> dict[str, str]:
     """Return the modules that names come from: `T` from `from lightning import Trainer as T`."""
     found: dict[str, str] = {}
@@ -162,7 +148,7 @@ def _calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def _from(call: ast.Call, imported: dict[str, str], *packages: str) -> bool:
-    return imported.get(_root(call.func), "").partition(".")[0] in packages
+    return imported.get(root_name(call.func), "").partition(".")[0] in packages
 
 
 def _given(call: ast.Call, places: _Places, made: str = "PackageCheckpoint()") -> _Edit | None:
@@ -203,7 +189,7 @@ def _transformers(tree: ast.Module, places: _Places, _: str) -> list[_Edit]:
 
 def _made_of(call: ast.Call, imported: dict[str, str]) -> bool:
     """True of `Trainer(…)` and `Seq2SeqTrainer(…)`, whatever they were imported as."""
-    name = imported.get(_last(call.func), "") if isinstance(call.func, ast.Name) else _last(call.func)
+    name = imported.get(last_name(call.func), "") if isinstance(call.func, ast.Name) else last_name(call.func)
     return name.rpartition(".")[2] in ("Trainer", "Seq2SeqTrainer")
 
 
@@ -215,7 +201,7 @@ def _lightning(tree: ast.Module, places: _Places, _: str) -> list[_Edit]:
 
 def _boosters(tree: ast.Module, places: _Places, framework: str) -> list[_Edit]:
     imported = _imported(tree)
-    found = [call for call in _calls(tree) if _last(call.func) == "train" and _from(call, imported, framework)]
+    found = [call for call in _calls(tree) if last_name(call.func) == "train" and _from(call, imported, framework)]
     return _alone(found, places)
 
 
@@ -272,10 +258,10 @@ def _parts_of(before: list[ast.stmt]) -> _Parts:
             if parts.optimizer not in (None, target.id):
                 return _Parts()  # two optimisers: a GAN, say, whose parts are for the user to name
             parts.model, parts.optimizer = model, target.id
-        elif parts.optimizer and call.args and _root(call.args[0]) == parts.optimizer:
-            if _SCHEDULER.search(_last(call.func)):
+        elif parts.optimizer and call.args and root_name(call.args[0]) == parts.optimizer:
+            if _SCHEDULER.search(last_name(call.func)):
                 parts.schedulers.append(target.id)
-        elif _last(call.func) == "DataLoader":
+        elif last_name(call.func) == "DataLoader":
             parts.loaders.append(target.id)
     return parts
 
@@ -284,7 +270,11 @@ def _model_of(call: ast.Call) -> str | None:
     """Return the name whose `.parameters()` are given to a call."""
     for argument in call.args:
         for node in ast.walk(argument):
-            if isinstance(node, ast.Call) and _last(node.func) == "parameters" and isinstance(node.func, ast.Attribute):
+            if (
+                isinstance(node, ast.Call)
+                and last_name(node.func) == "parameters"
+                and isinstance(node.func, ast.Attribute)
+            ):
                 return node.func.value.id if isinstance(node.func.value, ast.Name) else None
     return None
 
@@ -293,7 +283,7 @@ def _is_over_epochs(loop: ast.For) -> bool:
     if not (isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.Call)):
         return False
     call = loop.iter
-    if _last(call.func) != "range" or call.keywords or not 1 <= len(call.args) <= 2:
+    if last_name(call.func) != "range" or call.keywords or not 1 <= len(call.args) <= 2:
         return False
     return "epoch" in f"{loop.target.id} {ast.unparse(call)}".lower()
 

@@ -7,16 +7,15 @@ numbers, text or lists, names, defaults and forms. An option that the text does 
 from __future__ import annotations
 
 import ast
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from reprokit.execution.drafting.source_text import last_name, parsed, root_name
 from reprokit.schema.flags import FlagForm, from_text
 
 __all__ = ["CommandLine", "command_line_of", "given", "imported_beside"]
 
-_MAX_SOURCE = 4 << 20
 _Options = dict[str, tuple[Any, FlagForm]]
 
 
@@ -41,13 +40,8 @@ class CommandLine:
 
 def command_line_of(source: bytes) -> CommandLine | None:
     """Return the command line that a script reads; None if none of the known libraries is seen to read it."""
-    if len(source) > _MAX_SOURCE:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python's, on the style of what was written
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parsed(source)
+    if tree is None:
         return None
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     for reads in _READERS:
@@ -98,12 +92,9 @@ def given(line: CommandLine | None, arguments: Sequence[str]) -> tuple[CommandLi
 
 def imported_beside(source: bytes) -> list[str]:
     """Return the files that a script may import from beside it, where it names modules without a dot."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
+    tree = parsed(source)
     names: dict[str, None] = {}
-    for node in ast.walk(tree):
+    for node in ast.walk(tree) if tree is not None else ():
         if isinstance(node, ast.Import):
             names |= dict.fromkeys(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -112,20 +103,7 @@ def imported_beside(source: bytes) -> list[str]:
 
 
 def _called(calls: list[ast.Call], *names: str) -> list[ast.Call]:
-    return [call for call in calls if _last(call.func) in names]
-
-
-def _last(node: ast.AST) -> str:
-    """Return the last name of `a.b.c`, or of a call of it."""
-    if isinstance(node, ast.Call):
-        return _last(node.func)
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
-def _root(node: ast.AST) -> str:
-    while isinstance(node, ast.Attribute | ast.Call):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else ""
+    return [call for call in calls if last_name(call.func) in names]
 
 
 def _imports(tree: ast.AST, *names: str) -> bool:
@@ -181,15 +159,15 @@ def _argparse(tree: ast.Module, calls: list[ast.Call]) -> CommandLine | None:
     apart = {  # of options that exclude each other none can be given beside the others
         name
         for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and _last(node.value) == "add_mutually_exclusive_group"
+        if isinstance(node, ast.Assign) and last_name(node.value) == "add_mutually_exclusive_group"
         for target in node.targets
-        if (name := _root(target))
+        if (name := root_name(target))
     }
     options: _Options = {}
     for call in _called(calls, "add_argument"):
         option = _argument(call)
-        inside = isinstance(call.func, ast.Attribute) and _last(call.func.value) == "add_mutually_exclusive_group"
-        if option is not None and not inside and _root(call.func) not in apart:
+        inside = isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "add_mutually_exclusive_group"
+        if option is not None and not inside and root_name(call.func) not in apart:
             options[option[0]] = option[1:]
     return _made("argparse", options)
 
@@ -200,7 +178,7 @@ def _argument(call: ast.Call) -> tuple[str, Any, FlagForm] | None:
     if not long:
         return None
     name = long[-1].removeprefix("--")
-    action = _literal(told.get("action")) or _last(told.get("action") or ast.Constant(None))
+    action = _literal(told.get("action")) or last_name(told.get("action") or ast.Constant(None))
     default = _literal(told.get("default"))
     if action in ("store_true", "store_false"):
         return name, False, "switch"
@@ -212,16 +190,16 @@ def _argument(call: ast.Call) -> tuple[str, Any, FlagForm] | None:
         return None if default else (name, [], "repeat")
     if isinstance(default, list):
         return (name, default, "words") if "nargs" in told else None
-    if isinstance(default, bool) and _last(told.get("type") or ast.Constant(None)) in ("bool", ""):
+    if isinstance(default, bool) and last_name(told.get("type") or ast.Constant(None)) in ("bool", ""):
         return None  # `type=bool` takes any word for true
     return name, default, "space"
 
 
 def _click(_tree: ast.Module, calls: list[ast.Call]) -> CommandLine | None:
-    found = [call for call in _called(calls, "option") if _long(call) and _root(call.func) in ("click", "option")]
-    if not found and not [call for call in _called(calls, "command") if _root(call.func) == "click"]:
+    found = [call for call in _called(calls, "option") if _long(call) and root_name(call.func) in ("click", "option")]
+    if not found and not [call for call in _called(calls, "command") if root_name(call.func) == "click"]:
         return None
-    if [call for call in _called(calls, "group") if _root(call.func) in ("click", "group")]:
+    if [call for call in _called(calls, "group") if root_name(call.func) in ("click", "group")]:
         return CommandLine(library="click")
     options: _Options = {}
     for call in found:
@@ -261,9 +239,9 @@ def _typer(tree: ast.Module, calls: list[ast.Call]) -> CommandLine | None:
     if not _imports(tree, "typer"):
         return None
     functions = _functions(tree)
-    named = [_root(call.args[0]) for call in _called(calls, "run") if _root(call.func) == "typer" and call.args]
+    named = [root_name(call.args[0]) for call in _called(calls, "run") if root_name(call.func) == "typer" and call.args]
     named += [
-        name for name, one in functions.items() if any(_last(how) == "command" for how in one.decorator_list)
+        name for name, one in functions.items() if any(last_name(how) == "command" for how in one.decorator_list)
     ]  # fmt: skip
     if not named:
         return None
@@ -272,7 +250,7 @@ def _typer(tree: ast.Module, calls: list[ast.Call]) -> CommandLine | None:
     options: _Options = {}
     for name, default in _defaults(functions[named[0]]):
         flag = name.replace("_", "-")
-        if isinstance(default, ast.Call) and _last(default) == "Option" and not _long(default):
+        if isinstance(default, ast.Call) and last_name(default) == "Option" and not _long(default):
             default = default.args[0] if default.args else _keywords(default).get("default", ast.Constant(None))
         value = _literal(default)
         if value is not None:
@@ -284,7 +262,7 @@ def _fire(tree: ast.Module, calls: list[ast.Call]) -> CommandLine | None:
     found = [call for call in _called(calls, "Fire") if _imports(tree, "fire")]
     if not found:
         return None
-    function = _functions(tree).get(_root(found[0].args[0])) if found[0].args else None
+    function = _functions(tree).get(root_name(found[0].args[0])) if found[0].args else None
     options: _Options = {}
     for name, default in _defaults(function) if function is not None else ():
         value = _literal(default)
@@ -294,7 +272,7 @@ def _fire(tree: ast.Module, calls: list[ast.Call]) -> CommandLine | None:
 
 
 def _absl(_: ast.Module, calls: list[ast.Call]) -> CommandLine | None:
-    found = [call for call in calls if _last(call.func).startswith("DEFINE_")]
+    found = [call for call in calls if last_name(call.func).startswith("DEFINE_")]
     options: _Options = {}
     for call in found:
         name = _literal(call.args[0]) if call.args else None
@@ -307,7 +285,7 @@ def _absl(_: ast.Module, calls: list[ast.Call]) -> CommandLine | None:
 def _hydra(tree: ast.Module, calls: list[ast.Call]) -> CommandLine | None:
     names = ("hydra", "hydra_zen")
     roots = (*names, "hydra_main")
-    found = [call for call in _called(calls, "main", "compose", "hydra_main") if _root(call.func) in roots]
+    found = [call for call in _called(calls, "main", "compose", "hydra_main") if root_name(call.func) in roots]
     return CommandLine(library="Hydra", form="hydra") if found and _imports(tree, *names) else None
 
 
@@ -327,7 +305,7 @@ def _transformers(tree: ast.Module, calls: list[ast.Call]) -> CommandLine | None
     told = found[0].args[0] if found[0].args else ast.Tuple([])
     options: _Options = {}
     for part in told.elts if isinstance(told, ast.Tuple | ast.List) else [told]:
-        for line in classes[_root(part)].body if _root(part) in classes else ():
+        for line in classes[root_name(part)].body if root_name(part) in classes else ():
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None:
                 default = _keywords(line.value).get("default") if isinstance(line.value, ast.Call) else line.value
                 value = _literal(default)

@@ -115,6 +115,11 @@ def test_what_the_text_does_not_show_gets_no_patch(script: str) -> None:
     assert with_callback(script.encode(), "train.py") is None
 
 
+@pytest.mark.parametrize("source", [f"# coding: latin-1\n{LOOP}".encode("latin-1"), b"\xef\xbb\xbf" + LOOP.encode()])
+def test_a_script_in_another_encoding_gets_no_patch(source: bytes) -> None:
+    assert with_callback_lines(source) is None
+
+
 @pytest.mark.parametrize("end", ["", "\n"])
 def test_the_diff_is_one_that_git_applies(tmp_path: Path, end: str) -> None:
     source = LOOP.rstrip("\n") + end
