@@ -400,3 +400,19 @@ def test_a_registry_without_its_uuid_is_refused(tmp_path, uuid):
     marker.write_text(json.dumps({**value, "uuid": uuid}))
     with pytest.raises(RegistryError, match="names no UUID"):
         LocalRegistry(tmp_path / "registry").head("a/b")
+
+
+def test_a_project_s_own_registry_is_nothing_that_git_sees(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path / "project"], check=True)
+    own = tmp_path / "project" / ".reprokit" / "registry"
+    registry = LocalRegistry(own, cache=tmp_path / "cache")
+    build({"a": b"1"}, "t/x", registry=registry)
+    said = subprocess.run(
+        ["git", "-C", tmp_path / "project", "status", "--porcelain"], capture_output=True, check=True
+    ).stdout
+    assert said == b""
+    assert (own / ".gitignore").read_text() == "*\n"
+    assert list(registry.damage()) == []
+    other = LocalRegistry(tmp_path / "shared", cache=tmp_path / "cache")
+    build({"a": b"1"}, "t/x", registry=other)
+    assert not (tmp_path / "shared" / ".gitignore").exists()
