@@ -70,8 +70,10 @@ class PackageRef:
         name, at, prefix = text.partition("@")
         if at:
             if not _HASH.fullmatch(prefix.lower()):
+                tag = f" A tag stands behind a colon: {name}:{prefix}." if _TAG.fullmatch(prefix) else ""
                 raise UsageError(
-                    f"Not a hash: {prefix[:80]!r} in {text[:200]!r}.", hint="Give 4 to 64 hexadecimal digits after '@'."
+                    f"Not a hash: {prefix[:80]!r} in {text[:200]!r}.",
+                    hint=f"Give 4 to 64 hexadecimal digits after '@'.{tag}",
                 )
             return cls(check_package_name(name), hash=prefix.lower())
         name, colon, tag = text.partition(":")

@@ -43,6 +43,12 @@ def test_prefixes_that_are_not_hex_are_refused(prefix):
     assert caught.value.message == f"Not a hash: {prefix!r} in {f'a/b@{prefix}'!r}."
 
 
+def test_a_tag_behind_an_at_sign_is_told_its_place():
+    with pytest.raises(UsageError) as caught:
+        PackageRef.parse("vision/net@best")
+    assert caught.value.hint.endswith(" A tag stands behind a colon: vision/net:best.")
+
+
 @pytest.mark.parametrize("text", ["a/b:", "a/b:t@abcd", "a:b", ""])
 def test_other_package_references_are_refused(text):
     with pytest.raises(UsageError):

@@ -32,7 +32,14 @@ __all__ = ["import_", "init", "lock", "schema"]
 @click.command()
 @click.argument("script", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.option("--for", "limit", type=click.FloatRange(min=1), default=120.0, help="Stop it after so many seconds; 120.")
+@click.option(
+    "--for",
+    "limit",
+    metavar="SECONDS",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    help="Stop it after so many seconds; 120.",
+)
 @click.option("--no-run", is_flag=True, help="Draft from the script's text alone; do not run it.")
 @click.option("--build/--no-build", default=None, help="Build the packages that the recipe names; asked on a terminal.")
 @click.option("--callback", is_flag=True, help="Write the callback's lines into the script, which are shown otherwise.")
