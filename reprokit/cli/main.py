@@ -75,8 +75,27 @@ _SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
 _COMMANDS = {name: facts for section in _SECTIONS.values() for name, facts in section.items()}
 
 
+_FLAGS = frozenset({"--offline", "--json", "-q", "--quiet", "-v", "--verbose"})
+_VALUED = frozenset({"--registry", "-C"})
+
+
 class _Lazy(click.Group):
     """A group whose commands are imported on first use; its help needs none of them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self._options_last(ctx, args))
+
+    def _options_last(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the options that every command has behind the command, where they stand before it."""
+        before, rest = list[str](), [*args]
+        while rest and (rest[0] in _FLAGS | _VALUED or rest[0].startswith("--registry=")):
+            before += [rest.pop(0) for _ in range(1 + (rest[0] in _VALUED)) if rest]
+        if not before or not rest:
+            return args
+        at, command = 1, self.get_command(ctx, rest[0])
+        while isinstance(command, click.Group) and rest[at:]:
+            command, at = command.get_command(ctx, rest[at]), at + 1
+        return [*rest[:at], *before, *rest[at:]]
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)

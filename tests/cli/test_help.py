@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -70,6 +71,31 @@ def test_what_other_tools_call_so_is_answered_by_what_it_is_here(word: str) -> N
 def test_a_slip_is_guessed_by_its_spelling_where_it_is_near(word: str, said: str) -> None:
     output = CliRunner().invoke(cli, [word]).output
     assert output.endswith(f"No such command '{word}'.{said}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--json", "--registry", "R", "ls"],
+        ["--registry=R", "ls", "--json"],
+        ["-q", "--json", "--registry", "R", "registry", "info"],
+        ["-C", ".", "--json", "--registry", "R", "registry", "ls"],
+    ],
+)
+def test_options_of_every_command_may_stand_before_it(words: list[str], tmp_path: Path) -> None:
+    address = str(tmp_path / "registry")
+    LocalRegistry(Path(address), cache=tmp_path / "cache")
+    build({"a": b"1"}, "t/x", registry=LocalRegistry(Path(address), cache=tmp_path / "cache"))
+    done = CliRunner().invoke(
+        cli, [word.replace("R", address) if word in ("R", "--registry=R") else word for word in words]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) is not None
+
+
+@pytest.mark.parametrize("words", [["--json"], ["--registry"], ["-C"], ["--json", "nothing"], ["--jsn", "ls"]])
+def test_options_before_nothing_are_no_command(words: list[str]) -> None:
+    assert CliRunner().invoke(cli, words).exit_code == 2
 
 
 @pytest.mark.parametrize("words", [["help", "run"], ["help", "registry", "copy"], ["help", "checkpoint"]])
