@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import reprokit
+from reprokit import errors
 from reprokit.cli.main import cli
 from reprokit.locking.recipe_file import parse
 from reprokit.schema import recipe as recipes
@@ -112,6 +113,36 @@ def test_whatever_a_user_can_write_is_on_a_page() -> None:
     assert unmentioned(set(options(cli)), text) == []
     assert unmentioned(fields(recipes.Recipe), text) == []
     assert unmentioned(set(reprokit.__all__) - {"__version__", "Error"}, text) == []
+
+
+def test_every_exit_code_has_its_row() -> None:
+    kinds = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.Error)]
+    codes = {one.exit_code for one in kinds} | {0, *map(int, re.findall(r"(\d+) [a-z]", cli.help or ""))}
+    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(map(int, rows)) == sorted(codes)
+
+
+def test_the_messages_of_the_page_are_messages() -> None:
+    """What stands in bold under "By message" is said by the program: its pieces, in one text of the source."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    part = page.partition("## By message")[2].partition("\n## ")[0]
+    told = [" ".join(found.split()) for found in re.findall(r"^\*\*(.*?)\*\*", part, re.MULTILINE | re.DOTALL)]
+    source = [said for file in sorted((ROOT / "reprokit").glob("**/*.py")) for said in texts(file.read_text("utf-8"))]
+    assert len(told) > 5
+    for message in told:
+        pieces = [piece.strip() for piece in message.split("…") if piece.strip()]
+        assert any(all(piece in said for piece in pieces) for said in source), message
+
+
+def texts(source: str) -> list[str]:
+    """Return the texts of a module, formatted ones with their places left out."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return found
 
 
 def test_the_example_of_a_recipe_is_one() -> None:
