@@ -122,9 +122,10 @@ def causes_between(left: RunLock | None, right: RunLock | None, between: Between
         given = between.other and right.environment.container is None
         factor = Factor(kind="environment", value=between.other) if given else None
         found += [_package(change, between, factor) for change in left.environment.changes_to(right.environment)]
-    else:  # one of them cannot be repeated, with another value of a parameter neither
-        told = _params(*between.params, between.unused)
-        found += [msgspec.structs.replace(cause, factor=None) for cause in told]
+    else:  # a parameter that one of them does not name is unknown there; and neither can be repeated with another value
+        known = between.params[0].keys() & between.params[1].keys()
+        one, other = ({key: told[key] for key in told if key in known} for told in between.params)
+        found += [msgspec.structs.replace(cause, factor=None) for cause in _params(one, other, between.unused)]
     found += [*_undeclared(*between.undeclared), *_programs(*between.programs), *between.unpinned]
     return [*found, *_machine(*between.machines, found)]
 

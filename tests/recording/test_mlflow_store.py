@@ -22,13 +22,14 @@ from reprokit.runs.store import RunStore
 from tests.conftest import context_of
 
 START = 1_790_000_000_123
+GIVEN = "ghp_" + "0123456789abcdefghij"
 RUNS: list[dict[str, Any]] = [
     {
         "id": "a" * 32, "name": "base", "status": "FINISHED", "params": {"lr": "0.1", "depth": "3", "model": "rf"},
         "metrics": {"loss": [(0, 1.0), (1, 0.5)], "val/acc": [(0, math.nan)]}, "tags": {"mlflow.user": "anna"},
     },
     {"id": "b" * 32, "name": "hot one", "status": "FAILED", "params": {"lr": "0.2"}, "metrics": {"loss": [(0, 2.0)]}},
-    {"id": "c" * 32, "name": "", "status": "RUNNING", "params": {"api_token": "ghp_0123456789abcdefghij"}},
+    {"id": "c" * 32, "name": "", "status": "RUNNING", "params": {"api_token": GIVEN}},
     {"id": "d" * 32, "name": "gone", "status": "FINISHED", "stage": "deleted"},
 ]  # fmt: skip
 
@@ -124,7 +125,7 @@ def test_a_secret_stays_where_it_is(make: Any, registry: LocalRegistry, tmp_path
     (note,) = made.notes
     assert note.endswith("left out api_token, which looks like a secret")
     assert RunStore(registry).load(made.runs["c" * 32]).record.params == {}
-    assert not any(b"ghp_0123" in file.read_bytes() for file in registry.root.rglob("*") if file.is_file())
+    assert not any(GIVEN.encode() in file.read_bytes() for file in registry.root.rglob("*") if file.is_file())
 
 
 def test_importing_again_takes_what_is_new(make: Any, registry: LocalRegistry, tmp_path: Path) -> None:
@@ -141,9 +142,13 @@ def test_they_are_found_and_compared_and_no_sameness_is_claimed(
     made = taken(make(tmp_path, RUNS), registry)
     runs = RunStore(registry)
     assert [row.run for row in choose("params.lr == 0.2", runs)] == [made.runs["b" * 32]]
-    verdict = compare_runs(*(runs.load(made.runs[one * 32]) for one in "ab"), registry=registry)
+    more = [{**RUNS[1], "id": "e" * 32, "status": "FINISHED"}]
+    made.runs.update(taken(make(tmp_path / "more", more), registry).runs)
+    verdict = compare_runs(*(runs.load(made.runs[one * 32]) for one in "ae"), registry=registry)
     assert verdict.verdict == "DIVERGED"
-    assert [(cause.kind, cause.factor) for cause in verdict.explanations] == [("params", None)] * 3
+    assert [(cause.what, cause.weight, cause.factor) for cause in verdict.explanations] == [
+        ("params.lr", "possible", None)
+    ]
     same = compare_runs(*(runs.load(made.runs[one * 32]) for one in "ac"), registry=registry)
     assert not any("are the same" in cause.text for cause in same.explanations)
 

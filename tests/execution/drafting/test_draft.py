@@ -175,8 +175,9 @@ def test_a_script_that_goes_on_is_stopped_and_what_was_seen_is_kept(project: Pro
 def test_control_c_ends_the_observation_and_not_the_draft(project: Project) -> None:
     project.write(
         "fit.py",
-        "import time, sys\nopen('begun.txt', 'w').write('x')\nprint('begun', flush=True)\n"
-        "try:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    open('ended.txt', 'w').write('x')\n",
+        "import time, sys\nopen('begun.txt', 'w').write('x')\n"
+        "try:\n    print('begun', flush=True)\n    time.sleep(600)\n"
+        "except KeyboardInterrupt:\n    open('ended.txt', 'w').write('x')\n",
     )
     project.commit()
     process = subprocess.Popen(
