@@ -268,8 +268,12 @@ def _is_there(group: int) -> bool:
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when the thread that started it ends; for Linux, after the fork."""
+    """Have the kernel end this process when the thread that started it ends; for Linux, after the fork.
+
+    It hears SIGINT again, by which it is stopped: a shell has what it starts in the background ignore that.
+    """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 _LIBC = ctypes.CDLL(None)

@@ -193,10 +193,12 @@ def test_kill_9_of_the_runner_leaves_a_readable_record_and_every_checkpoint(
         assert loaded.tensor("layer.weight").shape == (4, 3)
 
 
-def test_ctrl_c_saves_what_there_is(project: Project) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_ctrl_c_saves_what_there_is(project: Project, background: bool) -> None:
     project.hook("epoch == 1 and time.sleep(60)")
+    command = project.command("run", "recipe.yaml")
     runner = subprocess.Popen(
-        project.command("run", "recipe.yaml"),
+        ["env", "--ignore-signal=INT", *command] if background else command,  # as a shell starts what `&` follows
         cwd=project.root,
         env=project.environment(),
         stdout=subprocess.PIPE,
@@ -209,6 +211,7 @@ def test_ctrl_c_saves_what_there_is(project: Project) -> None:
     runner.send_signal(signal.SIGINT)
     runner.stdout.read()
     assert runner.wait() == 130
+    assert "KeyboardInterrupt" in project.reprokit("logs", "latest").stdout, "it heard, and was not killed"
     record = project.json("show", "latest")
     assert record["status"] == "interrupted"
     assert len(record["checkpoints"]) == 2
