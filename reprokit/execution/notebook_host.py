@@ -28,7 +28,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from reprokit.core.atomic_files import durable_write
 from reprokit.errors import Error
 from reprokit.execution.run_secrets import Mask
-from reprokit.execution.script_process import die_with_parent
+from reprokit.execution.script_process import set_up_child
 from reprokit.schema.notebook import SKIPPED, Notebook, encode
 
 __all__ = ["execute"]
@@ -258,7 +258,7 @@ def _start_kernel(plan: dict[str, Any]) -> tuple[_Client, subprocess.Popen[bytes
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # the cells' output comes over the line; the kernel writes it here once more
         stderr=subprocess.PIPE,
-        preexec_fn=die_with_parent if sys.platform == "linux" else None,
+        preexec_fn=set_up_child if sys.platform == "linux" else None,
     )
     client = _Client()
     client.process = process

@@ -47,6 +47,7 @@ def run(
     """
     path = Path(recipe)
     context = Context.open(registry, folder=path.absolute().parent, progress=progress)
+    progress.note(f"registry: {context.registry.url}")
     recover(context.home, note=progress.note)
     swept, freed = sweep()
     if swept:

@@ -24,7 +24,7 @@ from reprokit.recording.journal import Journal
 from reprokit.recording.listener import Listener
 from reprokit.schema.record import Status
 
-__all__ = ["Outcome", "ScriptProcess", "die_with_parent", "signals_put_back"]
+__all__ = ["Outcome", "ScriptProcess", "set_up_child", "signals_put_back"]
 
 _STOPPED_FROM_OUTSIDE = {signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP}
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -111,7 +111,7 @@ class ScriptProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 process_group=0,
-                preexec_fn=die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=set_up_child if sys.platform == "linux" else None,
             )
         pumps = [
             threading.Thread(target=self._pump, args=(stream, name), daemon=True)
@@ -267,10 +267,11 @@ def _is_there(group: int) -> bool:
     return True
 
 
-def die_with_parent() -> None:
-    """Have the kernel end this process when the thread that started it ends; for Linux, after the fork.
+def set_up_child() -> None:
+    """Make this process one that is stopped with its runner, and by it; for Linux, after the fork.
 
-    It hears SIGINT again, by which it is stopped: a shell has what it starts in the background ignore that.
+    The kernel ends it when the thread that started it ends. It hears SIGINT again, which a shell has what it starts in
+    the background ignore.
     """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

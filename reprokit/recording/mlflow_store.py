@@ -29,6 +29,7 @@ from reprokit.recording.kept_files import UnkeptError, keep_file
 from reprokit.registry import Registry
 from reprokit.registry.context import Context
 from reprokit.registry.package_log import writer
+from reprokit.runs.bounded import bounded
 from reprokit.runs.logged import digests_of, series_of
 from reprokit.runs.store import RECORD_KEY, RunStore
 from reprokit.schema.facts import meta_of
@@ -156,6 +157,7 @@ def _record(run: _Run, run_id: str, registry: Registry, notes: list[str]) -> Non
             warnings=[_WARNING],
             reprokit=__version__,
         )
+        record = bounded(record)
         digest, size = sink.put_bytes(record.encode())
     manifest = Manifest.make(
         [*artifacts, Entry(RECORD_KEY, size, digest)],
@@ -210,7 +212,7 @@ def _of_folder(store: Path, notes: list[str]) -> Iterator[_Run]:
             told = _yaml(meta)
             if "run_id" in told and told.get("lifecycle_stage") != "deleted":
                 yield _in_folder(meta.parent, told)
-        except (ValueError, TypeError, OSError, Error) as error:
+        except (ValueError, TypeError, OverflowError, OSError, Error) as error:
             notes.append(f"{meta.parent} was left out, for it is malformed: {error}")
 
 
@@ -279,17 +281,19 @@ def _of_database(store: Path, _: list[str]) -> Iterator[_Run]:
                 )
                 for row in rows
             }  # fmt: skip
-            for table in ("params", "tags"):
-                for run_id, key, value in base.execute(f"SELECT run_uuid, key, value FROM {table}"):  # noqa: S608
-                    if run_id in found:
-                        getattr(found[run_id], table)[key] = str(value)
+            for run_id, key, value in base.execute("SELECT run_uuid, key, value FROM params"):
+                if run_id in found:
+                    found[run_id].params[key] = str(value)
+            for run_id, key, value in base.execute("SELECT run_uuid, key, value FROM tags"):
+                if run_id in found:
+                    found[run_id].tags[key] = str(value)
             for run_id, key, value, step, at, is_nan in base.execute(
                 "SELECT run_uuid, key, value, step, timestamp, is_nan FROM metrics ORDER BY timestamp, step"
             ):
                 if run_id in found:
                     number = math.nan if is_nan else float(value)
                     found[run_id].metrics.setdefault(key, []).append((int(step), _moment(at), number))
-    except (sqlite3.Error, ValueError, TypeError) as error:
+    except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
         raise RegistryError(
             f"{store} cannot be read as a store of MLflow's: {error}.",
             hint="Name a folder `mlruns`, or an SQLite file.",

@@ -14,7 +14,7 @@ import msgspec
 
 from reprokit.core.canonical_json import canonical, ordered, sha256_of
 from reprokit.core.logical_keys import check_logical_key, check_relative
-from reprokit.core.refs import check_package_name, parse_run
+from reprokit.core.refs import check_package_name, is_run_id, parse_run
 from reprokit.core.safe_json import load_json
 from reprokit.errors import RecipeError, UsageError
 from reprokit.schema import recipe as recipes
@@ -382,8 +382,8 @@ def _check_pins(pins: list[DataPin]) -> None:
     recipes.check_places((pin.name, pin.path) for pin in pins)
     for pin in pins:
         check_package_name(pin.package)
-        if pin.run is not None:
-            parse_run(pin.run)
+        if pin.run is not None and not is_run_id(parse_run(pin.run).run):  # a name would mean another run tomorrow
+            raise UsageError(f"Not the ID of a run: {pin.run[:200]!r}.")
         if pin.within is not None:
             check_logical_key(pin.within)
 

@@ -76,9 +76,10 @@ def sqlite_store(root: Path, runs: list[dict[str, Any]]) -> Path:
             place = str(root / "mlruns" / "7" / run["id"] / "artifacts")
             row = (run["id"], run["name"], 7, run["status"], START + number, START + 60_000, place)
             base.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, run.get("stage", "active")))
-            for table in ("params", "tags"):
-                for item in run.get(table, {}).items():
-                    base.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", (run["id"], *item))  # noqa: S608
+            for item in run.get("params", {}).items():
+                base.execute("INSERT INTO params VALUES (?, ?, ?)", (run["id"], *item))
+            for item in run.get("tags", {}).items():
+                base.execute("INSERT INTO tags VALUES (?, ?, ?)", (run["id"], *item))
             for name, values in run.get("metrics", {}).items():
                 for step, value in values:
                     number_, bad = (0.0, 1) if math.isnan(value) else (value, 0)
@@ -166,6 +167,7 @@ def test_one_experiment_alone(make: Any, registry: LocalRegistry, tmp_path: Path
         ("meta.yaml", "run_id: x\nstart_time: soon\n"),
         ("meta.yaml", "run_id: x\nstart_time: 99999999999999999\n"),
         ("meta.yaml", "a: *b\n"),
+        ("meta.yaml", "run_id: x\nstart_time: .inf\n"),
         ("metrics/loss", "not a number\n"),
         ("metrics/loss", "1\n"),
     ],

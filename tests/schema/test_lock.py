@@ -263,6 +263,7 @@ _NO_PATH = "is not a path inside the repository."
         ("data.0.name", "../x", "data: '../x' must be ASCII letters, digits, '_' and '-'."),
         ("data.0.package", "../x", "Not a package name: '../x'."),
         ("data.0.run", "../x", "Not a run: '../x'."),
+        ("data.0.run", "base@best", "Not the ID of a run: 'base@best'."),
         ("data.0.within", "outputs/../x", "Not a legal logical key: 'outputs/../x' (it has the part '..')."),
         ("code.python_path.0", "/srv/foreign", f"code.python_path: '/srv/foreign' {_NO_PATH}"),
         ("code.python_path.0", "../foreign", f"code.python_path: '../foreign' {_NO_PATH}"),

@@ -75,9 +75,8 @@ def init(
         face.result(made.plain(), told)
         return
     built = _built(face, made.inputs, build)
-    if callback and made.patch is not None:
-        file = Path(script)
-        file.write_bytes(with_callback_lines(file.read_bytes()) or file.read_bytes())
+    if callback and (edited := with_callback_lines(Path(script).read_bytes())) is not None and made.patch is not None:
+        Path(script).write_bytes(edited)
     face.result({**made.plain(), "built": built}, lambda: draft_text(made, script, built=built, applied=callback))
 
 

@@ -10,7 +10,6 @@ import click
 from reprokit.cli.consent import ask_before, confirmed
 from reprokit.cli.face import Face, common, reference
 from reprokit.cli.text.record import checkpoint_line, run_text, verdict_text
-from reprokit.core.config import Config
 from reprokit.core.refs import parse_run
 from reprokit.core.terminal_text import Tamer
 from reprokit.execution.run import raise_for_status
@@ -109,8 +108,6 @@ def run(
                  "params": prepared.lock.params}  # fmt: skip
         face.result(plain, [f"  {key:<12} {value}" for key, value in plain.items()])
         return
-    into = Config.load(registry=face.registry_option, folder=recipe.absolute().parent).registry
-    face.note(f"registry: {into}")
     with face.epochs():
         record = run_recipe(
             recipe, registry=face.registry_option, reuse=reuse, hermetic=hermetic, progress=face,

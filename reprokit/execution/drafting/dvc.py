@@ -6,6 +6,7 @@ and held against the MD5 that DVC knows them by.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import posixpath
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reprokit.core.atomic_files import os_errors
 from reprokit.core.logical_keys import check_relative
 from reprokit.core.safe_json import load_json
 from reprokit.core.safe_yaml import load_yaml
@@ -29,6 +31,7 @@ from reprokit.registry.context import Context
 __all__ = ["Imported", "import_dvc"]
 
 _MAX_FILE = 16 << 20
+_PIECE = 1 << 20
 _SHELL = re.compile(r"[|&;<>()$`\\*?\[\]{}~\n]|^\w+=")
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
@@ -148,7 +151,7 @@ class _Project:
 
     def stages(self) -> list[_Stage]:
         """Return the stages: as `dvc.lock` has them, with all templates filled in; else as `dvc.yaml` has them."""
-        found: dict[str, _Stage] = {}
+        found: dict[tuple[str, str], _Stage] = {}  # by the folder of their file, and name
         files = [name for name in self._named("dvc.yaml", "dvc.lock") if posixpath.basename(name).startswith("dvc.")]
         for name in sorted(files, key=lambda one: one.endswith(".lock")):  # which knows no `wdir`
             here = posixpath.dirname(name)
@@ -158,9 +161,13 @@ class _Project:
             for key, told in stages.items():
                 if not isinstance(told, dict) or "cmd" not in told:
                     continue  # a template, whose stages are in the lock
-                known = found.get(str(key))
+                known = found.get((here, str(key)))
                 place = known.workdir if known else _path(posixpath.join(here, str(told.get("wdir", "."))) or ".", name)
-                found[str(key)] = _stage(str(key), told, place, name)
+                found[here, str(key)] = _stage(str(key), told, place, name)
+        names = [name for _, name in found]
+        for (here, name), stage in found.items():
+            if names.count(name) > 1 and here:
+                stage.name = f"{here}/{name}"
         return [stage for stage in found.values() if "${" not in stage.command]
 
     def files(self, out: _Out) -> dict[str, Path]:
@@ -218,27 +225,44 @@ class _Project:
 
 def _has(place: Path, md5: str) -> bool:
     """True if a file has an MD5; DVC before version 3 took that of a text with Unix line ends."""
-    data = place.read_bytes()
-    unix = data.replace(b"\r\n", b"\n")
-    return any(hashlib.md5(one, usedforsecurity=False).hexdigest() == md5 for one in dict.fromkeys((data, unix)))
+    plain, unix = (hashlib.md5(usedforsecurity=False) for _ in range(2))
+    carried = b""  # a carriage return whose line feed may be in the next piece
+    with os_errors(f"Reading {place}"), place.open("rb") as handle:
+        while piece := handle.read(_PIECE):
+            plain.update(piece)
+            text = carried + piece
+            carried = text[-1:] if text.endswith(b"\r") else b""
+            unix.update(text.removesuffix(b"\r").replace(b"\r\n", b"\n"))
+    unix.update(carried)
+    return md5 in (plain.hexdigest(), unix.hexdigest())
 
 
 def _stage(name: str, told: dict[str, Any], workdir: str, file: str) -> _Stage:
     command = told["cmd"]
     words = " && ".join(map(str, command)) if isinstance(command, list) else str(command)
+    if not words.strip():
+        raise RecipeError(f"{file}: the stage {name!r} has no command.")
     found = _Stage(name, words, workdir, [], [], params=bool(told.get("params")))
     for kind, places in (("deps", found.deps), ("outs", found.outs), ("metrics", found.outs), ("plots", found.outs)):
-        for item in told.get(kind) or []:
-            path = next(iter(item)) if isinstance(item, dict) and "path" not in item else item
-            path = path["path"] if isinstance(path, dict) else path
-            if "://" not in str(path):
-                places.append(_path(posixpath.join(workdir, str(path)), file))
+        items = told.get(kind) or []
+        if not isinstance(items, list):
+            raise RecipeError(f"{file}: {kind} of the stage {name!r} is not a list.")
+        for item in items:  # a path, a mapping with its `path`, or one of it to what is said of it
+            path = str(item.get("path", next(iter(item), "")) if isinstance(item, dict) else item)
+            if "://" not in path:
+                places.append(_path(posixpath.join(workdir, path), file))
     return found
 
 
-def _write(
-    root: Path, stage: _Stage, stages: list[_Stage], kept: dict[str, tuple[str, bool]], notes: list[str]
-) -> Path:
+def _words(command: str) -> list[str]:
+    """Return a command in words; through a shell, where it needs one."""
+    if not _SHELL.search(command):
+        with contextlib.suppress(ValueError):  # a quotation that does not end: the shell says so
+            return shlex.split(command)
+    return ["sh", "-c", command]
+
+
+def _write(root: Path, stage: _Stage, stages: list[_Stage], kept: _Kept, notes: list[str]) -> Path:
     """Write a stage's recipe and return it."""
     name = _word(stage.name)
     recipe = root / "recipes" / f"{name}.yaml"
@@ -251,10 +275,9 @@ def _write(
         if source is not None:
             word = _word(posixpath.splitext(posixpath.basename(dep))[0])
             data[word if word not in data else f"{word}_{len(data)}"] = {**source, "path": dep}
-    command = ["sh", "-c", stage.command] if _SHELL.search(stage.command) else shlex.split(stage.command)
     place = {} if stage.workdir == "." else {"workdir": stage.workdir}
     outs = dict.fromkeys(stage.outs)
-    lines = [f"name: {name}", f"code: {flow({'command': command, **place})}", "environment: current"]
+    lines = [f"name: {name}", f"code: {flow({'command': _words(stage.command), **place})}", "environment: current"]
     lines.append("data:" + (" {}" if not data else "".join(f"\n  {key}: {flow(item)}" for key, item in data.items())))
     if stage.params:
         lines.append("params: {}  # the script reads them from the file in git")

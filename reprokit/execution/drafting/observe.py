@@ -17,7 +17,7 @@ from typing import IO
 from reprokit.core.atomic_files import os_errors
 from reprokit.core.package_root import PACKAGE
 from reprokit.core.scratch import temporary
-from reprokit.execution.script_process import die_with_parent
+from reprokit.execution.script_process import set_up_child
 from reprokit.numerics.script_environ import lay_bootstrap, platform_places
 from reprokit.recording.input_report import InputReport
 
@@ -116,7 +116,7 @@ def _run(
     with os_errors(f"Starting {command[1]} in {folder}"):
         process = subprocess.Popen(
             command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, process_group=0, preexec_fn=die_with_parent if sys.platform == "linux" else None,
+            stderr=subprocess.STDOUT, process_group=0, preexec_fn=set_up_child if sys.platform == "linux" else None,
         )  # fmt: skip
     stream = process.stdout
     if stream is None:

@@ -26,7 +26,7 @@ _MODES: Mapping[str, OutputMode] = {
 }
 _TIMED = ("events.out.tfevents.",)
 _STAMP = re.compile(r"(19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d|\d\d[-_:]\d\d[-_:]\d\d|\d{9,}|[0-9a-f]{8,}")
-_LEFT_OUT = frozenset({"wandb", "mlruns", "lightning_logs", "outputs-hydra"})  # tools' own records, with times
+_LEFT_OUT = frozenset({"wandb", "mlruns", "lightning_logs"})  # tools' own records, with times
 _MOST_FILES = 6  # outputs in a folder that are named one by one
 _SECRET = re.compile(r"(^|/)(\.env[^/]*|\.netrc|[^/]*credentials[^/]*|[^/]*\.pem|[^/]*\.key)$")
 
@@ -98,7 +98,7 @@ def proposals(
     tracked = frozenset(git.lines("ls-files", "-z"))
     loose = frozenset(git.lines("ls-files", "--others", "--exclude-standard", "-z"))  # neither tracked nor ignored
     look = _Look(root, name, tracked, loose)
-    fetched = [path for path in seen.written if path.split("/")[0] in _DATA or path.split("/")[-2:-1] == ["data"]]
+    fetched = [path for path in seen.written if _is_data(path)]
     made = [path for path in seen.written if path not in fetched]
     look.inputs_of([*seen.read, *fetched], seen.listed, fetched=bool(fetched))
     moved = look.elsewhere(seen.read, workdir, params)
@@ -120,6 +120,7 @@ class _Look:
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, OutputMode] = {}
         self.notes: list[str] = []
+        self._records: list[str] = []  # folders in which tools keep their own
 
     def inputs_of(self, read: Iterable[str], listed: Collection[str], *, fetched: bool) -> None:
         """Note what was read inside the repository and is no code: each in a folder without any, or by itself."""
@@ -128,8 +129,7 @@ class _Look:
             if path.startswith("/") or path in self._tracked:
                 continue
             small = path in self._loose and self._size(path) < _COMMIT
-            apart = any(part in _DATA for part in path.split("/")[:-1])
-            (secret if _SECRET.search(path) else code if small and not apart else data).append(path)
+            (secret if _SECRET.search(path) else code if small and not _is_data(path) else data).append(path)
         if code:
             self.notes.append(f"it reads {_some(code)}, which git does not have: commit what is code or configuration")
         if secret:
@@ -186,11 +186,11 @@ class _Look:
                 self.outputs[f"{folder}/"] = "ignore" if stamped else same.pop() if len(same) == 1 else "bytes"
                 continue
             self.outputs |= {path: "ignore" if path in stamped else mode for path, mode in modes.items()}
-        self._kept = sorted({path.split("/")[0] + "/" for path in apart})
+        self._records = sorted({path.split("/")[0] + "/" for path in apart})
 
     def ignored(self) -> list[str]:
         """Return what is to be ignored by git that is not yet."""
-        wanted = [*(item.path for item in self.inputs.values()), *self.outputs, *self._kept]
+        wanted = [*(item.path for item in self.inputs.values()), *self.outputs, *self._records]
         return [f"/{path}" for path in wanted if any(one == path or _is_below(one, path) for one in self._loose)]
 
     def _grouped(self, files: list[str], listed: Collection[str]) -> dict[str, list[str]]:
@@ -238,6 +238,11 @@ def _parents(path: str) -> list[str]:
     """Return the folders that a path lies in, the outermost first."""
     parts = path.split("/")[:-1]
     return ["/".join(parts[: number + 1]) for number in range(len(parts))]
+
+
+def _is_data(path: str) -> bool:
+    """True of what lies in a folder whose name says that it holds data."""
+    return not _DATA.isdisjoint(path.split("/")[:-1])
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -123,6 +123,24 @@ def test_a_working_directory_holds_for_commands_and_paths(tracked: Tracked) -> N
     assert [output.path for output in tracked.recipe("s").declared_outputs] == ["sub/o.bin"]
 
 
+def test_stages_of_one_name_in_two_folders_are_two(tracked: Tracked) -> None:
+    for folder in ("a", "b"):
+        tracked.stages({"train": {"cmd": f"python {folder}.py", "outs": ["o.bin"]}}, f"{folder}/dvc.yaml")
+        tracked.stages({"train": {"cmd": f"python {folder}.py --lock", "outs": ["o.bin"]}}, f"{folder}/dvc.lock")
+    tracked.stages({"last": {"cmd": "go", "deps": ["a/o.bin", "b/o.bin"]}})
+    tracked.taken()
+    for folder in ("a", "b"):
+        recipe = tracked.recipe(f"{folder}-train")
+        assert (recipe.code.workdir, recipe.code.command) == (folder, ["python", f"{folder}.py", "--lock"])
+    assert [item.run for item in tracked.recipe("last").data.values()] == ["a-train", "b-train"]
+
+
+def test_a_command_that_no_shell_would_take_is_left_to_one(tracked: Tracked) -> None:
+    tracked.stages({"s": {"cmd": 'echo "abc'}})
+    tracked.taken()
+    assert tracked.recipe("s").code.command == ["sh", "-c", 'echo "abc']
+
+
 def test_the_working_tree_serves_where_the_cache_does_not(tracked: Tracked) -> None:
     digest = tracked.add("one.csv", b"3\n")
     (tracked.cache / digest[:2] / digest[2:]).unlink()
@@ -135,7 +153,7 @@ def test_the_working_tree_serves_where_the_cache_does_not(tracked: Tracked) -> N
 
 
 def test_a_cache_elsewhere_and_of_dvc_2_is_read(tracked: Tracked, tmp_path: Path) -> None:
-    told = b"a\r\nb\r\n"
+    told = b"a\r\nb\r\n" + b"x" * ((1 << 20) - 7) + b"\r\n\r"  # a line ends where a piece does
     digest = md5(told.replace(b"\r\n", b"\n"))  # as DVC 2 takes it
     place = tmp_path / "shared" / digest[:2] / digest[2:]
     place.parent.mkdir(parents=True)
@@ -168,6 +186,10 @@ def test_recipes_that_are_there_stay(tracked: Tracked) -> None:
         ("x.dvc", "[]"),
         ("x.dvc", "a: *b"),
         ("dvc.yaml", "stages: []"),
+        ("dvc.yaml", "stages: {s: {cmd: ''}}"),
+        ("dvc.yaml", "stages: {s: {cmd: x, deps: text}}"),
+        ("dvc.yaml", "stages: {s: {cmd: x, outs: {a: b}}}"),
+        ("dvc.yaml", "stages: {s: {cmd: x, outs: [{}], deps: [{path: /x}]}}"),
         ("dvc.yaml", "stages: {s: {cmd: x, outs: [/etc/passwd]}}"),
         ("dvc.yaml", "stages: {s: {cmd: x, wdir: ../..}}"),
         ("dvc.yaml", "stages: {s: {cmd: x, deps: [.git/config]}}"),

@@ -16,7 +16,7 @@ def torch_kernels() -> dict[str, Callable[[], Any]]:
     if torch is None or not hasattr(torch, "nn"):
         return {}
     for dtype in (torch.float32, torch.float64):  # in one thread, as `client/boot` does in a run: it says why
-        torch.ones(1, dtype=dtype).sqrt().exp()
+        torch.ones(1, dtype=dtype, device="cpu").sqrt().exp()
     return _kernels(torch, "cpu")
 
 
