@@ -37,7 +37,7 @@ class Face:
         self.verbose = verbose
         self._registry: Registry | None = None
         self._bars: Any = None
-        self._advance: Advance = lambda _amount=1, /: None
+        self._training: Any = None
 
     @property
     def config(self) -> Config:
@@ -94,11 +94,12 @@ class Face:
 
     @contextmanager
     def task(self, title: str, total: int | None, *, unit: str = "") -> Iterator[Advance]:
-        if self.quiet or not sys.stderr.isatty() or os.environ.get("CI"):
+        if not self._shows_bars:
             yield lambda _amount=1, /: None
             return
         with self.bars() as bars:
-            number = bars.add_task(one_line(f"{title} {f'({unit})' if unit else ''}"), total=total)
+            named = f" ({unit})" if unit and unit != "bytes" else ""
+            number = bars.add_task(one_line(title + named), total=total, unit=unit)
             try:
                 yield lambda amount=1, /: bars.advance(number, amount)
             finally:
@@ -116,28 +117,45 @@ class Face:
             try:
                 yield bars
             finally:
+                bars.flush()
                 self._bars = None
 
     @contextmanager
     def epochs(self) -> Iterator[None]:
-        """Show a bar over the epochs of a training, once the script has said how many there are."""
-        with self.task("training", None, unit="epochs") as advance:
-            self._advance = advance
+        """Show a bar over a training, which moves as its script says where it is."""
+        if not self._shows_bars:
             yield
+            return
+        with self.bars() as bars:
+            self._training = importlib.import_module("reprokit.cli.text.bars").TrainingBar(bars)
+            try:
+                yield
+            finally:
+                self._training.close()
+                self._training = None
 
     def total_epochs(self, total: int) -> None:
-        if self._bars is not None and self._bars.tasks:
-            self._bars.update(self._bars.tasks[-1].id, total=total)
+        if self._training is not None:
+            self._training.epochs(total)
 
-    def epoch_done(self) -> None:
-        self._advance()
+    def epoch_done(self, epoch: int) -> None:
+        if self._training is not None:
+            self._training.epoch(epoch)
+
+    def batch_done(self, epoch: int | None, batch: int, total: int | None) -> None:
+        if self._training is not None:
+            self._training.batch(epoch, batch, total)
+
+    @property
+    def _shows_bars(self) -> bool:
+        return not self.quiet and sys.stderr.isatty() and not os.environ.get("CI")
 
     def write(self, stream: str, data: bytes) -> None:
         """Pass on what a script wrote; with --json nothing of it goes to stdout."""
         if self.quiet:
             return
         if self._bars is not None and (stream == "stderr" or self.as_json or sys.stdout.isatty()):
-            self._bars.console.out(data.decode(errors="replace"), end="", highlight=False)  # above the bar
+            self._bars.write(stream, data)
             return
         target = sys.stderr if stream == "stderr" or self.as_json else sys.stdout
         if not hasattr(target, "buffer"):  # a notebook's

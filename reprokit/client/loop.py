@@ -14,8 +14,9 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -32,6 +33,7 @@ from reprokit.client.writer import Saving, writer
 __all__ = ["Loop"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_BETWEEN_REPORTS = 0.25  # seconds
 
 
 class Loop(ABC):
@@ -62,6 +64,7 @@ class Loop(ABC):
         self._carried = Carried()
         self._counted = 0  # steps at the end of the epoch before
         self._has_batches = False  # some were counted in this epoch
+        self._next_report = 0.0
         self._owed = False  # a checkpoint was due after the last batch of this epoch: its end is saved instead
 
     @property
@@ -209,6 +212,23 @@ class Loop(ABC):
     def _tell(self, message: dict[str, Any]) -> None:
         if self._writes:
             connect().send(message)
+
+    def _report(self, batch: int, total: Callable[[], Any], *, epoch: int | None = None) -> None:
+        """Say where the training is, a few times a second.
+
+        Args:
+            batch: Batches of this epoch that are done.
+            total: Returns how many there are; raises, or returns what is no number above 0, where nobody can know.
+        """
+        now = time.monotonic()
+        if now < self._next_report:
+            return
+        self._next_report = now + _BETWEEN_REPORTS
+        found = None
+        with contextlib.suppress(Exception):  # a loader of the user's: what its length raises is not ours to pass on
+            found = int(total())
+        told = found if found is not None and found >= batch else None
+        self._tell({"type": "batch", "epoch": self._epoch if epoch is None else epoch, "batch": batch, "total": told})
 
     def _before_epoch(self) -> None:  # noqa: B027 - most have nothing to do
         """Called before the body of each epoch."""

@@ -12,7 +12,7 @@ from reprokit.errors import Error
 from reprokit.execution.asked import Asked
 from reprokit.execution.in_place import stray_files, stray_warning
 from reprokit.execution.inputs import ChangedInput
-from reprokit.execution.missing import missing_inputs
+from reprokit.execution.missing import missing_inputs, missing_package
 from reprokit.execution.script_process import Outcome
 from reprokit.execution.variables_read import Given, VariableKey, variable_warnings, variables_read
 from reprokit.execution.workspace import find_outputs, written_files
@@ -91,8 +91,12 @@ def concluded(
         warnings.append(f"{outcome.unwritten:,} line(s) are missing from the log: they could not be written.")
     warnings += collected.warnings
     if outcome.status == "failed" and prepared.tree is not None:
-        workdir = lock.recipe.code.workdir
-        warnings += missing_inputs(outcome.failure or "", root=prepared.tree, workspace=workspace, workdir=workdir)
+        workdir, said = lock.recipe.code.workdir, outcome.failure or ""
+        warnings += missing_inputs(said, root=prepared.tree, workspace=workspace, workdir=workdir)
+        lacks = missing_package(
+            said, root=prepared.tree, environment=lock.recipe.environment, python=str(prepared.python)
+        )
+        warnings += [lacks] if lacks is not None else []
     declared_ones = {output.path for output in facts}
     left = _left_behind(recording, workspace, declared_ones, lock) if outcome.status == "finished" else ["(all)"]
     if left and outcome.status == "finished":

@@ -1,4 +1,4 @@
-"""A script that did not find a file which lies in the user's working tree: what to do about it."""
+"""A script that did not find a file of the working tree, or a package of its environment: what to do about it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 from reprokit.core.terminal_text import printable
+from reprokit.schema.recipe import Environment
 
-__all__ = ["missing_inputs"]
+__all__ = ["missing_inputs", "missing_package"]
 
 _MOST = 3
 # as Python says it, and what NumPy, pandas, Pillow and others make of it
@@ -18,6 +19,66 @@ _SAID = (
     re.compile(r"name = (['\"])(?P<path>[^'\"\n]{1,400})\1, errno = 2"),
     re.compile(r"(['\"])(?P<path>[^'\"\n]{1,400})\1 (?:not found|does not exist)"),
 )
+
+_LACKED = re.compile(r"ModuleNotFoundError: No module named (['\"])(?P<module>[\w.]{1,200})\1")
+_EXTRAS = {  # the extra that brings the version range which a callback works with
+    "torch": "torch",
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+    "sklearn": "sklearn",
+    "skops": "sklearn",
+    "joblib": "sklearn",
+    "xgboost": "xgboost",
+    "lightgbm": "lightgbm",
+    "lightning": "lightning",
+    "torchmetrics": "lightning",
+    "transformers": "transformers",
+    "accelerate": "transformers",
+    "pandas": "pandas",
+}
+_DISTRIBUTIONS = {  # on PyPI; where it is not what the module is called
+    "PIL": "pillow",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
+}
+
+
+def missing_package(failure: str, *, root: Path, environment: Environment | str, python: str) -> str | None:
+    """Return a sentence on the package that a script imports and that its environment lacks; None if none is named.
+
+    Args:
+        failure: The end of what the script said.
+        root: The repository, as the user has it.
+        environment: What the recipe says of it.
+        python: The interpreter that the script ran on.
+    """
+    found = [*_LACKED.finditer(failure)]
+    if not found:
+        return None
+    module = found[-1]["module"].partition(".")[0]
+    own = next((place for place in (".", "src") if _is_module(root / place, module)), None)
+    if own is not None:
+        return (
+            f"{module} lies in the working tree, and a run imports what is committed and on its path: commit it, and "
+            f"put its folder there, by `python -m pip install -e .` or `export PYTHONPATH={own}` before reprokit."
+        )
+    name = _DISTRIBUTIONS.get(module, module)
+    if isinstance(environment, str) or (environment.declared is None and environment.container is None):
+        extra = _EXTRAS.get(module)
+        wanted = f"'reprokit-runs[{extra}]'" if extra else name
+        return f"The script imports {module}, which this environment lacks: `{python} -m pip install {wanted}`."
+    if environment.declared is None:
+        return f"The script imports {module}, which its container lacks: make an image that has it."
+    told = printable(environment.declared[1], 400)
+    return f"The script imports {module}, which its environment lacks: add {name} to {told}, and `reprokit lock` again."
+
+
+def _is_module(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
 
 
 def missing_inputs(failure: str, *, root: Path, workspace: Path, workdir: str) -> list[str]:

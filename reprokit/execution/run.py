@@ -22,7 +22,7 @@ from reprokit.registry.context import Context
 from reprokit.runs.store import RunStore
 from reprokit.schema.record import Record
 
-__all__ = ["raise_for_status", "run", "start_run"]
+__all__ = ["brief_failure", "raise_for_status", "run", "start_run"]
 
 
 def run(
@@ -104,13 +104,21 @@ def raise_for_status(record: Record) -> None:
         hint += f" It cannot be resumed from its last checkpoint: {'; '.join(last.unresumable)}."
     elif record.lock_hash and last is not None:
         hint += f" `reprokit resume {record.run_id}` goes on from its last checkpoint."
+    why = brief_failure(record)
     if record.status == "interrupted":
-        raise InterruptedRunError(f"Run {record.run_id} was interrupted. {record.failure or ''}".strip(), hint=hint)
+        raise InterruptedRunError(f"Run {record.run_id} was interrupted. {why}".strip(), hint=hint)
     if record.refused:
         more = f" and {len(record.refused) - 3} more" if len(record.refused) > 3 else ""
         refused = f"{', '.join(record.refused[:3])}{more}"
         raise RefusedError(
-            f"Run {record.run_id} was refused what it does not declare: {refused}. {record.failure or ''}".strip(),
+            f"Run {record.run_id} was refused what it does not declare: {refused}. {why}".strip(),
             hint=hint,
         )
-    raise UserCodeError(f"Run {record.run_id} failed. {record.failure or ''}".strip(), hint=hint)
+    raise UserCodeError(f"Run {record.run_id} failed. {why}".strip(), hint=hint)
+
+
+def brief_failure(record: Record) -> str:
+    """Return why a run failed in a line: what became of its script, and the last thing that it said."""
+    first, *more = (record.failure or "").strip().splitlines() or [""]
+    last = next((line.strip() for line in reversed(more) if line.strip()), None)
+    return first if last is None else f"{first.rstrip('.')}: {last}"

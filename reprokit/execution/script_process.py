@@ -190,10 +190,13 @@ class ScriptProcess:
             self._listener.output(name, block)
             *lines, last = block.split(b"\n")
             for line in lines:
-                self._keep(name, b"".join([*rest, line]))
+                self._keep(name, _as_seen(b"".join([*rest, line])))
                 rest, length = [], 0
             rest.append(last)
             length += len(last)
+            if b"\r" in last:  # what stood on the line before is written over
+                rest = [_as_seen(b"".join(rest))]
+                length = len(rest[0])
             if length > _LONGEST_LINE:
                 self._keep(name, b"".join(rest))
                 rest, length = [], 0
@@ -241,6 +244,11 @@ class ScriptProcess:
             return Outcome("failed", code, f"The script crashed with {signal.Signals(number).name}.")
         tail = b"\n".join(self._tail[-4:]).decode(errors="replace")
         return Outcome("failed", code, f"The script ended with exit code {code}." + (f"\n{tail}" if tail else ""))
+
+
+def _as_seen(line: bytes) -> bytes:
+    """Return the last state of a line that carriage returns begin anew, as progress bars do."""
+    return line[line.rstrip(b"\r").rfind(b"\r") + 1 :]
 
 
 def _send(group: int, number: int) -> bool:

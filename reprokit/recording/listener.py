@@ -24,6 +24,9 @@ class Listener:
     def epoch(self, epoch: int) -> None:
         """Hear that an epoch, counted from 0, is done."""
 
+    def batch(self, epoch: int | None, batch: int, total: int | None) -> None:
+        """Hear, now and then, how many batches of an epoch are done, of how many if that is known."""
+
 
 class Unfailing(Listener):
     """Passes on what another listener wants to hear; that its terminal is gone costs no checkpoint and no line."""
@@ -46,6 +49,10 @@ class Unfailing(Listener):
     def epoch(self, epoch: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             self._listener.epoch(epoch)
+
+    def batch(self, epoch: int | None, batch: int, total: int | None) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._listener.batch(epoch, batch, total)
 
 
 DEAF = Listener()

@@ -13,6 +13,7 @@ from reprokit.schema.facts import Metrics, Name
 __all__ = [
     "MAX_FRAME",
     "Artifact",
+    "Batch",
     "Epoch",
     "Epochs",
     "HandedOver",
@@ -65,6 +66,14 @@ class Epoch(Message, frozen=True, kw_only=True, tag="epoch"):
     epoch: int
 
 
+class Batch(Message, frozen=True, kw_only=True, tag="batch"):
+    """So many batches of an epoch are done, of so many. Some are said, not all."""
+
+    epoch: _Count | None = None
+    batch: _Count
+    total: _Count | None = None
+
+
 class Artifact(Message, frozen=True, kw_only=True, tag="artifact"):
     """A file is to be kept."""
 
@@ -106,7 +115,7 @@ class HandedOver(Message, frozen=True, kw_only=True, tag="snapshot"):
     length: _Count
 
 
-_AnyMessage = LoggedMetrics | Epochs | Epoch | Artifact | Resumed | Lost | NumericFacts | Told | HandedOver
+_AnyMessage = LoggedMetrics | Epochs | Epoch | Batch | Artifact | Resumed | Lost | NumericFacts | Told | HandedOver
 
 
 def value_in(frame: bytes) -> dict[str, Any]:

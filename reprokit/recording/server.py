@@ -34,6 +34,7 @@ from reprokit.recording.journal import Journal
 from reprokit.recording.messages import (
     MAX_FRAME,
     Artifact,
+    Batch,
     Epoch,
     Epochs,
     HandedOver,
@@ -227,6 +228,8 @@ class Session:
                 self._listener.total_epochs(message.total)
             case Epoch():
                 self._listener.epoch(message.epoch)
+            case Batch():
+                self._listener.batch(message.epoch, message.batch, message.total)
             case Resumed():
                 with self._lock:
                     self._journal.event("resumed")

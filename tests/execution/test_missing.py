@@ -1,4 +1,4 @@
-"""Whoever forgot to declare a file that lies before them is told so, and how; nobody else is."""
+"""Whoever forgot to declare a file, or to install a package, is told so, and how; nobody else is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reprokit.execution.missing import missing_inputs
+from reprokit.execution.missing import missing_inputs, missing_package
+from reprokit.schema.recipe import Environment
 from tests.conftest import Project
 
 
@@ -70,3 +71,64 @@ def test_a_run_that_fails_so_says_what_to_do(project: Project) -> None:
     assert "reprokit package build notes NAMESPACE/notes" in project.reprokit("show", "latest").stdout
     again = project.json("reproduce", record["run_id"], "-y", expect=8)
     assert "lies in the working tree" not in str(project.json("show", again["run_id"])["warnings"])
+
+
+LACKS = "Traceback\nModuleNotFoundError: No module named '{}'"
+
+
+@pytest.mark.parametrize(
+    ("module", "wanted"),
+    [("keras.layers", "'reprokit-runs[keras]'"), ("skops", "'reprokit-runs[sklearn]'"), ("PIL", "pillow"),
+     ("einops", "einops"), ("yaml", "PyYAML")],
+)  # fmt: skip
+def test_a_package_that_is_not_installed_is_a_sentence_with_the_command(tree: Path, module: str, wanted: str) -> None:
+    for environment in ("current", Environment(vault="all")):
+        told = missing_package(LACKS.format(module), root=tree, environment=environment, python="/e/bin/python")
+        name = module.partition(".")[0]
+        assert told == (
+            f"The script imports {name}, which this environment lacks: `/e/bin/python -m pip install {wanted}`."
+        )
+
+
+def test_of_a_declared_environment_the_file_is_named(tree: Path) -> None:
+    def told(environment: Environment) -> str | None:
+        return missing_package(LACKS.format("sklearn"), root=tree, environment=environment, python="/e/bin/python")
+
+    said = "The script imports sklearn, which its environment lacks: add scikit-learn to {}, and `reprokit lock` again."
+    assert told(Environment(pip="env/requirements.txt")) == said.format("env/requirements.txt")
+    assert told(Environment(conda="environment.yml")) == said.format("environment.yml")
+    assert told(Environment(container="docker.io/library/python@sha256:" + "0" * 64)) == (
+        "The script imports sklearn, which its container lacks: make an image that has it."
+    )
+
+
+@pytest.mark.parametrize(("file", "path"), [("own.py", "."), ("own/__init__.py", "."), ("src/own/__init__.py", "src")])
+def test_a_module_of_the_working_tree_is_to_be_committed_and_put_on_the_path(tree: Path, file: str, path: str) -> None:
+    (tree / file).parent.mkdir(parents=True, exist_ok=True)
+    (tree / file).touch()
+    told = missing_package(LACKS.format("own.part"), root=tree, environment="current", python="python")
+    assert told is not None and told.startswith("own lies in the working tree") and f"PYTHONPATH={path}`" in told
+
+
+@pytest.mark.parametrize("said", ["", "No module named pip", "ImportError: cannot import name 'x' from 'keras'"])
+def test_where_no_module_was_missed_nothing_is_said(tree: Path, said: str) -> None:
+    assert missing_package(said, root=tree, environment="current", python="python") is None
+
+
+def test_the_last_one_counts(tree: Path) -> None:
+    said = LACKS.format("rich") + "\nDuring handling of it\n" + LACKS.format("tqdm")
+    told = missing_package(said, root=tree, environment="current", python="python")
+    assert told == "The script imports tqdm, which this environment lacks: `python -m pip install tqdm`."
+
+
+def test_a_run_that_lacks_a_package_says_so_once(project: Project) -> None:
+    project.write("train.py", "import no_such_module.inner\n")
+    project.commit()
+    project.build()
+    done = project.reprokit("run", "recipe.yaml", expect=6)
+    reason = "The script ended with exit code 1: ModuleNotFoundError: No module named 'no_such_module'"
+    assert f"  failure      {reason}\n" in done.stdout and "Traceback" not in done.stdout
+    assert f"failed. {reason}\n" in done.stderr and done.stderr.count("Traceback") == 1
+    told = f"The script imports no_such_module, which this environment lacks: `{project.python} -m pip install "
+    assert told in done.stdout.replace("\n               ", " ")
+    assert "Traceback" in project.reprokit("show", "latest").stdout

@@ -135,3 +135,19 @@ def test_a_listener_whose_terminal_is_gone_costs_no_line(journal: Journal) -> No
     outcome = _run("for n in range(3000): print(n)", journal, Unfailing(Gone()))
     assert outcome.status == "finished"
     assert journal.file("log.txt").read_text().endswith("stdout 2999\n")
+
+
+def test_of_a_line_that_is_written_over_the_log_keeps_the_last_state(journal: Journal) -> None:
+    script = """
+import sys
+for percent in range(101):
+    print(f"\\rdone {percent}%", end="", file=sys.stderr, flush=True)
+print(file=sys.stderr)
+print("from Windows", end="\\r\\n")
+print("one\\rtwo\\rthree")
+print("\\rnever ended", end="")
+"""
+    assert _run(script, journal, Listener()).status == "finished"
+    kept = [line.split(" ", 2)[1:] for line in journal.file("log.txt").read_bytes().decode().split("\n")[:-1]]
+    assert [text for stream, text in kept if stream == "stderr"] == ["done 100%"]
+    assert [text for stream, text in kept if stream == "stdout"] == ["from Windows", "three", "never ended"]

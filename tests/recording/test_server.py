@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reprokit.client.connection import Connection
 from reprokit.recording.checkpoint_saver import Saver, SavingPolicy
 from reprokit.recording.journal import Journal, read_lines
+from reprokit.recording.listener import DEAF, Listener, Unfailing
 from reprokit.recording.server import Session
 from reprokit.registry.local import LocalRegistry
 
@@ -23,11 +25,11 @@ TOKEN = bytes(range(16))
 
 
 @contextlib.contextmanager
-def listening(folder: Path) -> Iterator[tuple[Session, Path, Journal]]:
+def listening(folder: Path, listener: Listener = DEAF) -> Iterator[tuple[Session, Path, Journal]]:
     policy = SavingPolicy(run_id="20261123-101500-7c1e9f", name="t", package=None, best={}, inputs=[], lock_hash=None)
     registry = LocalRegistry(folder / "registry")
     journal = Journal.create(folder, policy.run_id)
-    saver = Saver(registry=registry, journal=journal, policy=policy)
+    saver = Saver(registry=registry, journal=journal, policy=policy, listener=listener)
     session = Session(registry=registry, journal=journal, saver=saver, token=TOKEN.hex())
     session.listen(folder / "socket")
     yield session, folder / "socket", journal
@@ -135,3 +137,24 @@ def test_a_pipe_is_no_artifact(tmp_path: Path) -> None:
     ):
         Connection(channel, TOKEN).request(message)
     assert session.collected.artifacts == {}
+
+
+def test_where_a_training_is_is_passed_on(tmp_path: Path) -> None:
+    heard: list[Any] = []
+
+    class Hears(Listener):
+        def epoch(self, epoch: int) -> None:
+            heard.append(epoch)
+
+        def batch(self, epoch: int | None, batch: int, total: int | None) -> None:
+            heard.append((epoch, batch, total))
+
+    with listening(tmp_path, Unfailing(Hears())) as (session, address, _), line(address) as channel:
+        connection = Connection(channel, TOKEN)
+        connection.send({"type": "batch", "epoch": 2, "batch": 3, "total": 40})
+        connection.send({"type": "batch", "batch": 4})
+        connection.request({"type": "epoch", "epoch": 2})
+        with pytest.raises(RuntimeError, match="malformed"):
+            connection.request({"type": "batch", "epoch": 0, "batch": -1, "total": 40})
+    assert heard == [(2, 3, 40), (None, 4, None), 2]
+    assert len(session.collected.warnings) == 1

@@ -156,6 +156,7 @@ class Fit(Loop):
 
     def batches_done(self, batches: int) -> None:
         self._done = max(self._done, min(batches, self._data.count or batches))
+        self._report(batches, lambda: self._data.count)
 
     def _between(self, batches: int) -> None:
         """Between two batches: save if the policy asks for it here; save and leave if a signal does."""

@@ -206,7 +206,13 @@ class _Fit:
         if not private.between_batches(trainer):
             return
         batch = fit.epoch_loop.batch_progress.current.ready
-        self._loop.after_batch(trainer.current_epoch, batch, trainer.global_step, self._fresh_metrics())
+        self._loop.after_batch(
+            trainer.current_epoch,
+            batch,
+            trainer.global_step,
+            self._fresh_metrics(),
+            batches=lambda: trainer.num_training_batches,
+        )
 
     def _epoch_end(self, original: Callable[[], None]) -> None:
         epoch = self._trainer.current_epoch

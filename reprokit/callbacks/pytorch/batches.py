@@ -163,6 +163,11 @@ class Readings:
         running = [one for one in found if one.is_running]
         return next(iter(running or found), None)
 
+    def count(self) -> int:
+        """Return how many batches the first reading has; raises where it does not know."""
+        found = self.first
+        return 0 if found is None else len(found)
+
     def is_inside(self) -> bool:
         """True if the caller runs inside a loop that takes batches."""
         return bool(self._running())

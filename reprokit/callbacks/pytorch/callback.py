@@ -129,6 +129,8 @@ class PackageCheckpoint(Loop):
     def _stands_at(self, batch: int | None) -> None:
         """Note how many batches of the epoch were given; None outside a loop over them."""
         self._batch = batch
+        if batch is not None:
+            self._report(batch, self._readings.count)
 
     def _reached(self) -> None:
         """Put everything back once more: what the epoch's body does before its batches was done already."""

@@ -4,7 +4,7 @@ is as in a loop of one's own."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -156,13 +156,17 @@ class DrivenLoop(pytorch.PackageCheckpoint):
         self.go_back(restored)
         self._policy.resumed(restored.step)
 
-    def after_batch(self, epoch: int, batch: int, step: int, metrics: dict[str, Any]) -> None:
+    def after_batch(
+        self, epoch: int, batch: int, step: int, metrics: dict[str, Any], *, batches: Callable[[], Any]
+    ) -> None:
         """Save if the policy asks for it; save and leave if a signal does.
 
         Args:
             batch: Batches done of this epoch.
             step: Optimiser steps done in all.
+            batches: Returns how many the epoch has, where the framework knows.
         """
+        self._report(batch, batches, epoch=epoch)
         if self._endings is not None:
             return
         self._epoch, self._batch, self._steps = epoch, batch, step

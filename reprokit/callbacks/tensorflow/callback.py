@@ -111,6 +111,7 @@ class PackageCheckpoint(Loop):
                 if first:
                     self._batch, self._last_batch = done, batch
                     self._steps += 1
+                    self._report(done, lambda: dataset.cardinality())
                 yield batch
                 due = first and self._is_due()
                 batch = next(batches, _END)

@@ -220,7 +220,10 @@ class _Run:
             if self._loop.last_epoch_done:
                 control.should_training_stop = True
         elif not (control.should_epoch_stop or control.should_training_stop or state.epoch >= epoch + 1):
-            self._loop.after_batch(epoch, batches.done, state.global_step, self._take_metrics())
+            loader = self._trainer.callback_handler.train_dataloader
+            self._loop.after_batch(
+                epoch, batches.done, state.global_step, self._take_metrics(), batches=lambda: len(loader)
+            )
 
     def _take_metrics(self) -> dict[str, Any]:
         taken, self._metrics = self._metrics, {}

@@ -12,7 +12,7 @@ from reprokit.cli.face import Face, common, reference
 from reprokit.cli.text.record import checkpoint_line, run_text, verdict_text
 from reprokit.core.refs import parse_run
 from reprokit.core.terminal_text import Tamer
-from reprokit.execution.run import raise_for_status
+from reprokit.execution.run import brief_failure, raise_for_status
 from reprokit.execution.run import run as run_recipe
 from reprokit.locking.prepare import Choices, prepare
 from reprokit.recording.listener import Listener
@@ -49,8 +49,11 @@ class FaceListener(Listener):
     def total_epochs(self, total: int) -> None:
         self._face.total_epochs(total)
 
-    def epoch(self, epoch: int) -> None:  # noqa: ARG002 - the bar counts
-        self._face.epoch_done()
+    def epoch(self, epoch: int) -> None:
+        self._face.epoch_done(epoch)
+
+    def batch(self, epoch: int | None, batch: int, total: int | None) -> None:
+        self._face.batch_done(epoch, batch, total)
 
 
 hermetically = click.option(
@@ -113,7 +116,7 @@ def run(
             recipe, registry=face.registry_option, reuse=reuse, hermetic=hermetic, progress=face,
             listener=FaceListener(face), **choices,
         )  # fmt: skip
-    face.result(record.plain(), lambda: run_text(record))
+    face.result(record.plain(), lambda: run_text(record, failure=brief_failure(record)))
     raise_for_status(record)
 
 
@@ -142,6 +145,6 @@ def resume(face: Face, run_ref: str, hermetic: bool, yes: bool) -> None:
         )
     verdict = record.verdicts[-1] if record.verdicts else None
     told = [] if verdict is None else [verdict_text(verdict, title="reproduce")]
-    face.result(record.plain(), lambda: "\n".join([run_text(record), *told]))
+    face.result(record.plain(), lambda: "\n".join([run_text(record, failure=brief_failure(record)), *told]))
     raise_for_status(record)
     sys.exit(0 if verdict is None else exit_code(verdict.verdict))

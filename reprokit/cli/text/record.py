@@ -46,13 +46,17 @@ def checkpoint_line(entry: CheckpointEntry, *, among: Sequence[CheckpointEntry] 
     return "  ".join([*parts, metrics_text(entry.metrics)]).rstrip()
 
 
-def run_text(record: Record) -> str:
-    """Return what `show RUN` and the end of `run` print."""
+def run_text(record: Record, *, failure: str | None = None) -> str:
+    """Return what `show RUN` and the end of `run` print.
+
+    Args:
+        failure: Why it failed, instead of all that the record has of it: the script's own words stand above.
+    """
     rows: list[tuple[str, str]] = [("run", f"{record.run_id}  {record.name}"), ("status", record.status)]
     rows += [("by", record.by)] if record.by else []
     rows += [("resumed", str(attempt).removeprefix("resumed ")) for attempt in record.attempts]
     if record.failure:
-        rows += lines_of("failure", record.failure)
+        rows += lines_of("failure", failure or record.failure)
     if record.code is not None:
         commit = (record.code.commit or "")[:8]
         dirty = " with uncommitted changes" if record.code.dirty else ""
