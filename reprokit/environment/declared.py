@@ -20,11 +20,13 @@ from reprokit.core.safe_yaml import load_yaml
 from reprokit.errors import NotFoundError, RecipeError
 from reprokit.schema.recipe import Environment
 
-__all__ = ["CondaFile", "declared_files", "read_conda_file", "read_text", "requirements_of_pyproject"]
+__all__ = ["CondaFile", "declared_files", "own_projects", "read_conda_file", "read_text", "requirements_of_pyproject"]
 
 _MAX_FILE = 4 * 1024 * 1024
 _MAX_FILES = 100
 _INCLUDE = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(?P<file>\S+)")
+_EDITABLE = re.compile(r"(?:-e|--editable)[ =]?\s*")
+_COMMIT = re.compile(r"(?:git|hg|svn|bzr)\+\S+")
 _KEYS = ("name", "channels", "dependencies", "prefix", "variables")
 
 
@@ -65,6 +67,43 @@ def declared_files(environment: Environment, root: Path) -> dict[str, str]:
         if kind == "pip" and not path.endswith(".toml"):
             pending += list(_includes(text, path))
     return dict(sorted(found.items()))
+
+
+def own_projects(environment: Environment, root: Path) -> list[str]:
+    """Return the folders of the repository that modules are imported from since its requirements name it: `-e .`.
+
+    Such a project is code and no environment: of it only the dependencies are solved, and a run imports what is
+    committed. Modules lie in its `src`, where it has one.
+
+    Raises:
+        NotFoundError: A file is missing.
+        RecipeError: A requirement is a commit of another repository, which is no archive with a hash.
+    """
+    found: dict[str, None] = {}
+    for path in declared_files(environment, root) if environment.pip and not environment.pip.endswith(".toml") else ():
+        for number, line in enumerate(read_text(root, path).splitlines(), 1):
+            wanted = line.partition(" #")[0].strip()
+            if (commit := _COMMIT.search(wanted)) is not None and not wanted.startswith("#"):
+                raise RecipeError(
+                    f"{path}, line {number}: {commit[0]} is a commit, and no wheel that a hash pins.",
+                    hint=f"Make a wheel of it, `pip wheel --no-deps '{commit[0]}' -w wheels`, and name that instead: "
+                    "`./wheels/NAME.whl`, or its version with `--find-links wheels`.",
+                )
+            if (folder := _project(wanted, root)) is not None:
+                found[folder] = None
+    return [*found]
+
+
+def _project(wanted: str, root: Path) -> str | None:
+    """Return where the modules of a project lie that a line of requirements names by its folder."""
+    place = _EDITABLE.sub("", wanted, count=1).partition("[")[0].strip().removeprefix("file:").removeprefix("//")
+    if not place.startswith((".", "/")):
+        return None
+    folder, top = (root / place).resolve(), root.resolve()
+    if not folder.is_dir() or not folder.is_relative_to(top):
+        return None
+    source = folder / "src"
+    return (source if source.is_dir() else folder).relative_to(top).as_posix()
 
 
 def read_text(root: Path, path: str) -> str:

@@ -15,7 +15,7 @@ from reprokit.core.atomic_files import os_errors
 from reprokit.core.progress import SILENT, Progress
 from reprokit.environment.capture import OURS
 from reprokit.environment.conda.rattler import solve_conda
-from reprokit.environment.declared import read_conda_file, read_text, requirements_of_pyproject
+from reprokit.environment.declared import own_projects, read_conda_file, read_text, requirements_of_pyproject
 from reprokit.environment.local.clean_url import clean_url
 from reprokit.environment.local.interpreter import Interpreter
 from reprokit.environment.pip.index import resolve
@@ -48,6 +48,7 @@ def solve(environment: Environment, *, root: Path, cache: Path, progress: Progre
     if environment.declared is None:
         raise RecipeError("environment: names no file to solve.")
     kind, file = environment.declared
+    own_projects(environment, root)  # refuses what cannot be locked before anything is asked of an index
     return _SOLVERS[kind](file, environment.extras, root, cache, progress)
 
 
@@ -55,8 +56,8 @@ def _solve_pip(file: str, extras: list[str], root: Path, cache: Path, progress: 
     here, text = Interpreter.here(), read_text(root, file)
     if file.endswith(".toml"):
         wanted = requirements_of_pyproject(text, extras, what=file)
-        return _with_pip(_empty(here), wanted, None, here, cache, progress)
-    return _with_pip(_empty(here), [], root / file, here, cache, progress)
+        return _with_pip(_empty(here), wanted, None, here, cache, progress, root=root)
+    return _with_pip(_empty(here), [], root / file, here, cache, progress, root=root)
 
 
 def _solve_pylock(file: str, extras: list[str], root: Path, cache: Path, progress: Progress) -> Solved:
@@ -85,11 +86,18 @@ def _solve_conda(path: str, _: list[str], root: Path, cache: Path, progress: Pro
     if not wanted.pip:
         return Solved(lock, archives)
     made = Interpreter.at(realise(lock, cache=cache, vault=Vault(archives=archives), progress=progress))
-    return _with_pip(Solved(lock, archives), wanted.pip, None, made, cache, progress)
+    return _with_pip(Solved(lock, archives), wanted.pip, None, made, cache, progress, root=root)
 
 
 def _with_pip(
-    solved: Solved, wanted: Sequence[str], file: Path | None, interpreter: Interpreter, cache: Path, progress: Progress
+    solved: Solved,
+    wanted: Sequence[str],
+    file: Path | None,
+    interpreter: Interpreter,
+    cache: Path,
+    progress: Progress,
+    *,
+    root: Path,
 ) -> Solved:
     """Add what pip chooses for requirements, given as text or as a file."""
     with os_errors(f"Writing in {cache}"), progress.task("Solving the environment", None):
@@ -98,7 +106,8 @@ def _with_pip(
             if file is None:
                 file = Path(name) / "requirements.txt"
                 file.write_text("".join(f"{one}\n" for one in wanted), encoding="utf-8")
-            found = resolve(file, interpreter=interpreter, scratch=Path(name), beside=bool(solved.environment.conda))
+            beside = bool(solved.environment.conda)
+            found = resolve(file, interpreter=interpreter, scratch=Path(name), beside=beside, root=root)
     chosen = [(one, f"{one.name}=={one.version} --hash=sha256:{one.sha256}") for one in found]
     return _with_wheels(solved, chosen, interpreter, cache, progress)
 

@@ -13,6 +13,7 @@ import msgspec
 
 from reprokit.core.package_root import IMPORT_ROOT
 from reprokit.environment.capture import importable_folders
+from reprokit.environment.declared import own_projects
 from reprokit.environment.local.interpreter import Interpreter
 from reprokit.environment.vault import store_archives, store_vault
 from reprokit.errors import NotFoundError, RecipeError
@@ -77,7 +78,9 @@ def prepare(
         with progress.task("Capturing the environment", None):
             exact = choices.get("env", "exact") == "exact"
             pins, ready = recipe_lock_for(path, recipe, context=context, root=repository.root, exact=exact)
-        code = msgspec.structs.replace(capture.identity, python_path=importable_folders(repository.root))
+        own = own_projects(recipe.environment, repository.root) if isinstance(recipe.environment, Environment) else []
+        folders = dict.fromkeys([*importable_folders(repository.root), *own])
+        code = msgspec.structs.replace(capture.identity, python_path=[*folders])
         lock = lock_run(recipe, code, pins)
         entries: list[Entry] = []
         warnings: list[str] = []

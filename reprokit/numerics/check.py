@@ -33,7 +33,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """How an environment of this machine compares with a locked one.
 
     Attributes:
-        run: The run that was compared; None for a lock.
+        run_id: The run that was compared; None for a lock.
         python: The interpreter that was compared; None if there is none to compare.
         hash: Of the locked environment.
         compared: How many packages the locked one has.
@@ -44,7 +44,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
         prediction: Of the run's bits; None for a lock, which has no numbers to compare with.
     """
 
-    run: str | None
+    run_id: str | None
     python: str | None
     hash: str
     compared: int
@@ -68,7 +68,7 @@ def check_lock(locked: EnvironmentLock, *, context: Context, exact: bool, vault:
     """Compare a locked environment with the one here, or with `exact` have it made and compare what came of it."""
     if locked.container is not None:
         image = PackageChange(name="container", kind="container", locked=locked.container, found=None)
-        return Check(run=None, python=None, hash=locked.hash, compared=1, packages=[image])
+        return Check(run_id=None, python=None, hash=locked.hash, compared=1, packages=[image])
     python: Path | None = Path(sys.executable)
     failure = None
     cache = context.cache
@@ -80,7 +80,7 @@ def check_lock(locked: EnvironmentLock, *, context: Context, exact: bool, vault:
         except EnvironmentMismatchError as error:
             python, failure = None, error.message
     return Check(
-        run=None,
+        run_id=None,
         python=str(python) if python else None,
         hash=locked.hash,
         compared=locked.size,
@@ -130,7 +130,9 @@ def check_run(
     )
     packages = [] if compared.python is None else compared.packages
     prediction = predict(run, here, packages=packages, changed=changed, unasked=unasked)
-    return msgspec.structs.replace(compared, run=record.run_id, machine=_machine(record, lock), prediction=prediction)
+    return msgspec.structs.replace(
+        compared, run_id=record.run_id, machine=_machine(record, lock), prediction=prediction
+    )
 
 
 def _framework(record: Record, registry: Registry) -> str | None:

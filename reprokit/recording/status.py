@@ -33,7 +33,7 @@ class Going(msgspec.Struct, frozen=True, kw_only=True):
         stop: Who asked it to stop.
     """
 
-    run: str
+    run_id: str
     name: str
     status: str
     started: str
@@ -47,12 +47,12 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """What is on this machine and its registry does not have.
 
     Attributes:
-        run: Whose it is; None of what was published offline.
+        run_id: Whose it is; None of what was published offline.
         registry: Where it belongs; None where that is not known.
         what: In a sentence.
     """
 
-    run: str | None
+    run_id: str | None
     folder: str
     registry: str | None
     what: str
@@ -83,7 +83,7 @@ def _going(registry: Registry) -> list[Going]:
         live = registry.live(summary.run)
         found.append(
             Going(
-                run=summary.run,
+                run_id=summary.run,
                 name=summary.name,
                 status=summary.status,
                 started=summary.started,
@@ -107,7 +107,7 @@ def _waiting(journals: Path) -> list[Waiting]:
             registry = started.get("registry")
             found.append(
                 Waiting(
-                    run=name,
+                    run_id=name,
                     folder=str(folder),
                     registry=registry if isinstance(registry, str) else None,
                     what="its record is to be completed; every command tries it",
@@ -115,7 +115,9 @@ def _waiting(journals: Path) -> list[Waiting]:
             )
         elif (folder / UNSAVED).is_dir():
             found.append(
-                Waiting(run=name, folder=str(folder), registry=None, what="checkpoints that its registry did not take")
+                Waiting(
+                    run_id=name, folder=str(folder), registry=None, what="checkpoints that its registry did not take"
+                )
             )
     return found
 
@@ -126,7 +128,7 @@ def _unsent(home: Path) -> list[Waiting]:
     unsent = import_module("reprokit.registry.remote.offline").unsent  # with an object store's client
     return [
         Waiting(
-            run=None,
+            run_id=None,
             folder=str(folder),
             registry=address,
             what=f"{sum(1 for _ in folder.glob('log/*/*/*')):,} commit(s) that were made offline are to be sent; "

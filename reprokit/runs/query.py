@@ -348,8 +348,8 @@ class RunRow(RunSummary, frozen=True, kw_only=True):
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        value: dict[str, Any] = spelled(msgspec.to_builtins(self))
-        return value
+        told: dict[str, Any] = spelled(msgspec.to_builtins(self))
+        return {"run_id" if key == "run" else key: value for key, value in told.items()}
 
 
 def overview(runs: RunStore) -> list[RunRow]:

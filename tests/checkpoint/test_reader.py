@@ -237,7 +237,7 @@ def kept(tmp_path: Path) -> Project:
 
 
 def test_a_dropped_checkpoint_is_named_and_the_others_are_listed(kept: Project) -> None:
-    run = kept.json("ls")["runs"][0]["run"]
+    run = kept.json("ls")["runs"][0]["run_id"]
     with pytest.raises(NotFoundError) as caught:
         load_checkpoint("latest@epoch=0", registry=str(kept.registry))
     assert caught.value.message == (f"The checkpoint 'epoch=0' of run {run} was dropped, as `checkpoints.keep` says.")

@@ -43,7 +43,7 @@ def finished(project: Project, name: str) -> dict[str, Any]:
     while time.monotonic() < deadline:
         found = [run for run in project.json("ls")["runs"] if run["name"] == name]
         if found and found[0]["status"] != "running":
-            record: dict[str, Any] = project.json("show", found[0]["run"])
+            record: dict[str, Any] = project.json("show", found[0]["run_id"])
             return record
         time.sleep(0.1)
     raise AssertionError(f"no run {name} ended")

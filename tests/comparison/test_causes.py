@@ -102,7 +102,7 @@ def test_an_undeclared_file_that_changed_is_the_cause(project: Project, tmp_path
     assert (again["verdict"], again["rung"]) == ("BITWISE, with provisos", "BITWISE")
     assert again["provisos"] == [f"Read without being declared as an input: {outside}."]
     found = project.json("ls", "--where", "verdict == 'BITWISE, with provisos'")
-    assert again["run_id"] in str(found) and run["run_id"] not in [row["run"] for row in found["runs"]]
+    assert again["run_id"] in str(found) and run["run_id"] not in [row["run_id"] for row in found["runs"]]
     for shown in (("show", run["run_id"]), ("show", again["run_id"]), ("show", f"verdicts/{run['run_id']}")):
         text = project.reprokit(*shown).stdout
         assert "BITWISE, with provisos" in text and str(outside) in text and "UNSUPPORTED" not in text

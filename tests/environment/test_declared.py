@@ -1,4 +1,4 @@
-"""What a recipe names of its environment: every file that a requirements file includes, none outside the repository."""
+"""What a recipe names of its environment: files that a requirements file includes, and projects of the repository."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reprokit.environment.declared import declared_files
+from reprokit.environment.declared import declared_files, own_projects
 from reprokit.errors import NotFoundError, RecipeError, UsageError
 from reprokit.schema.recipe import Environment
 
@@ -48,3 +48,36 @@ def test_what_leads_out_of_the_repository_is_refused(root: Path, name: str) -> N
 def test_a_file_that_is_missing_is_named(root: Path) -> None:
     with pytest.raises(NotFoundError, match=r"names envs/nothing\.txt"):
         declared_files(Environment(pip="envs/lost.txt"), root)
+
+
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [("-e .", "."), ("--editable=.", "."), ("--editable ./lib[extra]", "lib/src"), (".", "."),
+     ("./flat  # ours", "flat"), ("-e file:./flat", "flat"), ("flat", None), ("-e ..", None), ("./flat/x.whl", None),
+     ("# -e .", None), ("-e ./no", None)],
+)  # fmt: skip
+def test_a_project_of_the_repository_is_code_that_is_imported_from_there(
+    root: Path, line: str, folder: str | None
+) -> None:
+    for made in ("lib/src", "flat"):
+        (root / made).mkdir(parents=True)
+    (root / "flat" / "x.whl").touch()
+    (root / "envs" / "own.txt").write_text(f"numpy\n{line}\n{line}\n")
+    (root / "all.txt").write_text("-r envs/own.txt\n")
+    expected = [] if folder is None else [folder]
+    assert own_projects(Environment(pip="all.txt"), root) == expected
+    (root / "own.txt").write_text(f"-e {root / 'flat'}\n-e file://{root}/lib\n")
+    assert own_projects(Environment(pip="own.txt"), root) == ["flat", "lib/src"]
+    assert own_projects(Environment(vault="all"), root) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["git+https://host/a/b@v1#egg=b", "-e git+ssh://git@host/a.git", "b @ hg+http://host/b"]
+)
+def test_a_commit_of_another_repository_is_refused_and_a_wheel_advised(root: Path, line: str) -> None:
+    (root / "envs" / "own.txt").write_text(f"numpy\n# git+https://host/x\n{line}\n")
+    address = next(word for word in line.split() if "+" in word)
+    with pytest.raises(RecipeError, match=r"^envs/own\.txt, line 3: ") as caught:
+        own_projects(Environment(pip="envs/own.txt"), root)
+    assert caught.value.message.endswith(f"{address} is a commit, and no wheel that a hash pins.")
+    assert f"`pip wheel --no-deps '{address}' -w wheels`" in str(caught.value.hint)

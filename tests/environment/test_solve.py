@@ -81,6 +81,54 @@ def test_a_requirements_file_is_read_by_pip_with_what_it_includes(index: Path, t
     assert runs(found, tmp_path, "import demo; print(demo.rate)") == "1.0"
 
 
+BACKEND = """
+from pathlib import Path
+
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    made = Path(folder, "mine-1.dist-info")
+    made.mkdir()
+    (made / "METADATA").write_text("Metadata-Version: 2.1\\nName: mine\\nVersion: 1\\nRequires-Dist: demo==1.0\\n")
+    return made.name
+
+prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    raise SystemExit("nothing is built")
+
+build_editable = build_wheel
+"""
+
+
+@pytest.mark.parametrize("line", ["-e ./own", "./own"])
+def test_of_a_project_of_the_repository_the_dependencies_alone_are_solved(
+    index: Path, tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "pyproject.toml").write_text(f'{system}[project]\nname = "mine"\nversion = "1"\n')
+    (tmp_path / "own" / "backend.py").write_text(BACKEND)
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "all.txt").write_text(f"{line}\n")
+    monkeypatch.chdir(tmp_path / "envs")  # paths are the repository's, wherever reprokit is called
+    found = solved(tmp_path, pip="envs/all.txt")
+    assert [f"{one.name} {one.version}" for one in found.environment.pip] == ["demo 1.0"]
+
+
+def test_a_run_imports_a_project_that_its_requirements_name_from_its_own_workspace(index: Path, tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    system = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    (project.root / "own" / "src").mkdir(parents=True)
+    project.write("own/pyproject.toml", f'{system}[project]\nname = "mine"\nversion = "1"\n')
+    project.write("own/backend.py", BACKEND)
+    project.write("own/src/mine.py", "rate = 3\n")
+    project.write("requirements.txt", "-e ./own\n")
+    project.write("train.py", "import demo, mine\nprint('mine', mine.rate, demo.rate, mine.__file__)\n")
+    project.write("recipe.yaml", "name: own\ncode: {entrypoint: train.py}\nenvironment: {pip: requirements.txt}\n")
+    project.commit()
+    done = project.reprokit("run", "recipe.yaml")
+    assert "mine 3 1.0 " in done.stdout and "/workspace/own/src/mine.py" in done.stdout
+
+
 def test_a_pyproject_gives_its_dependencies_and_the_extras_asked_for(index: Path, tmp_path: Path) -> None:
     text = '[project]\nname = "p"\nversion = "1"\ndependencies = ["demo==1.0"]\n'
     (tmp_path / "pyproject.toml").write_text(f'{text}optional-dependencies = {{more = ["needs_demo"]}}\n')

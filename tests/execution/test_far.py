@@ -122,8 +122,8 @@ def test_a_network_that_is_away_at_the_end_costs_nothing(far: Far) -> None:
     (mine,) = far.json("ls")["runs"]
     assert (mine["status"], mine["checkpoints"]) == ("finished", 3)
     assert far.json("status") == {"going": [], "waiting": []}
-    assert far.json("verify", mine["run"], home="third")["problems"] == []
-    again = far.json("reproduce", mine["run"], "-y", home="other")
+    assert far.json("verify", mine["run_id"], home="third")["problems"] == []
+    again = far.json("reproduce", mine["run_id"], "-y", home="other")
     assert again["verdict"].startswith("BITWISE"), again
 
 
@@ -136,10 +136,10 @@ def test_what_a_killed_runner_had_not_sent_the_next_command_sends(far: Far) -> N
     far.proxy.away = False
     (mine,) = far.json("ls")["runs"]
     assert (mine["status"], mine["checkpoints"]) == ("interrupted", 3)
-    record = far.json("show", mine["run"], home="other")
+    record = far.json("show", mine["run_id"], home="other")
     assert [one["epoch"] for one in record["checkpoints"]] == [0, 1, 2]
-    assert far.json("verify", mine["run"], home="third")["problems"] == []
-    resumed = far.json("resume", mine["run"], patience=180)
+    assert far.json("verify", mine["run_id"], home="third")["problems"] == []
+    resumed = far.json("resume", mine["run_id"], patience=180)
     assert resumed["status"] == "finished"
 
 

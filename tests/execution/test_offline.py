@@ -41,13 +41,13 @@ def test_work_goes_on_without_the_network_and_is_sent_when_it_is_back(away: Far)
     record = away.json("run", "recipe.yaml", "--offline")
     assert (record["status"], len(record["checkpoints"])) == ("finished", 3)
     first, mine = away.json("ls", "--offline")["runs"]
-    assert mine["run"] == record["run_id"]
-    assert away.json("show", first["run"], "--offline")["run_id"] == first["run"]
-    assert away.json("diff", first["run"], mine["run"], "--offline")["verdict"].startswith("BITWISE")
-    again = away.json("reproduce", mine["run"], "-y", "--offline")
+    assert mine["run_id"] == record["run_id"]
+    assert away.json("show", first["run_id"], "--offline")["run_id"] == first["run_id"]
+    assert away.json("diff", first["run_id"], mine["run_id"], "--offline")["verdict"].startswith("BITWISE")
+    again = away.json("reproduce", mine["run_id"], "-y", "--offline")
     assert again["verdict"].startswith("BITWISE")
     away.reprokit("tag", "t/far", "chosen", "--offline")
-    away.reprokit("note", mine["run"], "on a train", "--offline")
+    away.reprokit("note", mine["run_id"], "on a train", "--offline")
     assert time.monotonic() - begun < 100
     assert not away.proxy.requests, "something was asked of the network"
 
@@ -57,13 +57,13 @@ def test_work_goes_on_without_the_network_and_is_sent_when_it_is_back(away: Far)
     assert "commit(s) that were made offline are in" in listed.stderr
     assert _folders(away) == []
     runs = away.json("ls", home="other")["runs"]
-    assert [one["run"] for one in runs] == [first["run"], mine["run"], again["run_id"]]
+    assert [one["run_id"] for one in runs] == [first["run_id"], mine["run_id"], again["run_id"]]
     assert (runs[1]["reproduced"], runs[2]["verdict"]) == (True, "BITWISE")
-    shown = away.json("show", mine["run"], home="other")
+    shown = away.json("show", mine["run_id"], home="other")
     assert [note["text"] for note in shown["notes"]] == ["on a train"]
     assert away.json("log", "t/far", home="other")[0]["tags"] == ["chosen", "latest"]
     assert away.json("verify", "--all", home="third")["problems"] == []
-    assert away.json("reproduce", mine["run"], "-y", home="other")["verdict"].startswith("BITWISE")
+    assert away.json("reproduce", mine["run_id"], "-y", home="other")["verdict"].startswith("BITWISE")
     assert "offline" not in away.reprokit("ls").stderr
 
 
@@ -92,8 +92,8 @@ def test_what_is_not_here_is_said_to_be_missing_here(away: Far, tmp_path: Path) 
     away.proxy.away = False
     away.json("ls", home="new")
     away.proxy.away = True
-    assert away.json("ls", "--offline", home="new")["runs"][0]["run"] == run["run"]
-    for words in (("show", run["run"]), ("install", "t/in", str(tmp_path / "in")), ("log", "t/far")):
+    assert away.json("ls", "--offline", home="new")["runs"][0]["run_id"] == run["run_id"]
+    for words in (("show", run["run_id"]), ("install", "t/in", str(tmp_path / "in")), ("log", "t/far")):
         said = away.reprokit(*words, "--offline", home="new", expect=10).stderr
         assert "only the network would bring it" in said, said
     for words in (("gc",), ("verify", "--all")):
@@ -140,11 +140,11 @@ def test_a_run_that_is_killed_offline_is_completed_offline(away: Far) -> None:
     away.proxy.away = False
     assert [one["status"] for one in away.json("ls")["runs"]] == ["finished", "interrupted"]
     assert away.json("ls", home="other")["runs"][1]["checkpoints"] == killed["checkpoints"]
-    away.reprokit("resume", killed["run"], "--offline", expect=6)
-    assert away.json("show", killed["run"], "--offline")["status"] == "failed"
-    assert away.json("show", killed["run"], home="other")["status"] == "interrupted"
+    away.reprokit("resume", killed["run_id"], "--offline", expect=6)
+    assert away.json("show", killed["run_id"], "--offline")["status"] == "failed"
+    assert away.json("show", killed["run_id"], home="other")["status"] == "interrupted"
     assert [one["status"] for one in away.json("ls")["runs"]] == ["finished", "failed"]
-    assert away.json("show", killed["run"], home="other")["status"] == "failed"
+    assert away.json("show", killed["run_id"], home="other")["status"] == "failed"
 
 
 @LONG

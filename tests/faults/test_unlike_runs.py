@@ -113,13 +113,13 @@ def _running(project: Project, mark: Path) -> Iterator[str]:
     project.write("train.py", SCRIPT.replace("HOOK", waits))
     project.write("recipe.yaml", RECIPE.replace("threads: 1", "threads: 1, inputs: 'off'"))
     project.commit()
-    before = {run["run"] for run in project.json("ls")["runs"]}
+    before = {run["run_id"] for run in project.json("ls")["runs"]}
     process = subprocess.Popen(project.command("run", "recipe.yaml", "-q"), cwd=project.root, env=project.environment())
     try:
         deadline = time.monotonic() + 30
         new: set[str] = set()
         while not new and time.monotonic() < deadline:
-            new = {run["run"] for run in project.json("ls")["runs"]} - before
+            new = {run["run_id"] for run in project.json("ls")["runs"]} - before
         yield new.pop()
     finally:
         mark.touch()

@@ -333,7 +333,7 @@ def test_a_lock_is_compared_package_by_package(project: Project, tmp_path: Path)
     project.reprokit("lock", "recipe.yaml")
     file = project.root / "recipe.lock.json"
     found = project.json("env", "check", str(file))
-    assert (found["packages"], found["prediction"], found["run"]) == ([], None, None)
+    assert (found["packages"], found["prediction"], found["run_id"]) == ([], None, None)
     edited = json.loads(file.read_text())
     (numpy,) = [package for package in edited["environment"]["pip"] if package["name"] == "numpy"]
     was, numpy["version"] = numpy["version"], "1.0"

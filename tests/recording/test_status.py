@@ -32,8 +32,8 @@ def test_runs_that_have_not_ended(registry: LocalRegistry, tmp_path: Path) -> No
         live.tell(Now(by="x", at="y", checkpoints=2, checkpoint="epoch 1"))
         live.ask_to_stop(StopRequest(by="you", at="now"))
         dead, alive = status(context=context).going
-    assert (dead.run, dead.status, dead.by, dead.now, dead.stop) == (RUNS[1], "interrupted", None, None, None)
-    assert (alive.run, alive.status, alive.name) == (RUNS[2], "running", "alive")
+    assert (dead.run_id, dead.status, dead.by, dead.now, dead.stop) == (RUNS[1], "interrupted", None, None, None)
+    assert (alive.run_id, alive.status, alive.name) == (RUNS[2], "running", "alive")
     assert alive.by is not None
     assert "@" in alive.by
     assert alive.now is not None
@@ -52,7 +52,7 @@ def test_what_is_still_to_be_stored(registry: LocalRegistry, tmp_path: Path) -> 
     unsaved.mkdir(parents=True)
     (context.home / "runs" / "strange").mkdir()
     found = status(context=context).waiting
-    assert [(one.run, one.registry) for one in found] == [(RUNS[1], "s3://away/team"), (RUNS[2], None)]
+    assert [(one.run_id, one.registry) for one in found] == [(RUNS[1], "s3://away/team"), (RUNS[2], None)]
     held.leave()
-    assert [one.run for one in status(context=context).waiting] == RUNS[:3]
+    assert [one.run_id for one in status(context=context).waiting] == RUNS[:3]
     assert json.dumps(status(context=context).plain())

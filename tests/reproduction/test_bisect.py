@@ -55,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Project:
 
 def _bisected(made: Project, tmp_path: Path, line: str, *changes: str) -> dict[str, object]:
     """Reproduce with all the changes at once, the code's line among them, and return what --bisect found."""
-    run = made.json("ls")["runs"][0]["run"]
+    run = made.json("ls")["runs"][0]["run_id"]
     elsewhere = tmp_path / "code"
     shutil.copytree(made.root, elsewhere)
     (elsewhere / "train.py").write_text(_SCRIPT.replace("LINE", line))

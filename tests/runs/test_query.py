@@ -211,7 +211,7 @@ def test_ls_lists_what_an_expression_chooses(project: Project) -> None:
     assert "reproduced" not in project.reprokit("ls").stdout.lower()
     verdict = project.json("reproduce", first)
     listed = project.json("ls")
-    assert [(run["run"], run["reproduced"], run["reproductions"]) for run in listed["runs"]] == [
+    assert [(run["run_id"], run["reproduced"], run["reproductions"]) for run in listed["runs"]] == [
         (first, True, 1), (verdict["run_id"], False, 0),
     ]  # fmt: skip
     assert listed["packages"] == ["t/in", "t/model"]
@@ -219,7 +219,7 @@ def test_ls_lists_what_an_expression_chooses(project: Project) -> None:
     assert ["reproduced" in line for line in lines] == [False, True, False, False, False, False]
     assert lines[3:] == ["PACKAGE", "t/in", "t/model"]
     found = project.json("ls", "--where", "reproduced and metrics.loss > 0 and params.rate == 0.1")
-    assert ([run["run"] for run in found["runs"]], found["packages"]) == ([first], [])
+    assert ([run["run_id"] for run in found["runs"]], found["packages"]) == ([first], [])
     again = project.reprokit("ls", "--where", "verdict == 'BITWISE'").stdout
     assert again.splitlines()[1].startswith(verdict["run_id"]) and again.count("\n") == 2
     assert project.reprokit("ls", "--where", "status == 'failed'").stdout == "no such run\n"

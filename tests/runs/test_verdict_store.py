@@ -134,10 +134,10 @@ def test_show_lists_reproductions_and_prints_a_verdict_and_experiments_are_none(
     kept = project.reprokit("show", f"verdicts/{run}").stdout
     assert "command       reprokit reproduce" in kept and "relaxed" in kept
     assert project.json("show", f"verdicts/{run}")["verdict"]["verdict"] == "DIVERGED"
-    assert project.json("ls", "--where", "reproduced")["runs"][0]["run"] == run
+    assert project.json("ls", "--where", "reproduced")["runs"][0]["run_id"] == run
     alone = project.json("run", "recipe.yaml")["run_id"]
     project.reprokit("reproduce", alone, "--with", "threads=2")
-    assert [one["run"] for one in project.json("ls", "--where", "reproduced")["runs"]] == [run]
+    assert [one["run_id"] for one in project.json("ls", "--where", "reproduced")["runs"]] == [run]
 
 
 # ── without a run ─────────────────────────────────────────────────────────────────────────────────────────────────────

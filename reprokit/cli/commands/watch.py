@@ -90,7 +90,7 @@ def _print(text: bytes) -> None:
 def _going_lines(going: Going) -> list[str]:
     """Return a run that has not ended in a few lines. What it told is from the registry, which is anybody's."""
     by = going.by or ("nobody any more" if going.status == "interrupted" else "somebody")
-    lines = [f"{going.run}  {going.status:<11}  {printable(going.name):<20}  {printable(by, 200)}"]
+    lines = [f"{going.run_id}  {going.status:<11}  {printable(going.name):<20}  {printable(by, 200)}"]
     now = going.now
     if now is not None and going.status == "running":
         place = f", the last at {printable(now.checkpoint)}" if now.checkpoint else ""
@@ -104,5 +104,5 @@ def _going_lines(going: Going) -> list[str]:
 
 def _waiting_line(waiting: Waiting) -> str:
     where = f" for {printable(waiting.registry)}" if waiting.registry else ""
-    whose = f"{waiting.run}  " if waiting.run is not None else ""
+    whose = f"{waiting.run_id}  " if waiting.run_id is not None else ""
     return f"{whose}to be stored{where}: {waiting.what} ({waiting.folder})"

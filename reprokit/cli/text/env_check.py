@@ -20,7 +20,7 @@ _WORDS = {
 
 def check_text(check: Check) -> str:
     """Return the comparison in lines; the last one is the prediction."""
-    rows: list[tuple[str, str]] = [("run", check.run)] if check.run else []
+    rows: list[tuple[str, str]] = [("run", check.run_id)] if check.run_id else []
     count, prediction = len(check.packages), check.prediction
     equal = f"match    {check.compared} of {check.compared} packages"
     differs = f"DIFFERS  in {count} {'thing' if check.files else 'package'}{'s'[: count != 1]}" if count else equal
@@ -43,7 +43,7 @@ def check_text(check: Check) -> str:
     for name, texts, most in (("no effect", prediction.notes, _FEW), ("reason", prediction.reasons, _MOST)):
         rows += [(name, text) for text in texts[:most]]
         rows += [("", f"and {len(texts) - most} more")] if len(texts) > most else []
-    settles = f"reproduce {check.run}{' --with env=current' if count else ''} --until epoch=0"
+    settles = f"reproduce {check.run_id}{' --with env=current' if count else ''} --until epoch=0"
     rows.append(("prediction", _WORDS[prediction.prediction].format(settles=settles)))
     return table(rows)
 

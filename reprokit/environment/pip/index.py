@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from packaging.tags import Tag
@@ -80,16 +80,17 @@ def with_archives(
     return [*known, *found]
 
 
-def resolve(file: Path, *, interpreter: Interpreter, scratch: Path, beside: bool) -> list[Archive]:
+def resolve(file: Path, *, interpreter: Interpreter, scratch: Path, beside: bool, root: Path) -> list[Archive]:
     """Return the wheels that pip chooses for a requirements file, with everything that they need.
 
     Args:
+        root: The repository. Paths in the file are relative to it; a project inside it is code, and left out here.
         beside: Take what is installed with the interpreter as given, as pip does in a conda environment.
     Raises:
         EnvironmentMismatchError: A package is not served, two contradict each other, or one has no wheel.
     """
     options = ["--requirement", str(file), *([] if beside else ["--ignore-installed"])]
-    done, rows = _ask(pip_for(interpreter, scratch), options, scratch)
+    done, rows = _ask(pip_for(interpreter, scratch), options, scratch, within=root)
     if done.returncode:
         raise EnvironmentMismatchError(
             f"{file.name} cannot be solved: {_explained(done)}",
@@ -100,6 +101,8 @@ def resolve(file: Path, *, interpreter: Interpreter, scratch: Path, beside: bool
         )
     found = []
     for row in rows:
+        if _is_inside(row, root):
+            continue
         archive = _archive(row)
         if archive is None or not str(archive.file).endswith(".whl"):
             told = row.get("metadata", {}).get("name") if isinstance(row, dict) else None
@@ -134,14 +137,24 @@ def _report(command: Sequence[str], packages: list[PipPackage], folder: Path) ->
     return rows, None
 
 
+def _is_inside(row: object, root: Path) -> bool:
+    """True of a project that is a folder of the repository."""
+    try:
+        told = row["download_info"]  # type: ignore[index]
+        return "dir_info" in told and Path(unquote(urlsplit(told["url"]).path)).resolve().is_relative_to(root.resolve())
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 def _ask(
-    command: Sequence[str], options: Sequence[str], folder: Path
+    command: Sequence[str], options: Sequence[str], folder: Path, *, within: Path | None = None
 ) -> tuple[subprocess.CompletedProcess[str], list[object]]:
     """Ask pip what it would install; return how it ended, and its report's rows."""
     report = folder / "report.json"
     fixed = ["--dry-run", "--only-binary", ":all:", "--no-input", "--report", str(report)]
     done = subprocess.run(
         [*command, "install", *fixed, *options],
+        cwd=within,
         capture_output=True,
         text=True,
         check=False,

@@ -39,7 +39,7 @@ def test_a_run_is_followed_and_stopped_from_elsewhere(tmp_path: Path, small: Pat
             while not (going := project.json("status", home="other")["going"]) or going[0]["now"] is None:
                 assert time.monotonic() < deadline, going
                 time.sleep(0.3)
-            run = going[0]["run"]
+            run = going[0]["run_id"]
             assert going[0]["status"] == "running"
             assert f"process {running.pid}" in going[0]["by"]
             told = project.reprokit("status", home="other").stdout
