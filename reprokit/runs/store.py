@@ -56,6 +56,8 @@ class RunStore:
     def find(self, text: str) -> str:
         """Return the ID that `text` names: an ID, a unique prefix or suffix, `latest`, or `@{-n}` counted from the end.
 
+        `latest` is the newest run of a recipe; one that has none, imported or of a plain script, where there is no other.
+
         What is no part of an ID is the name of a run: of the newest one that has it and repeats no other.
 
         Raises:
@@ -66,7 +68,8 @@ class RunStore:
         ids = [_run_of(head) for head in heads]
         if text == "latest" or (recent := _RECENT.fullmatch(text)):
             back = 1 if text == "latest" else int(recent[1]) if recent else 1
-            newest = filter(self.has, reversed(ids))
+            of_recipes = [_run_of(head) for head in heads if _has_recipe(head)] if text == "latest" else []
+            newest = filter(self.has, [*reversed(of_recipes), *reversed(ids)])
             found_run = next(islice(newest, back - 1, None), None) if back else None
             if found_run is None:
                 count = sum(head.latest is not None for head in heads)
@@ -278,6 +281,11 @@ class RunStore:
                     head = self.registry.head(name)
                     if head is not None and head.time >= moment:
                         yield name
+
+
+def _has_recipe(head: Head) -> bool:
+    summary = unpacked(head.facts, RunSummary) if head.latest is not None else None
+    return head.latest is not None and (summary is None or summary.lock_hash is not None)
 
 
 def _run_of(head: Head) -> str:

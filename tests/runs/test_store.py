@@ -61,6 +61,17 @@ def test_a_name_is_the_newest_run_that_has_it_and_repeats_no_other(registry: Loc
         runs.find("bas")
 
 
+def test_a_run_without_a_recipe_is_the_latest_only_where_there_is_no_other(registry: LocalRegistry) -> None:
+    runs = RunStore(registry)
+    put_run(registry, "20260101-000000-abcde0", lock_hash=None)
+    put_run(registry, "20260101-000001-abcde1", lock_hash=None)
+    assert runs.find("latest") == runs.find("@{-1}") == "20260101-000001-abcde1"
+    put_run(registry, "20260101-000002-abcde2", lock_hash="1" * 64)
+    put_run(registry, "20260101-000003-abcde3", lock_hash=None)
+    assert runs.find("latest") == "20260101-000002-abcde2"
+    assert runs.find("@{-1}") == "20260101-000003-abcde3"
+
+
 def test_what_fits_no_run_or_two_is_said(registry: LocalRegistry, runs: RunStore) -> None:
     for text in ("nothing", "20260102-030405-aaaaab", "aaaa-", ""):
         with pytest.raises((NotFoundError, UsageError)):
