@@ -56,7 +56,7 @@ class RunStore:
     def find(self, text: str) -> str:
         """Return the ID that `text` names: an ID, a unique prefix or suffix, `latest`, or `@{-n}` counted from the end.
 
-        `latest` is the newest run of a recipe; one that has none, imported or of a plain script, where there is no other.
+        `latest` is the newest run of a recipe; where there is none, the newest of all: imported, or of a plain script.
 
         What is no part of an ID is the name of a run: of the newest one that has it and repeats no other.
 
