@@ -14,5 +14,8 @@ ruff check .
 ruff format --check .
 mypy reprokit examples
 lint-imports
+if [ -n "${REPROKIT_TEST_AFTER:-}" ]; then # a file: what the tests need beside this is being fetched until it is there
+    until [ -e "$REPROKIT_TEST_AFTER" ]; do sleep 1; done
+fi
 # a worker that is done takes tests over from the other's end: what a module's tests share is made once
 pytest -n 2 --dist worksteal "$@"

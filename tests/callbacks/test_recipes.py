@@ -25,7 +25,7 @@ def _needs(module: str) -> pytest.MarkDecorator:
     "framework",
     [
         pytest.param("torch", marks=_needs("torch")),
-        pytest.param("keras", marks=_needs("keras")),
+        pytest.param("keras", marks=[_needs("keras"), LONG]),
         pytest.param("sklearn", marks=[_needs("skops"), LONG]),
         pytest.param("xgboost", marks=[_needs("xgboost"), LONG]),
         pytest.param("lightgbm", marks=[_needs("lightgbm"), LONG]),

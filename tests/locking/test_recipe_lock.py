@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Project
-from tests.environment.making import copied, needed_by_reprokit, only, wheel
+from tests.environment.making import copied, needed_by_reprokit, only, repacked, wheel
 
 
 @pytest.fixture
@@ -24,8 +24,14 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_lock_stands_until_its_files_change(index: Path, tmp_path: Path) -> None:
-    project = Project(tmp_path)
+@pytest.fixture(scope="module")
+def with_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that has what reprokit needs, and pip, which solves: looking at what is there takes no time."""
+    return copied(tmp_path_factory.mktemp("pip") / "venv", needed_by_reprokit("pip"))
+
+
+def test_a_lock_stands_until_its_files_change(index: Path, tmp_path: Path, with_pip: Path) -> None:
+    project = Project(tmp_path, with_pip)
     project.build()
     project.write("recipe.yaml", (project.root / "recipe.yaml").read_text() + "environment: {pip: requirements.txt}\n")
     project.write("requirements.txt", "demo\n")
@@ -53,6 +59,7 @@ def test_a_lock_stands_until_its_files_change(index: Path, tmp_path: Path) -> No
 
 def test_where_wheels_are_is_asked_only_if_wanted(index: Path, tmp_path: Path) -> None:
     python = copied(tmp_path / "venv", needed_by_reprokit())
+    repacked(index, needed_by_reprokit())
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "demo==1.0"]
     subprocess.run(command, check=True)
     project = Project(tmp_path)
@@ -69,8 +76,10 @@ def test_where_wheels_are_is_asked_only_if_wanted(index: Path, tmp_path: Path) -
     assert told[True]["environment"] == told[False]["environment"]
 
 
-def test_without_a_lock_a_declared_environment_is_solved_and_that_is_said(index: Path, tmp_path: Path) -> None:
-    project = Project(tmp_path)
+def test_without_a_lock_a_declared_environment_is_solved_and_that_is_said(
+    index: Path, tmp_path: Path, with_pip: Path
+) -> None:
+    project = Project(tmp_path, with_pip)
     project.write("recipe.yaml", "name: bare\ncode: {entrypoint: train.py}\nenvironment: {pip: requirements.txt}\n")
     project.write("requirements.txt", "demo\n")
     project.write("train.py", "import demo; print('rate', demo.rate)\n")
