@@ -5,24 +5,30 @@ from __future__ import annotations
 import http.server
 import marshal
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 
-from reprokit.core.progress import SILENT
+from reprokit.core.progress import SILENT, Advance
 from reprokit.environment.capture import capture_environment
 from reprokit.environment.local.interpreter import Interpreter, find_interpreter
 from reprokit.environment.pip.wheelhouse import Vault
 from reprokit.environment.realise import realise
+from reprokit.environment.vault import store_vault
 from reprokit.errors import EnvironmentMismatchError, RefusedError
+from reprokit.registry.local import LocalRegistry
 from reprokit.schema.lock import EnvironmentLock
 from tests.conftest import ROOT, Project
 from tests.environment.making import needed_by_reprokit, only, repacked, venv, wheel
@@ -64,6 +70,40 @@ def served(index: Path) -> Iterator[str]:
         server.shutdown()
 
 
+class Told:
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def task(self, title: str, total: int | None, *, unit: str = "") -> AbstractContextManager[Advance]:
+        return SILENT.task(title, total, unit=unit)
+
+
+def test_what_goes_into_the_vault_is_announced_with_its_size_and_why_once(
+    interpreter: Interpreter, tmp_path: Path
+) -> None:
+    lock = capture_environment(interpreter=interpreter)
+    registry = LocalRegistry(tmp_path / "registry")
+    (found,) = distributions(name="demo", path=[str(interpreter.places[0])])
+    size = sum(file.size or 0 for file in found.files or [])
+
+    def stored(which: Literal["unserved", "all"], changed: dict[str, list[str]]) -> list[str]:
+        told = Told()
+        with registry.staging() as sink:
+            store_vault(lock, which, changed, sink, interpreter=interpreter, cache=tmp_path / "cache", progress=told)
+        return told.notes
+
+    why = "for the vault, once on this machine"
+    first, second = sorted(stored("unserved", {"demo": ["demo.py", "x.py"]}))
+    assert first == f"Packing demo 1.0 ({size / 1e6:,.1f} MB) {why}: changed since it was installed, demo.py."
+    assert re.fullmatch(rf"Packing other 2\.0 \(0\.0 MB\) {why}: it did not come from an index\.", second)
+    assert stored("unserved", {"demo": ["demo.py"]}) == stored("all", {}) == []
+
+
 def test_it_is_made_from_an_index_once_and_found_again(
     interpreter: Interpreter, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +111,10 @@ def test_it_is_made_from_an_index_once_and_found_again(
     lock = capture_environment(interpreter=interpreter)
     shutil.rmtree(interpreter.prefix)
     cache = tmp_path / "cache"
-    python = realise(lock, cache=cache)
+    told = Told()
+    python = realise(lock, cache=cache, progress=told)
+    kept = cache / "wheels"
+    assert told.notes == [f"Fetching what this machine has no copy of, to keep it in {kept}: demo 1.0, other 2.0."]
     assert capture_environment(interpreter=Interpreter.at(python)) == lock
     assert (python.parent / "demo").read_text().startswith(f"#!{python}\n")
     before = (python.parent.parent / "pyvenv.cfg").stat().st_mtime_ns

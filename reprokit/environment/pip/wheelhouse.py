@@ -87,6 +87,9 @@ def gather(
                 hint=_ASK_ALONE,
             )
         if missing:
+            named = ", ".join(f"{one.name} {one.version}" for one in missing[:5])
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            progress.note(f"Fetching what this machine has no copy of, to keep it in {store}: {named}{more}.")
             with progress.task("Fetching packages", len(missing)) as advance:
                 for package, path in _from_index(store, missing, interpreter):
                     found[package.name] = path
