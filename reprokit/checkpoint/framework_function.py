@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from reprokit.core.own_extras import pip_words
 from reprokit.errors import UsageError
 
 __all__ = ["framework_function"]
@@ -25,5 +26,5 @@ def framework_function(place: str, *, extra: str, what: str) -> Any:
     except ImportError as error:
         raise UsageError(
             f"{what} needs a library that is not installed here: {error.name}.",
-            hint=f"`pip install 'reprokit-runs[{extra}]'`",
+            hint=f"`pip install {pip_words(extra)}`",
         ) from None

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from reprokit.core.own_extras import pip_words
 from reprokit.core.package_root import IMPORT_ROOT, PACKAGE
 from reprokit.errors import EnvironmentMismatchError, NotFoundError
 from reprokit.execution.hermetic import Sandbox, inherited_variables, own_etc, own_variables
@@ -69,7 +70,7 @@ def check_notebook(environment: EnvironmentLock) -> None:
     if any(importlib.util.find_spec(name) is None for name in ("nbclient", "nbformat")):
         raise EnvironmentMismatchError(
             f"Notebooks are executed with nbclient, which is not installed beside reprokit ({sys.executable}).",
-            hint=f"Install it: `{sys.executable} -m pip install 'reprokit-runs[notebook]'`.",
+            hint=f"Install it: `{sys.executable} -m pip install {pip_words('notebook')}`.",
         )
     installed = {one.name for one in environment.pip} | {one.name for one in environment.conda}
     if "ipykernel" not in installed:

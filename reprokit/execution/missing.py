@@ -6,6 +6,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from reprokit.core.own_extras import pip_words
 from reprokit.core.terminal_text import printable
 from reprokit.schema.recipe import Environment
 
@@ -69,7 +70,7 @@ def missing_package(failure: str, *, root: Path, environment: Environment | str,
     name = _DISTRIBUTIONS.get(module, module)
     if isinstance(environment, str) or (environment.declared is None and environment.container is None):
         extra = _EXTRAS.get(module)
-        wanted = f"'reprokit-runs[{extra}]'" if extra else name
+        wanted = pip_words(extra) if extra else name
         return f"The script imports {module}, which this environment lacks: `{python} -m pip install {wanted}`."
     if environment.declared is None:
         return f"The script imports {module}, which its container lacks: make an image that has it."

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from reprokit.core.atomic_files import explain_os_error
 from reprokit.core.config import Config
+from reprokit.core.own_extras import pip_words
 from reprokit.core.package_root import IMPORT_ROOT
 from reprokit.core.refs import PackageRef
 from reprokit.errors import Error, RefusedError, RegistryError, UsageError
@@ -195,7 +196,7 @@ def check_fuse() -> None:
     if _missing == "mfusepy":
         raise UsageError(
             "Mounting needs mfusepy, which is not installed.",
-            hint='Install it: `pip install "reprokit-runs[mount]"`.',
+            hint=f"Install it: `pip install {pip_words('mount')}`.",
         )
     if _missing or mfusepy.fuse_version_major < 3:
         raise RegistryError(

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from reprokit.checkpoint.framework_function import framework_function
+from reprokit.core.own_extras import pip_words
 from reprokit.errors import UsageError
 
 
@@ -18,4 +19,4 @@ def test_a_library_that_is_not_installed_is_named_with_what_brings_it() -> None:
     with pytest.raises(UsageError) as said:
         framework_function("nothing_of_that_name.inner:make", extra="lightgbm", what="Writing .txt")
     assert said.value.message == "Writing .txt needs a library that is not installed here: nothing_of_that_name."
-    assert said.value.hint == "`pip install 'reprokit-runs[lightgbm]'`"
+    assert said.value.hint == f"`pip install {pip_words('lightgbm')}`"

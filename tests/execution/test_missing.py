@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reprokit.core.own_extras import pip_words
 from reprokit.execution.missing import missing_inputs, missing_package
 from reprokit.schema.recipe import Environment
 from tests.conftest import Project
@@ -78,7 +79,7 @@ LACKS = "Traceback\nModuleNotFoundError: No module named '{}'"
 
 @pytest.mark.parametrize(
     ("module", "wanted"),
-    [("keras.layers", "'reprokit-runs[keras]'"), ("skops", "'reprokit-runs[sklearn]'"), ("PIL", "pillow"),
+    [("keras.layers", pip_words("keras")), ("skops", pip_words("sklearn")), ("PIL", "pillow"),
      ("einops", "einops"), ("yaml", "PyYAML")],
 )  # fmt: skip
 def test_a_package_that_is_not_installed_is_a_sentence_with_the_command(tree: Path, module: str, wanted: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from reprokit.core.own_extras import pip_words
 from reprokit.errors import Error, RefusedError, RegistryError, UsageError
 from reprokit.mount.fuse import check_fuse, mount, unmount
 from reprokit.mount.table import mounts
@@ -441,7 +442,7 @@ def refused_with(tmp_path, script):
 def test_a_missing_mfusepy_is_named(tmp_path):
     assert refused_with(tmp_path, "raise ModuleNotFoundError('No module named mfusepy')") == (
         2,
-        'error: Mounting needs mfusepy, which is not installed.\nInstall it: `pip install "reprokit-runs[mount]"`.\n',
+        f"error: Mounting needs mfusepy, which is not installed.\nInstall it: `pip install {pip_words('mount')}`.\n",
     )
 
 

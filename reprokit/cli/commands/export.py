@@ -13,6 +13,7 @@ import click
 
 from reprokit.cli.face import Face, common, reference, size
 from reprokit.core.atomic_files import os_errors
+from reprokit.core.own_extras import pip_words
 from reprokit.errors import UsageError
 from reprokit.export.environment import export_environment
 from reprokit.export.image.context import write_image_context
@@ -67,7 +68,7 @@ def _report(face: Face, asked: _Asked) -> None:
     if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib")):
         raise UsageError(
             "A report is drawn with matplotlib and jinja2, and they are not both installed.",
-            hint=f"Install them: `{sys.executable} -m pip install 'reprokit-runs[report]'`.",
+            hint=f"Install them: `{sys.executable} -m pip install {pip_words('report')}`.",
         )
     # matplotlib is loaded for a report alone
     as_report = importlib.import_module("reprokit.export.report.report").as_report

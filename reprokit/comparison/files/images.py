@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reprokit.core.own_extras import pip_words
 from reprokit.core.terminal_text import printable
 from reprokit.schema.verdict import Comparison
 
@@ -34,7 +35,7 @@ def compare_pixels(path: str, left: bytes, right: bytes) -> Comparison:
     try:
         pillow = importlib.import_module("PIL.Image")
     except ImportError:
-        detail = "bytes differ, and pixels are compared only with Pillow: `pip install 'reprokit-runs[images]'`"
+        detail = f"bytes differ, and pixels are compared only with Pillow: `pip install {pip_words('images')}`"
         return Comparison(what=path, result="differs", detail=detail)
     logging.getLogger("PIL").addHandler(_QUIET)
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from reprokit.core.own_extras import pip_words
 from reprokit.core.package_root import IMPORT_ROOT
 from reprokit.errors import EnvironmentMismatchError
 from reprokit.schema.lock import Archive, CondaPackage
@@ -79,7 +80,7 @@ def _ask(request: dict[str, Any], advance: Callable[[int], None] | None = None) 
     if importlib.util.find_spec("rattler") is None:
         raise EnvironmentMismatchError(
             "Conda packages need py-rattler, which is not installed beside reprokit.",
-            hint="pip install 'reprokit-runs[conda]'",
+            hint=f"Install it: `{sys.executable} -m pip install {pip_words('conda')}`.",
         )
     path = os.pathsep.join(filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")]))
     answer: dict[str, Any] | None = None

@@ -14,6 +14,7 @@ from PIL import Image
 
 from reprokit.comparison.files import images
 from reprokit.comparison.files.images import compare_pixels
+from reprokit.core.own_extras import pip_words
 from tests.comparison.files.test_outputs import COLOURS, GREY, image
 
 EQUAL = "other bytes, every pixel equal (metadata is not compared)"
@@ -167,7 +168,7 @@ def test_what_pillow_says_of_a_broken_file_is_not_heard_and_whatever_is_said_nex
 def test_without_pillow_nothing_is_called_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     found = compare_pixels("p", image(GREY), image(GREY) + b" ")
-    assert found.result == "differs" and "pip install 'reprokit-runs[images]'" in found.detail
+    assert found.result == "differs" and f"pip install {pip_words('images')}" in found.detail
 
 
 def test_an_error_without_words_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

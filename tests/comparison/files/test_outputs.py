@@ -23,6 +23,7 @@ from reprokit.checkpoint.reader import Checkpoint
 from reprokit.comparison.files import outputs
 from reprokit.comparison.files.outputs import MAX_OUTPUT, compare_output
 from reprokit.comparison.ladder import Side, Terms, compare
+from reprokit.core.own_extras import pip_words
 from reprokit.schema.recipe import OutputMode, Tolerance
 from reprokit.schema.record import CheckpointEntry, OutputFacts, Record
 from tests.conftest import RECIPE, SCRIPT, Project
@@ -415,7 +416,7 @@ def test_without_pillow_pixels_differ_and_it_is_said_what_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "result='differs'" in done.stdout
-    assert "pixels are compared only with Pillow: `pip install 'reprokit-runs[images]'`" in done.stdout
+    assert f"pixels are compared only with Pillow: `pip install {pip_words('images')}`" in done.stdout
 
 
 # ── lines and bytes ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from reprokit.core.own_extras import pip_words
 from reprokit.export.report.report import as_report
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.store import RunStore
@@ -341,7 +342,7 @@ def test_what_is_missing_is_named_with_the_line_that_installs_it(registry: Local
     command = [sys.executable, "-c", code, "export", ONE, "--as", "report"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{sys.executable} -m pip install 'reprokit-runs[report]'" in done.stderr
+    assert f"{sys.executable} -m pip install {pip_words('report')}" in done.stderr
 
 
 def _checkpoint(epoch: int, digest: str = "a", **facts: Any) -> CheckpointEntry:
