@@ -71,6 +71,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
             was deleted.
         began: When the first entry was written, in nanoseconds since 1970.
         facts: What the header of `latest` says that it is, `packed`; not verified.
+        tags: Those of its versions, but for `latest`.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     latest: str | None
     began: int
     facts: bytes = b""
+    tags: list[str] = []
 
 
 class Sink(ABC):

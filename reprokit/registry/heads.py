@@ -22,7 +22,7 @@ from reprokit.schema.facts import packed
 
 __all__ = ["FolderHeads", "head_of", "heads_by_log", "keep_heads", "kept_heads"]
 
-_FORM = 1
+_FORM = 2
 _UNSURE = 2.0  # seconds; a folder that changed since may change again without another time stamp
 
 
@@ -46,7 +46,7 @@ def head_of(registry: Registry, entry: LogEntry, name: str, *, stamp: str, began
         facts = packed(registry.read_header(latest).get("user_meta")) if latest is not None else b""
     except (DataMismatchError, NotFoundError):
         stamp = ""
-    return Head(name, stamp, entry.seq, latest, began, facts)
+    return Head(name, stamp, entry.seq, latest, began, facts, sorted(entry.tags.keys() - {"latest"}))
 
 
 def heads_by_log(registry: Registry, namespace: str) -> list[Head]:

@@ -133,6 +133,7 @@ class ShownRun(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         notes: What people said of it.
+        tags: That point at it.
         amendments: Where its record does not go on from the one before, which is kept beside it.
         unsupported: Why what it says of itself as a repetition is not borne out; None if it is, or it says nothing.
     """
@@ -142,10 +143,11 @@ class ShownRun(msgspec.Struct, frozen=True, kw_only=True):
     amendments: list[Amendment] = []
     unsupported: str | None = None
     notes: list[RunNote] = []
+    tags: list[str] = []
 
     def plain(self) -> dict[str, Any]:
         value: dict[str, Any] = self.record.plain()
-        for name in ("reproductions", "amendments", "unsupported", "notes"):
+        for name in ("reproductions", "amendments", "unsupported", "notes", "tags"):
             if told := getattr(self, name):
                 value[name] = msgspec.to_builtins(told)
         return value
@@ -182,12 +184,14 @@ def show(ref: str, *, registry: Registry) -> ShownRun | ShownVerdict | Package:
         if parsed.selector is None:
             record = runs.load(parsed.run).record
             support = Support(runs)
+            head = registry.head(f"{RESERVED}/{record.run_id}")
             return ShownRun(
                 record=record,
                 reproductions=support.reproductions(record.run_id),
                 amendments=amendments(record.run_id, registry),
                 unsupported=support.own(record),
                 notes=notes(record.run_id, registry=registry),
+                tags=[] if head is None else sorted(head.tags.keys() - {"latest"}),
             )
         chosen = runs.checkpoint(parsed)
         package = Package.open(PackageRef(chosen.package, hash=chosen.top_hash), registry=registry)

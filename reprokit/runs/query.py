@@ -341,8 +341,10 @@ class RunRow(RunSummary, frozen=True, kw_only=True):
         reproductions: How many verdicts, borne out, there are on runs that repeated it with nothing relaxed.
         reproduced: One of them kept to a tolerance at least. What a bisection tried, or `--with` changed, is an
             experiment and no reproduction.
+        tags: Of the run, and not of its checkpoints.
     """
 
+    tags: tuple[str, ...] = ()
     reproductions: int = 0
     reproduced: bool = False
 
@@ -383,13 +385,14 @@ def overview(runs: RunStore) -> list[RunRow]:
     words = dict(zip((head.name.partition("/")[2] for head in verdicts), found_of, strict=True))
     own = dict(zip((one.run for one in repetitions), side_by_side(borne, repetitions, runs.registry), strict=True))
     rows = []
+    tags = {head.name.partition("/")[2]: head.tags for head in heads}
     for summary in summaries:
         facts = {name: getattr(summary, name) for name in _SUMMARY}
         if summary.run in own:
             facts["verdict"] = next(iter(own[summary.run]), UNSUPPORTED)
         found = words.get(summary.run, [])
         reproduced = any(rung_of(word) in _REPRODUCED for word in found)
-        rows.append(RunRow(**facts, reproductions=len(found), reproduced=reproduced))
+        rows.append(RunRow(**facts, tags=tuple(tags[summary.run]), reproductions=len(found), reproduced=reproduced))
     remembered.keep()
     return rows
 

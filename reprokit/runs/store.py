@@ -58,7 +58,8 @@ class RunStore:
 
         `latest` is the newest run of a recipe; where there is none, the newest of all: imported, or of a plain script.
 
-        What is no part of an ID is the name of a run: of the newest one that has it and repeats no other.
+        What is no part of an ID is a tag of a run, or else the name of one: of the newest that has it and repeats no
+        other.
 
         Raises:
             NotFoundError: There is no such run.
@@ -79,7 +80,7 @@ class RunStore:
             return text
         found = [run for run in ids if run.startswith(text) or run.endswith(text)] if _PART.fullmatch(text) else []
         if not found:
-            found = self._named(text, heads)
+            found = _tagged(text, heads) or self._named(text, heads)
         if not found:
             raise NotFoundError(
                 f"No run {text} in {self.registry.url}.",
@@ -91,6 +92,36 @@ class RunStore:
                 hint="Give more of the ID.",
             )
         return found[0]
+
+    def tag(self, ref: RunRef, name: str, *, permanent: bool = False) -> tuple[str, str]:
+        """Point a tag at a run, from where it may point now, or at the version that one of its checkpoints is.
+
+        Returns:
+            The package, and its version.
+        Raises:
+            NotFoundError: There is no such run, or it has no such checkpoint.
+            RefusedError: The tag is another run's for good.
+            UsageError: It is no tag; or it would be read as a part of a run's ID.
+        """
+        if ref.selector is not None:
+            entry = self.checkpoint(ref)
+            self.registry.tag(entry.package, entry.top_hash, (name,), permanent=permanent)
+            return entry.package, entry.top_hash
+        if name == "latest" or _PART.fullmatch(name):
+            raise UsageError(f"A run cannot be tagged {name!r}: that is how runs are asked for without tags.")
+        package = f"{RESERVED}/{self.find(ref.run)}"
+        top_hash = self.latest(package.partition("/")[2])
+        if top_hash is None:
+            raise NotFoundError(f"Run {ref.run} was deleted from {self.registry.url}.")
+        others = [head.name for head in self.heads() if name in head.tags and head.name != package]
+        for other in others:
+            head = self.registry.head(other)
+            if head is not None and name in head.permanent:
+                raise RefusedError(f"{name} is run {other.partition('/')[2]} for good.", hint="Choose another tag.")
+        self.registry.tag(package, top_hash, (name,), permanent=permanent)
+        for other in others:  # the new one first: a reader in between finds two, and not none
+            self.registry.untag(other, name)
+        return package, top_hash
 
     def _named(self, name: str, heads: list[Head]) -> list[str]:
         """Return the newest run of a name, as a list; one that repeats another counts where there is no other."""
@@ -281,6 +312,12 @@ class RunStore:
                     head = self.registry.head(name)
                     if head is not None and head.time >= moment:
                         yield name
+
+
+def _tagged(tag: str, heads: list[Head]) -> list[str]:
+    """Return the run that has a tag, as a list; while it is moved two have it, and the newer counts."""
+    found = [_run_of(head) for head in heads if tag in head.tags and head.latest is not None and tag != "latest"]
+    return found[-1:]
 
 
 def _has_recipe(head: Head) -> bool:

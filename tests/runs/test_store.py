@@ -10,6 +10,7 @@ import pytest
 from reprokit.core.refs import parse_run
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError, UsageError
 from reprokit.registry.local import LocalRegistry
+from reprokit.runs.query import overview
 from reprokit.runs.store import RunStore
 from reprokit.schema.facts import meta_of
 from reprokit.schema.lock import RunLock
@@ -59,6 +60,32 @@ def test_a_name_is_the_newest_run_that_has_it_and_repeats_no_other(registry: Loc
     assert runs.find("cafe") == "20260101-000009-00cafe"  # a part of an ID comes first
     with pytest.raises(NotFoundError, match=r"^No run bas in "):
         runs.find("bas")
+
+
+def test_a_tag_of_a_run_is_a_name_of_that_run_alone(registry: LocalRegistry) -> None:
+    first, second = "20260101-000000-abcde0", "20260101-000001-abcde1"
+    for run_id in (first, second):
+        put_run(registry, run_id, name="release")
+    runs = RunStore(registry)
+    assert runs.find("release") == second  # the newest of that name
+    assert runs.tag(parse_run(first), "release") == (f"runs/{first}", runs.latest(first))
+    assert runs.find("release") == first  # a tag comes before a name
+    runs.tag(parse_run("@{-1}"), "release")
+    assert runs.find("release") == second
+    assert registry.head(f"runs/{first}").tags.keys() == {"latest"}  # type: ignore[union-attr]
+    assert {row.run: row.tags for row in overview(runs)} == {first: (), second: ("release",)}
+    runs.tag(parse_run(first), "audited", permanent=True)
+    with pytest.raises(RefusedError, match=f"^audited is run {first} for good"):
+        runs.tag(parse_run(second), "audited")
+    registry.untag(f"runs/{second}", "release")
+    assert runs.find("release") == second  # by its name again
+    for name in ("latest", "abcde", "2026-01"):
+        with pytest.raises(UsageError, match=r"^A run cannot be tagged"):
+            runs.tag(parse_run(first), name)
+    with pytest.raises(UsageError):
+        runs.tag(parse_run(first), "no tag")
+    with pytest.raises(NotFoundError):
+        runs.tag(parse_run("nothing"), "x")
 
 
 def test_a_run_without_a_recipe_is_the_latest_only_where_there_is_no_other(registry: LocalRegistry) -> None:

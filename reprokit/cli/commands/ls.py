@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -11,8 +10,6 @@ import click
 
 from reprokit.cli.face import Face, common, reference, size
 from reprokit.cli.text.run_table import run_table
-from reprokit.cli.text.table import table
-from reprokit.core.canonical_json import spelled
 from reprokit.core.terminal_text import printable
 from reprokit.errors import UsageError
 from reprokit.runs.listing import Contents, Files, ShownRun, ShownVerdict
@@ -76,7 +73,7 @@ def ls(
 @common
 def show(face: Face, ref: str) -> None:
     """Show a run, one of its checkpoints (RUN@epoch=2), a package version, or a verdict (verdicts/RUN)."""
-    from reprokit.cli.text.record import kept_verdict_text, note_line, run_text
+    from reprokit.cli.text.record import kept_verdict_text, note_line, package_text, run_text
     from reprokit.runs.listing import show as shown
 
     registry = face.registry()
@@ -87,6 +84,7 @@ def show(face: Face, ref: str) -> None:
         lines += [printable(f"  {'UNSUPPORTED':<12} {found.unsupported}", 2000)] if found.unsupported else []
         lines += [printable(f"  {'AMENDED':<12} {one}", 2000) for one in found.amendments]
         lines += [note_line(one) for one in found.notes]
+        lines += [printable(f"  {'tags':<12} {', '.join(found.tags)}", 2000)] if found.tags else []
         face.result(found.plain(), "\n".join(lines))
     elif isinstance(found, ShownVerdict):
         why = [] if found.unsupported is None else [printable(f"  {'UNSUPPORTED':<12} {found.unsupported}", 2000)]
@@ -101,13 +99,9 @@ def show(face: Face, ref: str) -> None:
             "entries": len(manifest.entries),
             "size": manifest.size,
         }
-        rows = {**plain, "size": size(manifest.size)}
-        shown_rows = [
-            (key, value if isinstance(value, str) else json.dumps(spelled(value), ensure_ascii=False))
-            for key, value in rows.items()
-            if value not in (None, {})
-        ]
-        face.result(plain, lambda: table(shown_rows, width=9))
+        head = registry.head(found.name)
+        tags = [] if head is None else sorted(tag for tag, pointed in head.tags.items() if pointed == found.top_hash)
+        face.result(plain, lambda: package_text(found, tags))
 
 
 def _reproduction(found: Reproduction) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 from reprokit.cli.face import Face, common, reference
-from reprokit.core.refs import PackageRef
+from reprokit.core.refs import RESERVED, PackageRef, RunRef, is_package_ref, parse_run
 from reprokit.errors import UsageError
 from reprokit.packages.package import Package
 from reprokit.registry import Registry
@@ -65,12 +65,18 @@ def log(face: Face, name: str) -> None:
 @click.option("--delete", "take_away", is_flag=True, help="Take the tag away instead.")
 @common
 def tag(face: Face, ref: str, name: str, permanent: bool, take_away: bool) -> None:
-    """Point tag NAME at package version REF."""
+    """Point tag NAME at a package version, a run (RUN), or the version that a checkpoint is (RUN@best).
+
+    A run's tag is a name of that run alone: given to another, it moves.
+    """
     registry = face.registry()
+    if take_away and permanent:
+        raise UsageError("--permanent and --delete contradict each other.")
+    if not is_package_ref(ref):
+        _tag_run(face, parse_run(ref), name, permanent=permanent, take_away=take_away)
+        return
     parsed = PackageRef.parse(ref)
     if take_away:
-        if permanent:
-            raise UsageError("--permanent and --delete contradict each other.")
         entry = registry.untag(parsed.name, name)
         face.result({"name": parsed.name, "top_hash": entry.top_hash, "tag": None}, f"{parsed.name}:{name} is gone")
         return
@@ -78,6 +84,29 @@ def tag(face: Face, ref: str, name: str, permanent: bool, take_away: bool) -> No
     registry.tag(parsed.name, top_hash, (name,), permanent=permanent)
     plain = {"name": parsed.name, "top_hash": top_hash, "tag": name, "permanent": permanent}
     face.result(plain, f"{parsed.name}:{name} → {top_hash[:16]}{', for good' if permanent else ''}")
+
+
+def _tag_run(face: Face, ref: RunRef, name: str, *, permanent: bool, take_away: bool) -> None:
+    registry = face.registry()
+    runs = importlib.import_module("reprokit.runs.store").RunStore(registry)  # a package's tag does without
+    if take_away and ref.selector is None:
+        run_id = runs.find(ref.run)
+        registry.untag(f"{RESERVED}/{run_id}", name)
+        face.result({"run_id": run_id, "tag": None}, f"run {run_id} is not tagged {name} any more")
+        return
+    if take_away:
+        entry = runs.checkpoint(ref)
+        registry.untag(entry.package, name)
+        face.result({"name": entry.package, "top_hash": entry.top_hash, "tag": None}, f"{entry.package}:{name} is gone")
+        return
+    package, top_hash = runs.tag(ref, name, permanent=permanent)
+    plain = {"name": package, "top_hash": top_hash, "tag": name, "permanent": permanent}
+    good = ", for good" if permanent else ""
+    if ref.selector is None:
+        run_id = package.partition("/")[2]
+        face.result({"run_id": run_id, **plain}, f"{name} → run {run_id}{good}")
+    else:
+        face.result(plain, f"{package}:{name} → {top_hash[:16]}{good}")
 
 
 @click.command()

@@ -48,7 +48,7 @@ def _usual(rows: Sequence[RunRow]) -> tuple[list[str], list[list[str]]]:
     made: dict[str, Callable[[RunRow], str]] = {
         "RUN": lambda row: row.run,
         "STATUS": lambda row: row.status,
-        "NAME": lambda row: _cut(printable(row.name)),
+        "NAME": lambda row: _cut(printable(" ".join([row.name, *(f"[{tag}]" for tag in row.tags)]))),
         "CKPT": lambda row: str(row.checkpoints),
         "VERDICT": lambda row: printable(row.verdict or ""),
         "REPRODUCED": lambda row: "reproduced" if row.reproduced else "",

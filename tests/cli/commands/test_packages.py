@@ -113,3 +113,35 @@ def test_purge_erases_and_says_so_wherever_it_is_asked(project, versions):
     assert "It was purged on" in failed
     refused = project.reprokit("package", "build", str(project.base / "inputs"), "t/again", expect=3).stderr
     assert "is not stored again. It was purged on" in refused
+
+
+def test_a_version_is_shown_as_what_it_is(project):
+    meta = project.base / "meta.json"
+    meta.write_text('{"owner": "anna", "rows": [1, 2]}')
+    project.reprokit("package", "build", str(project.base / "inputs"), "t/told", "-m", "told", "--meta", str(meta))
+    project.reprokit("tag", "t/told", "clean")
+    shown = project.reprokit("show", "t/told").stdout
+    assert "  tags         clean, latest\n  message      told\n  owner        anna\n  rows         [1, 2]\n" in shown
+    assert shown.endswith("  files        3, 6 B\n")
+
+
+def test_runs_and_checkpoints_are_tagged_by_their_names(project):
+    run = project.json("run", "recipe.yaml", "-q", "--name", "base")
+    other = project.json("run", "recipe.yaml", "-q", "-p", "rate=0.2")
+    assert project.reprokit("tag", "base", "release").stdout == f"release → run {run['run_id']}\n"
+    best = project.json("tag", "base@best", "shipped")
+    assert best["name"] == "t/model" and best["top_hash"] in [one["top_hash"] for one in run["checkpoints"]]
+    shown = project.reprokit("show", "t/model:shipped").stdout
+    assert f" of run {run['run_id']}, by numpy\n" in shown
+    assert "'reprokit'" not in shown and '{"' not in shown
+    assert project.json("show", "release")["run_id"] == run["run_id"]
+    assert "  tags         release\n" in project.reprokit("show", "release").stdout
+    assert "base [release]" in project.reprokit("ls").stdout
+    assert project.json("diff", "release", "latest")["verdict"].startswith("DIVERGED")
+    assert project.json("tag", "latest", "release")["run_id"] == other["run_id"]
+    assert project.json("show", "release")["run_id"] == other["run_id"]
+    gone = project.reprokit("tag", "latest", "release", "--delete").stdout
+    assert gone == f"run {other['run_id']} is not tagged release any more\n"
+    assert "No run release" in project.reprokit("show", "release", expect=10).stderr
+    project.reprokit("tag", "base@best", "shipped", "--delete")
+    assert "No tag 'shipped'" in project.reprokit("show", "t/model:shipped", expect=10).stderr
