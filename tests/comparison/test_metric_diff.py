@@ -36,3 +36,12 @@ def test_what_is_gone_counts_once_and_is_not_within_anything() -> None:
     assert (found.name, found.steps, found.inside) == ("loss", 1, False)
     assert found.first == "its digests differ; It was purged."
     assert list(logged_differences((sides[0], record()), (gone, gone), {})) == []
+
+
+def test_a_step_that_one_run_alone_logged_differs_whichever_it_is() -> None:
+    longer: dict[str, Series] = {"loss": {0: [0.5], 1: [0.25]}}
+    shorter: dict[str, Series] = {"loss": {0: [0.5]}}
+    sides = (record(logged={"loss": "1"}), record(logged={"loss": "2"}))
+    for ours, theirs, first in ((longer, shorter, "0.25 → none"), (shorter, longer, "none → 0.25")):
+        (found,) = logged_differences(sides, (lambda ours=ours: ours, lambda theirs=theirs: theirs), {})  # type: ignore[misc]
+        assert (found.name, found.first, found.steps) == ("loss", f"{first} at step 1", 1)

@@ -397,7 +397,11 @@ def test_a_journal_whose_registry_cannot_be_reached_waits(tmp_path: Path, regist
     started(home, registry, ends=False)
     away = registry.root.with_name("away")
     registry.root.rename(away)
-    assert recover(home) == []
+    said: list[str] = []
+    assert recover(home, note=said.append) == []
+    (told,) = said
+    assert told.startswith(f"The record of run {RUN} is still to be completed from {home / 'runs' / RUN}: ")
+    assert "\n" not in told, "what to do about it is for who asks"
     away.rename(registry.root)
     assert recover(home) == [RUN]
 

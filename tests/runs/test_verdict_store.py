@@ -197,3 +197,11 @@ def test_a_verdict_on_another_run_and_what_is_none_are_refused(store: VerdictSto
         store.of("20260102-030407-cccccc")
     registry.publish("verdicts/none", empty)
     assert "none" not in list(store.originals())
+
+
+def test_a_version_that_is_no_verdict_names_nobody(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path / "registry")
+    original, again = "20260101-000000-abcde0", "20260101-000001-abcde1"
+    registry.publish(f"verdicts/{original}", Manifest.make([], message="by hand"))
+    assert VerdictStore(registry).naming(again, original) == []
+    assert [ref.name for ref in VerdictStore(registry).naming(original, None)] == [f"verdicts/{original}"]

@@ -8,6 +8,7 @@ import os
 import pickle
 import threading
 import zlib
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,9 @@ def test_a_type_is_found_by_its_full_name_or_said_not_to_be() -> None:
     for name in ("json.nothing", "json.decoder.nothing", "nowhere.at.all", "json.JSONDecoder.nothing", "json"):
         with pytest.raises(UsageError, match=f"`types` names '{name}', which cannot be found here"):
             loading._found(name)
+
+
+def test_what_is_no_list_and_was_named_is_added_to() -> None:
+    for protocol in (0, 2, 4):
+        data = pickle.dumps(deque([1, 2, 3], 2), protocol)
+        assert load_pickled(data, types=["collections.deque"]) == deque([2, 3], 2)
