@@ -134,8 +134,7 @@ class ScriptProcess:
         while True:
             if self._stop is not None:
                 deadline = deadline or time.monotonic() + _GRACE
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.2)
+            _wait_for(process, 0.2)
             if process.returncode is not None and (self._stop is None or not _is_there(process.pid)):
                 return
             if process.returncode is not None and self._stop is not None and not told:  # what it did not pass on
@@ -249,6 +248,25 @@ class ScriptProcess:
 def _as_seen(line: bytes) -> bytes:
     """Return the last state of a line that carriage returns begin anew, as progress bars do."""
     return line[line.rstrip(b"\r").rfind(b"\r") + 1 :]
+
+
+def _wait_for(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait for the end of a process; on Linux without looking again and again, which is some hundredths late."""
+    if process.returncode is not None:
+        return
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        return
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll(seconds * 1000)
+    finally:
+        os.close(descriptor)
+    process.poll()
 
 
 def _send(group: int, number: int) -> bool:
