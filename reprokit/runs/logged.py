@@ -6,12 +6,15 @@ and what was logged without a step counts not at all.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, BinaryIO, cast
 
-from reprokit.core.canonical_json import metric_values, sha256_of
+from reprokit.core.canonical_json import canonical, metric_values
 from reprokit.core.safe_json import load_json
 from reprokit.errors import DataMismatchError
 from reprokit.registry import Registry
@@ -24,6 +27,7 @@ __all__ = [
     "MAX_SERIES",
     "Series",
     "counted",
+    "digest_of_rows",
     "digests_of",
     "is_well",
     "last_logged",
@@ -34,6 +38,8 @@ __all__ = [
 
 MAX_SERIES = 256 * 1024 * 1024
 """Bytes of a log of which all values are held at once, to be compared; of a longer one the last of each metric is."""
+
+_AT_ONCE = 4096  # steps of a series that are spelled at once
 
 Series = dict[int | None, list[float]]
 """The values of a metric by step, the step that was logged last at the end; None: logged without a step."""
@@ -127,6 +133,26 @@ def logged_apart(left: Record, right: Record) -> list[str] | None:
     return None if apart and (left.attempts or right.attempts) else apart
 
 
+def digest_of_rows(rows: Iterable[tuple[int, float]]) -> str:
+    """Return the digest of a series that nobody holds whole, as `digests_of` has it of a run that was not stopped.
+
+    Args:
+        rows: Its steps and values, by step and then by value, NaN last.
+    """
+    return _hashed((step, [value for _, value in group]) for step, group in groupby(rows, key=itemgetter(0)))
+
+
 def _digest(series: Series) -> str:
     steps = sorted(series, key=lambda step: (step is not None, step or 0))
-    return sha256_of([[step, [repr(float(value) + 0.0) for value in series[step]]] for step in steps])
+    return _hashed((step, series[step]) for step in steps)
+
+
+def _hashed(rows: Iterator[tuple[int | None, list[float]]]) -> str:
+    """Return the SHA-256 of the canonical JSON of the list of these rows, of which few are held at once."""
+    found, opening = hashlib.sha256(b"["), b""
+    while part := list(islice(rows, _AT_ONCE)):
+        text = canonical([[step, [repr(float(value) + 0.0) for value in values]] for step, values in part])
+        found.update(opening + text[1:-1])
+        opening = b","
+    found.update(b"]")
+    return found.hexdigest()

@@ -23,7 +23,7 @@ from reprokit.locking.git_tree import Repository
 from reprokit.locking.recipe_file import recipe_lock_path
 from reprokit.locking.recipe_lock import lock_recipe
 from reprokit.packages.build import build as build_package
-from reprokit.recording.mlflow_store import import_mlflow
+from reprokit.recording.foreign.mlflow_store import import_mlflow
 from reprokit.schema.recipe import json_schema
 
 __all__ = ["import_", "init", "lock", "schema"]

@@ -14,7 +14,8 @@ import yaml
 
 from reprokit.comparison.compare_runs import compare_runs
 from reprokit.errors import NotFoundError, RegistryError
-from reprokit.recording.mlflow_store import ImportedRuns, import_mlflow
+from reprokit.recording.foreign.mlflow_store import import_mlflow
+from reprokit.recording.foreign.runs import ImportedRuns
 from reprokit.registry.local import LocalRegistry
 from reprokit.runs.logged import read_logged
 from reprokit.runs.query import choose

@@ -1,72 +1,34 @@
-"""Runs of MLflow become runs here: without a lock, listed, compared and shown as those that no recipe started.
+"""Runs of MLflow: a folder `mlruns` and an SQLite file, as MLflow's own stores keep them.
 
-Read are a folder `mlruns` and an SQLite file, as MLflow's own stores keep them; MLflow is not needed, and nothing of it
-is changed. Artifacts are kept where they lie in a folder of this machine.
+MLflow is not needed, and nothing of it is changed. Artifacts are kept where they lie in a folder of this machine.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import math
-import re
 import sqlite3
-import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprokit._version import __version__
-from reprokit.core.logical_keys import check_logical_key
-from reprokit.core.refs import RESERVED
+from reprokit.core.refs import is_run_id
 from reprokit.core.safe_yaml import load_yaml
-from reprokit.core.secret_scan import in_value
 from reprokit.errors import Error, NotFoundError, RegistryError
-from reprokit.recording.kept_files import UnkeptError, keep_file
-from reprokit.registry import Registry
+from reprokit.recording.foreign.runs import ForeignRun, Found, ImportedRuns, record_runs
+from reprokit.recording.tracking.tags import RUN_TAG
 from reprokit.registry.context import Context
-from reprokit.registry.package_log import writer
-from reprokit.runs.bounded import bounded
-from reprokit.runs.logged import digests_of, series_of
-from reprokit.runs.store import RECORD_KEY, RunStore
-from reprokit.schema.facts import meta_of
 from reprokit.schema.flags import from_text
-from reprokit.schema.manifest import Entry, Manifest
-from reprokit.schema.metric_log import METRICS_KEY, metric_lines
-from reprokit.schema.record import Record, Status
+from reprokit.schema.record import Status
 
-__all__ = ["ImportedRuns", "import_mlflow"]
+__all__ = ["import_mlflow"]
 
 _STATUS: dict[str, Status] = {"FINISHED": "finished", "FAILED": "failed"}
 _NUMBERS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
-_WARNING = (
-    "Imported from MLflow: what it says is what was logged there. Its code, data and environment are not pinned, and "
-    "it cannot be reproduced."
-)
 _YEAR_10000 = 253_402_300_800_000  # ms since 1970
 _MAX_TEXT = 1 << 20  # bytes of a file of a parameter or tag
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportedRuns:
-    """What came over.
-
-    Attributes:
-        runs: The runs' IDs here, by those in MLflow.
-        known: Those of them that had come before.
-        notes: What was left out, and why.
-    """
-
-    runs: dict[str, str] = field(default_factory=dict)
-    known: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return {"runs": self.runs, "known": self.known, "notes": self.notes}
 
 
 @dataclass(kw_only=True)
@@ -84,6 +46,30 @@ class _Run:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, list[tuple[int, int, float]]] = field(default_factory=dict)
 
+    def found(self) -> Found:
+        """Return it as one of the runs to be imported."""
+        here = self.tags.get(RUN_TAG, "")
+        return Found(id=self.id, started=self.started, load=self.load, here=here if is_run_id(here) else None)
+
+    def load(self) -> ForeignRun:
+        notes: list[str] = []
+        run = ForeignRun(
+            name=self.name or self.experiment,
+            status=_STATUS.get(self.status, "interrupted"),
+            started=self.started,
+            ended=self.ended,
+            by=self.tags.get("mlflow.user", ""),
+            commit=self.tags.get("mlflow.source.git.commit", ""),
+            params={name: from_text(value) for name, value in self.params.items()},
+            told={"run": self.id, "experiment": self.experiment, "tags": self.tags},
+            files=[*_artifacts(self, notes)],
+            notes=notes,
+        )
+        for name, found in self.metrics.items():
+            for step, at, value in found:
+                run.log(name, step, at / 1000, value)
+        return run
+
 
 def import_mlflow(store: Path, *, experiment: str | None = None, context: Context) -> ImportedRuns:
     """Record every run of a store of MLflow's that is not deleted; what came before stays as it is.
@@ -98,108 +84,24 @@ def import_mlflow(store: Path, *, experiment: str | None = None, context: Contex
     read = _of_database if store.is_file() else _of_folder
     if not store.exists():
         raise NotFoundError(f"No store of MLflow's at {store}.", hint="Name a folder `mlruns`, or an SQLite file.")
-    imported, runs = ImportedRuns(), RunStore(context.registry)
-    found = [run for run in read(store, imported.notes) if experiment in (None, run.experiment)]
-    if experiment is not None and not found:
+    imported = ImportedRuns()
+    runs = [run for run in read(store, imported.notes) if experiment in (None, run.experiment)]
+    if experiment is not None and not runs:
         raise NotFoundError(f"{store} has no run of an experiment {experiment!r}.")
-    with context.progress.task(f"Importing from {store}", len(found), unit="runs") as advance:
-        for run in sorted(found, key=lambda one: (one.started, one.id)):
-            run_id = _run_id(run)
-            imported.runs[run.id] = run_id
-            if runs.has(run_id):
-                imported.known.append(run.id)
-            else:
-                _record(run, run_id, context.registry, imported.notes)
-            advance(1)
-    return imported
+    return record_runs(
+        (run.found() for run in sorted(runs, key=lambda one: (one.started, one.id))),
+        tool="MLflow", title=f"Importing from {store}", total=len(runs), context=context, imported=imported,
+    )  # fmt: skip
 
 
-def _run_id(run: _Run) -> str:
-    """Return the ID that a run has here, the same each time."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(run.started / 1000))
-    return f"{stamp}-{hashlib.sha256(f'mlflow {run.id}'.encode()).hexdigest()[:6]}"
-
-
-def _record(run: _Run, run_id: str, registry: Registry, notes: list[str]) -> None:
-    secret = [name for name, value in run.params.items() if any(in_value({name: value}, "params"))]
-    if secret:
-        notes.append(f"{run_id}: left out {', '.join(secret)}, which looks like a secret")
-    params = {name: from_text(value) for name, value in run.params.items() if name not in secret}
-    lines, last = _log(run)
-    tags = {key: value for key, value in run.tags.items() if not any(in_value({key: value}, "tags"))}
-    artifacts: list[Entry] = []
-    with registry.staging() as sink:
-        for key, file in _artifacts(run, run_id, notes):
-            try:
-                artifacts.append(keep_file(key, file, sink))
-            except UnkeptError as error:
-                notes.append(f"{run_id}: {key} was left out: {error}")
-        told = {"run": run.id, "experiment": run.experiment, "tags": tags}
-        kept = {"artifacts/mlflow.json": json.dumps(told, indent=1).encode(), METRICS_KEY: b"".join(lines)}
-        for key, data in kept.items():
-            if data:
-                digest, size = sink.put_bytes(data)
-                artifacts.append(Entry(key, size, digest))
-        record = Record(
-            run_id=run_id,
-            name=re.sub(r"[^A-Za-z0-9_-]+", "-", run.name or run.experiment).strip("-")[:100] or "mlflow",
-            status=_STATUS.get(run.status, "interrupted"),
-            lock_hash=None,
-            code=None,
-            environment=None,
-            params=params,
-            metrics=last,
-            logged=digests_of(series_of(map(json.loads, b"".join(lines).splitlines())), again=False),
-            started=_iso(run.started),
-            ended=None if run.ended is None else _iso(run.ended),
-            by=run.tags.get("mlflow.user", "") or writer(),
-            artifacts=sorted(entry.logical_key for entry in artifacts if entry.logical_key != METRICS_KEY),
-            warnings=[_WARNING],
-            reprokit=__version__,
-        )
-        record = bounded(record)
-        digest, size = sink.put_bytes(record.encode())
-    manifest = Manifest.make(
-        [*artifacts, Entry(RECORD_KEY, size, digest)],
-        message=f"{record.name}: {record.status}, from MLflow",
-        user_meta=meta_of(record.summary()),
-    )
-    registry.publish(f"{RESERVED}/{run_id}", manifest)
-
-
-def _log(run: _Run) -> tuple[list[bytes], dict[str, float]]:
-    """Return the lines of what a run logged, in order, and the last value of each metric."""
-    rows = [(at, step, name, value) for name, found in run.metrics.items() for step, at, value in found]
-    lines: list[bytes] = []
-    last: dict[str, float] = {}
-    for at, step, name, value in sorted(rows, key=lambda row: row[:3]):
-        lines += metric_lines(step, {name: value}, time=at / 1000)
-    for name, found in run.metrics.items():
-        last[name] = max(found, key=lambda row: row[:2])[2]
-    return lines, last
-
-
-def _artifacts(run: _Run, run_id: str, notes: list[str]) -> Iterator[tuple[str, Path]]:
+def _artifacts(run: _Run, notes: list[str]) -> Iterator[tuple[str, Path]]:
     scheme, separator, rest = run.artifacts.partition("://")
     if separator and scheme != "file":
-        notes.append(f"{run_id}: its artifacts are at {scheme}://, and were not taken")
+        notes.append(f"its artifacts are at {scheme}://, and were not taken")
         return
     folder = Path(urllib.parse.unquote(rest if separator else run.artifacts.removeprefix("file:")))
-    if not run.artifacts or not folder.is_dir():
-        return
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and not file.is_symlink():
-            key = f"artifacts/{file.relative_to(folder).as_posix()}"
-            try:
-                check_logical_key(key)
-            except Error as error:
-                notes.append(f"{run_id}: {key!r} was left out: {error.message}")
-            else:
-                yield key, file
-
-
-def _iso(moment: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment / 1000)) + f".{moment % 1000:03d}Z"
+    if run.artifacts and folder.is_dir():
+        yield from _files(folder)
 
 
 # ---------------------------------------------------------------------------------------------------- the two stores

@@ -1,0 +1,1 @@
+"""Runs that other tools recorded: read from what those keep, recorded here without a lock."""
