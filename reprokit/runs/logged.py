@@ -32,6 +32,7 @@ __all__ = [
     "is_well",
     "last_logged",
     "logged_apart",
+    "logged_rows",
     "read_logged",
     "series_of",
 ]
@@ -69,7 +70,7 @@ def read_logged(run: StoredRun, registry: Registry) -> dict[str, Series]:
     entry = run.manifest[METRICS_KEY]
     if entry.size > MAX_SERIES:
         raise DataMismatchError(f"{what} is {entry.size:,} bytes long; at most {MAX_SERIES:,} are compared.")
-    return series_of(_rows(entry, registry, what=what))
+    return series_of(logged_rows(entry, registry, what=what))
 
 
 def last_logged(entry: Entry, registry: Registry, *, what: str) -> dict[str, float]:
@@ -79,12 +80,17 @@ def last_logged(entry: Entry, registry: Registry, *, what: str) -> dict[str, flo
         DataMismatchError: It is corrupt, or malformed.
     """
     found: dict[str, float] = {}
-    for row in _rows(entry, registry, what=what):
+    for row in logged_rows(entry, registry, what=what):
         found.update(metric_values(row["values"]))
     return found
 
 
-def _rows(entry: Entry, registry: Registry, *, what: str) -> Iterator[dict[str, Any]]:
+def logged_rows(entry: Entry, registry: Registry, *, what: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a run's log, verified, in bounded memory however long it is.
+
+    Raises:
+        DataMismatchError: It is corrupt, or malformed.
+    """
     with tempfile.TemporaryFile(prefix="reprokit-") as file:
         registry.copy_object(entry, cast("BinaryIO", file), what=what)
         file.seek(0)

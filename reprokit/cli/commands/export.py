@@ -27,11 +27,21 @@ __all__ = ["export"]
 class _Asked(NamedTuple):
     """What is exported, as what, and where to; options that only one form takes are None with the others."""
 
-    ref: str
+    refs: tuple[str, ...]
     form: str
-    output: Path | None
+    target: str | None
     base: str | None
     against: str | None
+    experiment: str | None
+
+    @property
+    def ref(self) -> str:
+        """The run, of a form that takes one alone."""
+        return self.refs[0]
+
+    @property
+    def output(self) -> Path | None:
+        return None if self.target is None else Path(self.target)
 
 
 class _Form(NamedTuple):
@@ -41,11 +51,13 @@ class _Form(NamedTuple):
         help: What it is, in a few words.
         write: Makes it, and tells the face.
         option: The option that it takes and not every form does, without its dashes.
+        many: It takes several runs.
     """
 
     help: str
     write: Callable[[Face, _Asked], None]
     option: str | None = None
+    many: bool = False
 
 
 def _tell(face: Face, asked: _Asked, text: str, **plain: object) -> None:
@@ -101,6 +113,20 @@ def _image(face: Face, asked: _Asked) -> None:
     face.result(plain, text)
 
 
+def _mlflow(face: Face, asked: _Asked) -> None:
+    if asked.target is None:
+        raise UsageError(
+            "--as mlflow writes into a store of MLflow's: name it with -o STORE.",
+            hint="A folder mlruns, a file mlflow.db, or an address: sqlite:///FILE, https://HOST.",
+        )
+    export_to_mlflow = importlib.import_module("reprokit.export.mlflow").export_to_mlflow  # with what it sends
+    made = export_to_mlflow(asked.refs, asked.target, context=face.context(), experiment=asked.experiment)
+    for note in made.notes:
+        face.note(f"note: {note}")
+    lines = [f"{run} is {their} in {made.store}" for run, their in made.runs.items()]
+    face.result({"as": "mlflow", **made.plain()}, lines)
+
+
 _FORMS = {
     "environment.yml": _Form("a conda environment", _environment),
     "explicit": _Form("its explicit list", _environment),
@@ -109,11 +135,12 @@ _FORMS = {
     "image": _Form("what an image is built from", _image, option="base"),
     "notebook": _Form("a notebook on the run's data and best checkpoint", _notebook),
     "report": _Form("a page for people", _report, option="against"),
+    "mlflow": _Form("runs in a store of MLflow's", _mlflow, option="experiment", many=True),
 }
 
 
 @click.command()
-@reference("ref", metavar="RUN|LOCK")
+@reference("refs", metavar="RUN…|LOCK", nargs=-1, required=True)
 @click.option(
     "--as",
     "form",
@@ -122,12 +149,26 @@ _FORMS = {
     help="; ".join(f"{name}: {form.help}" for name, form in _FORMS.items()) + ".",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write a file, and not to stdout; of an image, a folder."
+    "-o",
+    "--output",
+    metavar="PATH",
+    help="Write a file, and not to stdout; of an image, a folder; of MLflow, a store: a folder, file or address.",
 )
 @click.option("--base", metavar="IMAGE", help="Build the image on this one, best named by its digest.")
 @click.option("--against", metavar="RUN", help="In the report, compare with this run, and not with a reproduction.")
+@click.option(
+    "--experiment", metavar="NAME", help="The experiment in MLflow of runs that are new there; the recipe's name."
+)
 @common
-def export(face: Face, ref: str, form: str, output: Path | None, base: str | None, against: str | None) -> None:
+def export(
+    face: Face,
+    refs: tuple[str, ...],
+    form: str,
+    output: str | None,
+    base: str | None,
+    against: str | None,
+    experiment: str | None,
+) -> None:
     """Write the environment of a run, or of a recipe's lock file, for other tools.
 
     Addresses and hashes are those of the lock; where it has none, the indexes that pip is configured to use are asked.
@@ -140,9 +181,14 @@ def export(face: Face, ref: str, form: str, output: Path | None, base: str | Non
 
     report: a page of HTML on a reproduction and its original: the verdict, where and why they differ, curves, and the
     model layer by layer. Of an original it is on its newest reproduction.
+
+    mlflow: one run or several, with parameters, metrics by step, tags (ID, commit, lock, data, verdict), small outputs.
+    Exported again, a run is not there twice, and its verdict is brought up to date.
     """
-    for option, value in (("against", against), ("base", base)):
+    if len(refs) > 1 and not _FORMS[form].many:
+        raise UsageError(f"--as {form} takes one run, not {len(refs)}.")
+    for option, value in (("against", against), ("base", base), ("experiment", experiment)):
         if value is not None and option != _FORMS[form].option:
             takes = next(name for name, other in _FORMS.items() if other.option == option)
             raise UsageError(f"--{option} is for --as {takes}, not for {form}.")
-    _FORMS[form].write(face, _Asked(ref, form, output, base, against))
+    _FORMS[form].write(face, _Asked(refs, form, output, base, against, experiment))

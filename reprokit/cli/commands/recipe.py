@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -23,7 +25,6 @@ from reprokit.locking.git_tree import Repository
 from reprokit.locking.recipe_file import recipe_lock_path
 from reprokit.locking.recipe_lock import lock_recipe
 from reprokit.packages.build import build as build_package
-from reprokit.recording.foreign.mlflow_store import import_mlflow
 from reprokit.schema.recipe import json_schema
 
 __all__ = ["import_", "init", "lock", "schema"]
@@ -135,7 +136,39 @@ def import_mlflow_command(face: Face, store: Path, experiment: str | None) -> No
     They are listed, shown and compared like others, and cannot be reproduced: nothing pins their code and data.
     Importing again takes what is new. MLflow is not needed, and nothing of it is changed.
     """
-    made = import_mlflow(store, experiment=experiment, context=face.context())
+    _imported(face, "mlflow_store.import_mlflow", store, experiment=experiment)
+
+
+@import_.command("tensorboard")
+@click.argument("logdir", type=click.Path(path_type=Path))
+@common
+def import_tensorboard_command(face: Face, logdir: Path) -> None:
+    """Record every folder with event files at or below LOGDIR as a run: its scalars by step, its hparams.
+
+    They are listed, shown and compared like others, and cannot be reproduced: nothing pins their code and data.
+    Importing again takes what is new. TensorBoard is not needed, and nothing in LOGDIR is changed.
+    """
+    _imported(face, "tensorboard.import_tensorboard", logdir)
+
+
+@import_.command("wandb")
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("wandb"))
+@common
+def import_wandb_command(face: Face, folder: Path) -> None:
+    """Record every run that W&B wrote into FOLDER, `wandb` or one in it: configuration, history, summary, files.
+
+    They are listed, shown and compared like others, and cannot be reproduced: nothing pins their code and data.
+    Importing again takes what is new. W&B is not needed, nor an account, and nothing in FOLDER is changed.
+    """
+    _imported(face, "wandb.import_wandb", folder)
+
+
+def _imported(face: Face, function: str, place: Path, **options: Any) -> None:
+    """Import runs of another tool and say what came over."""
+    module, _, name = function.rpartition(".")
+    # numpy is loaded for an import alone
+    take = getattr(importlib.import_module(f"reprokit.recording.foreign.{module}"), name)
+    made = take(place, context=face.context(), **options)
     new = len(made.runs) - len(made.known)
     lines = [f"imported {new} run(s) into {face.registry().url}; {len(made.known)} had come before"]
     lines += [f"note: {note}" for note in made.notes]

@@ -17,7 +17,7 @@ from typing import Any
 from reprokit.core.refs import is_run_id
 from reprokit.core.safe_yaml import load_yaml
 from reprokit.errors import Error, NotFoundError, RegistryError
-from reprokit.recording.foreign.runs import ForeignRun, Found, ImportedRuns, record_runs
+from reprokit.recording.foreign.runs import ForeignRun, Found, ImportedRuns, Tool, record_runs
 from reprokit.recording.tracking.tags import RUN_TAG
 from reprokit.registry.context import Context
 from reprokit.schema.flags import from_text
@@ -90,7 +90,7 @@ def import_mlflow(store: Path, *, experiment: str | None = None, context: Contex
         raise NotFoundError(f"{store} has no run of an experiment {experiment!r}.")
     return record_runs(
         (run.found() for run in sorted(runs, key=lambda one: (one.started, one.id))),
-        tool="MLflow", title=f"Importing from {store}", total=len(runs), context=context, imported=imported,
+        tool=Tool("MLflow", "mlflow"), total=len(runs), context=context, imported=imported,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """A run that another tool recorded becomes a record here, without a lock: listed, compared and shown as others are.
 
-What reads a tool's files says which runs there are, and reads one when it is asked for; all else is here: their IDs, what
-looks like a secret, files, the log of metrics, the record. Nothing of it is taken to be well-meant.
+What reads a tool's files says which runs there are, and reads one when it is asked for; all else is here: their IDs,
+what looks like a secret, files, the log of metrics, the record. Nothing of it is taken to be well-meant.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -40,9 +40,19 @@ from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.metric_log import METRICS_KEY, metric_lines
 from reprokit.schema.record import Record, Status
 
-__all__ = ["MAX_METRICS", "MAX_NAME", "MAX_POINTS", "Found", "ForeignRun", "ImportedRuns", "Points", "record_runs"]
+__all__ = [
+    "MAX_METRICS",
+    "MAX_NAME",
+    "MAX_POINTS",
+    "ForeignRun",
+    "Found",
+    "ImportedRuns",
+    "Points",
+    "Tool",
+    "record_runs",
+]
 
-MAX_POINTS = 20_000_000
+MAX_POINTS = 10_000_000
 """Values of a run that are read; each takes 24 bytes of memory."""
 MAX_METRICS = 100_000
 MAX_NAME = 1_000
@@ -52,6 +62,13 @@ _YEAR_10000 = 253_402_300_800  # seconds since 1970
 _MAX_PARAMS = 10_000
 _MAX_SCANNED = 1 << 20  # bytes of a file that is looked through for secrets
 _ROWS = 1 << 16  # that are Python's objects at once
+
+
+class Tool(NamedTuple):
+    """Whose runs they are: its name, and the same in small letters alone."""
+
+    name: str
+    slug: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +121,7 @@ class ForeignRun:
         name: What it is called there; its slug is its name here.
         by: Who executed it, if that is known.
         commit: Of its code, if that is known.
-        told: What else is known of it, kept as `artifacts/TOOL.json`; `tags` in it are looked through for secrets.
+        told: What else is known of it, kept as `artifacts/TOOL.json`; what looks like a secret is not.
         files: Those that are kept below `artifacts/`, with their keys there.
         notes: What was left out of it.
     """
@@ -161,19 +178,19 @@ class Found:
 
 
 def record_runs(
-    found: Iterable[Found], *, tool: str, title: str, total: int | None, context: Context, imported: ImportedRuns
+    found: Iterable[Found], *, tool: Tool, total: int, context: Context, imported: ImportedRuns
 ) -> ImportedRuns:
     """Record what was found; what came before stays as it is.
 
     Args:
-        tool: Its name, as `MLflow`.
+        total: How many, for those who watch.
         imported: What is added to, with the notes that there are already.
     """
     runs = RunStore(context.registry)
-    with context.progress.task(title, total, unit="runs") as advance:
+    with context.progress.task(f"Importing from {tool.name}", total, unit="runs") as advance:
         for one in found:
             shown = one.shown or one.id
-            run_id = one.here if one.here is not None and runs.has(one.here) else _run_id(tool, one)
+            run_id = one.here if one.here is not None and runs.has(one.here) else _run_id(tool.slug, one)
             if runs.has(run_id):
                 imported.runs[shown] = run_id
                 imported.known.append(shown)
@@ -191,21 +208,20 @@ def record_runs(
     return imported
 
 
-def _run_id(tool: str, found: Found) -> str:
+def _run_id(slug: str, found: Found) -> str:
     """Return the ID that a run has here, the same each time."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(found.started / 1000))
-    return f"{stamp}-{hashlib.sha256(f'{tool.lower()} {found.id}'.encode('utf-8', 'replace')).hexdigest()[:6]}"
+    return f"{stamp}-{hashlib.sha256(f'{slug} {found.id}'.encode('utf-8', 'replace')).hexdigest()[:6]}"
 
 
-def _record(run: ForeignRun, run_id: str, tool: str, context: Context) -> list[str]:
+def _record(run: ForeignRun, run_id: str, tool: Tool, context: Context) -> list[str]:
     """Publish the record of a run; return what was left out."""
-    notes, registry, name = [*run.notes], context.registry, tool.lower()
+    notes, registry = [*run.notes], context.registry
     params = _params(run.params, notes)
-    tags = {key: value for key, value in run.told.get("tags", {}).items() if not any(in_value({key: value}, "tags"))}
-    told = json.dumps(spelled({**run.told, "tags": tags}), indent=1).encode()
+    told = json.dumps(spelled(_without_secrets(run.told)), indent=1).encode()
     warning = (
-        f"Imported from {tool}: what it says is what was logged there. Its code, data and environment are not pinned, "
-        "and it cannot be reproduced."
+        f"Imported from {tool.name}: what it says is what was logged there. Its code, data and environment are not "
+        "pinned, and it cannot be reproduced."
     )
     if run.commit:
         warning += f" Its commit was {run.commit[:64]}."
@@ -214,11 +230,11 @@ def _record(run: ForeignRun, run_id: str, tool: str, context: Context) -> list[s
         for key, file in run.files:
             kept = _kept(f"artifacts/{key}", file, sink, notes)
             artifacts += [kept] if kept is not None else []
-        artifacts.append(_entry(f"artifacts/{name}.json", told, sink))
+        artifacts.append(_entry(f"artifacts/{tool.slug}.json", told, sink))
         logged, left = _log(run, artifacts, sink)
         record = Record(
             run_id=run_id,
-            name=re.sub(r"[^A-Za-z0-9_-]+", "-", run.name).strip("-")[:100] or name,
+            name=re.sub(r"[^A-Za-z0-9_-]+", "-", run.name).strip("-")[:100] or tool.slug,
             status=run.status,
             lock_hash=None,
             code=None,
@@ -238,7 +254,7 @@ def _record(run: ForeignRun, run_id: str, tool: str, context: Context) -> list[s
         stored = _entry(RECORD_KEY, record.encode(), sink)
     manifest = Manifest.make(
         [*artifacts, stored],
-        message=f"{record.name}: {record.status}, from {tool}",
+        message=f"{record.name}: {record.status}, from {tool.name}",
         user_meta=meta_of(record.summary()),
     )
     registry.publish(f"{RESERVED}/{run_id}", manifest)
@@ -247,20 +263,27 @@ def _record(run: ForeignRun, run_id: str, tool: str, context: Context) -> list[s
 
 def _params(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     """Return the parameters that are kept: what looks like a secret is named and left out."""
-    kept: dict[str, Any] = {}
-    secret: list[str] = []
-    for name, value in given.items():
-        if any(in_value({name: value}, "params")):
-            secret.append(name)
-        elif len(name) > MAX_NAME or len(kept) == _MAX_PARAMS:
-            notes.append(f"left out the parameter {name[:40]!r}: {len(given):,} parameters, one of long name, are many")
-            break
-        else:
-            kept[name] = value
+    secret = dict.fromkeys(name for name, value in given.items() if any(in_value({name: value}, "params")))
+    short = [name for name in given if name not in secret and len(name) <= MAX_NAME][:_MAX_PARAMS]
+    kept = {name: given[name] for name in short}
+    gone = len(given) - len(secret) - len(kept)
+    if gone:
+        notes.insert(0, f"left out {gone:,} of {len(given):,} parameters: too many, or names that are too long")
     if secret:
         notes.insert(0, f"left out {', '.join(secret)}, which looks like a secret")
     checked: dict[str, Any] = spelled(kept)
     return checked
+
+
+def _without_secrets(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is told of a run but for what looks like a secret."""
+    kept: dict[str, Any] = {}
+    for name, value in told.items():
+        if isinstance(value, dict):
+            kept[name] = _without_secrets(value)
+        elif not any(in_value({name: value}, "")):
+            kept[name] = value
+    return kept
 
 
 def _kept(key: str, file: Path, sink: Sink, notes: list[str]) -> Entry | None:
@@ -303,7 +326,7 @@ def _stored(file: IO[bytes], size: int, sink: Sink) -> tuple[Digest, int]:
 
 
 def _lines(metrics: Mapping[str, Points]) -> Iterator[bytes]:
-    """Yield the lines of the log, by step and time: of each metric, the last line has the value that the run ended with."""
+    """Yield the lines of the log, by step and time: the last of a metric has the value that the run ended with."""
     names = sorted(metrics)
     if not names:
         return

@@ -7,6 +7,7 @@ plugin_data.proto of TensorBoard's hparams, struct.proto of protobuf.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import struct
@@ -19,7 +20,7 @@ from typing import Any
 from reprokit.core.regular_files import open_regular
 from reprokit.errors import Error, NotFoundError
 from reprokit.recording.foreign.frames import DamagedError, tf_frames
-from reprokit.recording.foreign.runs import MAX_METRICS, ForeignRun, Found, ImportedRuns, record_runs
+from reprokit.recording.foreign.runs import MAX_METRICS, ForeignRun, Found, ImportedRuns, Tool, record_runs
 from reprokit.recording.foreign.wire import BYTES, DOUBLE, FLOAT, WireError, as_double, as_float, fields, signed, text
 from reprokit.registry.context import Context
 
@@ -51,9 +52,8 @@ def import_tensorboard(logdir: Path, *, context: Context) -> ImportedRuns:
     imported = ImportedRuns()
     found = (one for folder, files in folders for one in _found(folder, files, logdir, imported.notes))
     return record_runs(
-        found, tool="TensorBoard", title=f"Importing from {logdir}", total=len(folders), context=context,
-        imported=imported,
-    )  # fmt: skip
+        found, tool=Tool("TensorBoard", "tensorboard"), total=len(folders), context=context, imported=imported
+    )
 
 
 def _folders(logdir: Path) -> Iterator[tuple[Path, list[Path]]]:
@@ -81,7 +81,7 @@ def _found(folder: Path, files: list[Path], logdir: Path, notes: list[str]) -> I
             notes.append(f"{file} was left out, for it is malformed: {_why(error)}")
             continue
         load = partial(_load, files, shown, started)
-        yield Found(id=f"{file.name} {first.hex()}", started=started, load=load, shown=shown)
+        yield Found(id=f"{file.name} {hashlib.sha256(first).hexdigest()}", started=started, load=load, shown=shown)
         return
 
 

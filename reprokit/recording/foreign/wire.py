@@ -39,7 +39,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
             continue
         if kind == BYTES:
             size, at = _varint(data, at)
-        elif kind == DOUBLE or kind == FLOAT:
+        elif kind in (DOUBLE, FLOAT):
             size = 8 if kind == DOUBLE else 4
         else:
             raise WireError(f"a field of the wire type {kind} ends at byte {at:,}")
