@@ -12,13 +12,15 @@ from typing import NamedTuple
 
 from reprokit.errors import RecipeError, UsageError
 
-__all__ = ["CONFIG_FILE", "Config", "named_registry", "registries"]
+__all__ = ["CONFIG_FILE", "Config", "mlflow_store", "named_registry", "registries"]
 
 CONFIG_FILE = Path(".reprokit") / "config.yaml"
 _MAX_CONFIG = 64 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGT])(I)?)?B?")
 _NEAR_LIMIT = "20GB"
+_KEYS = {"mlflow", "registry", "registries"}
+_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +138,27 @@ def named_registry(name: str, *, folder: Path | None = None) -> str | None:
     return _address_in(project, name)
 
 
+def mlflow_store(*, folder: Path | None = None) -> str | None:
+    """Return the store of MLflow's that runs are sent to while they go on: REPROKIT_MLFLOW, then the project's file.
+
+    Args:
+        folder: As of `named_registry`.
+    Raises:
+        RecipeError: The file is malformed.
+    """
+    base = (folder or Path.cwd()).absolute()
+    chosen = os.environ.get("REPROKIT_MLFLOW")
+    if chosen is not None:
+        base = Path.cwd()
+    elif (project := _project(base)) is not None:
+        chosen, base = project.mlflow, project.folder
+    if not chosen:
+        return None
+    if chosen.startswith(_SQLITE):
+        return f"{_SQLITE}{base / chosen.removeprefix(_SQLITE)}"
+    return chosen if "://" in chosen else str(base / Path(chosen).expanduser())
+
+
 def _address_in(project: _Project, name: str) -> str:
     address = project.registries[name]
     return address if "://" in address else str((project.folder / Path(address).expanduser()).absolute())
@@ -145,6 +168,7 @@ class _Project(NamedTuple):
     folder: Path
     registry: str | None
     registries: Mapping[str, str]
+    mlflow: str | None = None
 
 
 def _project(start: Path) -> _Project | None:
@@ -156,12 +180,15 @@ def _project(start: Path) -> _Project | None:
         # start-up without the file does not pay
         load_yaml = importlib.import_module("reprokit.core.safe_yaml").load_yaml
         content = load_yaml(file.read_bytes(), what=str(file), max_bytes=_MAX_CONFIG) or {}
-        unknown = set(content) - {"registry", "registries"} if isinstance(content, dict) else {"(not a mapping)"}
+        unknown = set(content) - _KEYS if isinstance(content, dict) else {"(not a mapping)"}
         if unknown:
-            raise RecipeError(f"{file}: unknown key {sorted(map(str, unknown))[0]!r}; known: 'registries', 'registry'.")
+            known = ", ".join(map(repr, sorted(_KEYS)))
+            raise RecipeError(f"{file}: unknown key {sorted(map(str, unknown))[0]!r}; known: {known}.")
         chosen, named = content.get("registry"), content.get("registries") or {}
-        if not (chosen is None or isinstance(chosen, str)):
-            raise RecipeError(f"{file}: registry must be a path or URL, not {chosen!r}.")
+        mlflow = content.get("mlflow")
+        for key, value in (("registry", chosen), ("mlflow", mlflow)):
+            if not (value is None or isinstance(value, str)):
+                raise RecipeError(f"{file}: {key} must be a path or URL, not {value!r}.")
         if not isinstance(named, dict) or not all(
             isinstance(name, str) and _NAME.fullmatch(name) and isinstance(address, str)
             for name, address in named.items()
@@ -169,6 +196,6 @@ def _project(start: Path) -> _Project | None:
             raise RecipeError(
                 f"{file}: registries must be a mapping of names (letters, digits, - and _) to paths or URLs."
             )
-        if chosen or named:
-            return _Project(folder, chosen or None, named)
+        if chosen or named or mlflow:
+            return _Project(folder, chosen or None, named, mlflow or None)
     return None

@@ -42,6 +42,7 @@ from reprokit.recording.journal import Journal
 from reprokit.recording.listener import DEAF, Listener, Unfailing
 from reprokit.recording.recorder import Recording, new_run_id, now
 from reprokit.recording.server import TOKEN_BYTES, Session
+from reprokit.recording.tracking.live import followed
 from reprokit.registry import Registry
 from reprokit.registry.context import Context
 from reprokit.registry.package_log import writer
@@ -49,6 +50,7 @@ from reprokit.schema.facts import InputLink
 from reprokit.schema.lock import DataPin
 from reprokit.schema.machine import Machine
 from reprokit.schema.manifest import Manifest
+from reprokit.schema.metric_log import METRICS_KEY
 from reprokit.schema.record import (
     Attempt,
     DataFacts,
@@ -120,7 +122,10 @@ def execute(
                 collected=continued.collected if continued else None,
                 listener=listener,
             )
-            with Recording.start(record, prepared.entries, lock=lock, registry=registry, journal=journal) as recording:
+            with (
+                Recording.start(record, prepared.entries, lock=lock, registry=registry, journal=journal) as recording,
+                followed(orders.mlflow, run_id, journal.file(METRICS_KEY), registry=registry, note=progress.note),
+            ):
                 saver.note_again()
                 recording.settle = lambda: saver.settle(progress)
                 session = Session(registry=registry, journal=journal, saver=saver, token=token)

@@ -55,6 +55,7 @@ class Orders:
             for a batch is the epoch's end, if the script does not save it itself.
         stop_after: Stop after so many checkpoints.
         hermetic: Under bubblewrap: no network, no home, nothing but what is declared.
+        mlflow: The store of MLflow's that it is sent to while it goes on.
         told: More for the script's process to find in its context.
     """
 
@@ -66,4 +67,5 @@ class Orders:
     stop_after: int | None = None
     continues: Continued | None = None
     hermetic: bool = False
+    mlflow: str | None = None
     told: dict[str, Any] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from reprokit.comparison.record_check import check_record
+from reprokit.core.config import mlflow_store
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.refs import parse_run
 from reprokit.environment.vault import kept_entries, open_vault
@@ -86,7 +87,7 @@ def resume(
     if repetition is not None and found.record.reproduces is not None:
         orders, conclude = repetition(found, context)
     bound = hermetic or (execution is not None and execution.hermetic)
-    orders = replace(orders, continues=continued, hermetic=bound)
+    orders = replace(orders, continues=continued, hermetic=bound, mlflow=mlflow_store())
     return execute(prepared, orders, context=context, listener=listener, conclude=conclude).record
 
 

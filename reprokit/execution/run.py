@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 from reprokit.client.interactive import InteractiveRun
 from reprokit.core.canonical_json import canonical
+from reprokit.core.config import mlflow_store
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.scratch import sweep
 from reprokit.core.secret_scan import in_value
@@ -59,7 +60,8 @@ def run(
         return runs.load(twin).record
     if twin is not None:
         progress.note(f"Run {twin} has the same lock; --reuse returns it instead of repeating it.")
-    return execute(prepared, Orders(hermetic=hermetic), context=context, listener=listener).record
+    orders = Orders(hermetic=hermetic, mlflow=mlflow_store(folder=path.absolute().parent))
+    return execute(prepared, orders, context=context, listener=listener).record
 
 
 def start_run(

@@ -194,7 +194,7 @@ def bisect(
     def repeat(overrides: Overrides) -> Verdict:
         return reproduce(
             original.record.run_id, registry=address, overrides=overrides, command=command, hermetic=hermetic,
-            progress=progress, listener=listener,
+            sent=False, progress=progress, listener=listener,
         )  # fmt: skip
 
     until = 0 if spot == Spot(place=INITIAL) else first.epoch

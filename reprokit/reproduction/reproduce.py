@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import msgspec
@@ -12,6 +13,7 @@ from reprokit._version import __version__
 from reprokit.comparison.compare_runs import compare_with
 from reprokit.comparison.ladder import Terms
 from reprokit.comparison.record_check import check_record
+from reprokit.core.config import mlflow_store
 from reprokit.core.progress import SILENT, Progress
 from reprokit.core.secret_scan import in_arguments
 from reprokit.errors import DataMismatchError, NotFoundError, RefusedError
@@ -46,6 +48,7 @@ def reproduce(
     overrides: Overrides | None = None,
     command: list[str] | None = None,
     hermetic: bool = False,
+    sent: bool = True,
     progress: Progress = SILENT,
     listener: Listener = DEAF,
 ) -> Verdict:
@@ -56,6 +59,7 @@ def reproduce(
         overrides: What to change; every one is listed in the verdict and forbids BITWISE.
         command: What was typed, for the verdict's record.
         hermetic: Execute it under bubblewrap, as for `run`.
+        sent: Send it to MLflow, where the project says so.
     Raises:
         NotFoundError: No such run.
         EnvironmentMismatchError: This environment is not the locked one, and that one cannot be made; both are named.
@@ -72,6 +76,7 @@ def reproduce(
     prepared = prepare_with(original, lock, chosen, context=context)
     told = RepetitionTerms(until=chosen.until, tolerance=chosen.tolerance, command=command or [])
     orders = orders_of(original, lock, told, relaxed=list(chosen.relaxed), hermetic=hermetic)
+    orders = replace(orders, mlflow=mlflow_store() if sent else None)
     conclude = concluding(original, (lock, prepared.lock), orders, context=context)
     recording = execute(prepared, orders, context=context, listener=listener, conclude=conclude)
     return recording.record.verdicts[-1]

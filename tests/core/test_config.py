@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reprokit.core.config import Config, named_registry
+from reprokit.core.config import Config, mlflow_store, named_registry
 from reprokit.errors import RecipeError
 
 NAMES = "registries must be a mapping of names (letters, digits, - and _) to paths or URLs."
@@ -61,14 +61,14 @@ def test_a_name_stands_for_a_registry_wherever_an_address_does(project: Path, mo
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("registri: x\n", "unknown key 'registri'; known: 'registries', 'registry'."),
+        ("registri: x\n", "unknown key 'registri'; known: 'mlflow', 'registries', 'registry'."),
         ("registry: 1\n", "registry must be a path or URL, not 1."),
         ("registries: [x]\n", "registries must be a mapping of names (letters, digits, - and _) to paths or URLs."),
         (
             "registries: {a/b: x}\n",
             "registries must be a mapping of names (letters, digits, - and _) to paths or URLs.",
         ),
-        ("- x\n", "unknown key '(not a mapping)'; known: 'registries', 'registry'."),
+        ("- x\n", "unknown key '(not a mapping)'; known: 'mlflow', 'registries', 'registry'."),
     ],
 )
 def test_a_file_that_is_not_understood_is_refused(project: Path, text: str, message: str) -> None:
@@ -76,3 +76,23 @@ def test_a_file_that_is_not_understood_is_refused(project: Path, text: str, mess
     with pytest.raises(RecipeError) as caught:
         Config.load()
     assert caught.value.message == f"{project / '.reprokit' / 'config.yaml'}: {message}"
+
+
+def test_a_store_of_mlflows_is_the_variables_or_the_files(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REPROKIT_MLFLOW", raising=False)
+    assert mlflow_store() is None
+    for told, meant in (
+        ("mlruns", f"{project}/mlruns"), ("sqlite:///a.db", f"sqlite:///{project}/a.db"),
+        ("sqlite:////x/a.db", "sqlite:////x/a.db"), ("https://host/x", "https://host/x"),
+    ):  # fmt: skip
+        say(project, f"mlflow: {told}\n")
+        assert mlflow_store() == meant
+    assert Config.load().registry == str(project.parent / "home" / "registry")
+    monkeypatch.setenv("REPROKIT_MLFLOW", "there")
+    assert mlflow_store(folder=project) == str(project / "deep" / "er" / "there")
+    monkeypatch.setenv("REPROKIT_MLFLOW", "")
+    assert mlflow_store() is None
+    monkeypatch.delenv("REPROKIT_MLFLOW")
+    say(project, "mlflow: [1]\n")
+    with pytest.raises(RecipeError, match=r"mlflow must be a path or URL, not \[1\]\."):
+        mlflow_store()

@@ -23,7 +23,7 @@ from reprokit.recording.tracking.tags import RUN_TAG, STATUS, Names, millisecond
 from reprokit.schema.lock import RunLock
 from reprokit.schema.record import Record
 
-__all__ = ["Tracked", "Tracking", "address_of"]
+__all__ = ["Tracked", "Tracking", "address_of", "shown"]
 
 _MOST = 1000  # values of metrics in a request
 _PAIRS = 100  # parameters or tags in one
@@ -55,6 +55,11 @@ def address_of(store: str, *, folder: Path | None = None) -> str:
     return f"sqlite:///{path}" if is_file else path.as_uri()
 
 
+def shown(address: str) -> str:
+    """Return an address without a password."""
+    return re.sub(r"//[^/@]*@", "//", address)
+
+
 class Tracked:
     """A run in MLflow.
 
@@ -84,7 +89,7 @@ class Tracking:
 
     def __init__(self, store: str) -> None:
         self.address = address_of(store)
-        self.shown = re.sub(r"//[^/@]*@", "//", self.address)
+        self.shown = shown(self.address)
         if importlib.util.find_spec("mlflow") is None:
             raise UsageError(
                 "MLflow's client is not installed, by which runs are sent to its stores.",
@@ -201,9 +206,9 @@ class Tracking:
         try:
             yield
         except _failures() as error:
-            why = " ".join(str(error).split())
+            why = shown(" ".join(str(error).split()))
             raise RegistryError(
-                f"MLflow's store {self.shown} cannot be read or written: {why[:300]}.",
+                f"MLflow's store {self.shown} cannot be read or written: {why[:200].rstrip('. ')}.",
                 hint="See that it is reachable, then export again: what is there already is not sent twice.",
             ) from error
         finally:
