@@ -55,9 +55,9 @@ def test_the_page_on_coming_from_mlflow_runs_as_written(tmp_path: Path, monkeypa
     assert re.search(r"^  params +rate  0\.1 → 0\.4$", said, re.MULTILINE)
     if not can_export:
         pytest.skip("the first half was run; the mlflow extra is not installed, by which runs are sent back")
-    sent = re.findall(r"^(\w+) FINISHED \{'rate': '(0\.\d)'\} \{'loss': (0\.\d+)\} (\w+)$", said, re.MULTILINE)
-    assert sorted(sent) == [("before", "0.1", "0.02", "None"), *[("during", "0.2", "0.04", "BITWISE")] * 2]
-    assert "imported 0 run(s)" in said.splitlines()[-2] and "; 3 had come before" in said.splitlines()[-2]
+    sent = re.findall(r"^\d{8}-\S+ FINISHED \{'rate': '0.1'\} \{'loss': 0.02\} BITWISE$", said, re.MULTILINE)
+    assert len(sent) == 2
+    assert "imported 0 run(s)" in said.splitlines()[-2] and "; 2 had come before" in said.splitlines()[-2]
 
 
 def test_the_page_on_coming_from_tensorboard_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
