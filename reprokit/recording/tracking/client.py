@@ -33,6 +33,8 @@ _QUIET = ("mlflow", "alembic")
 _VARIABLES = {
     "MLFLOW_ALLOW_FILE_STORE": "true",  # whoever names a folder has one
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }

@@ -36,6 +36,7 @@ _PATIENCE = 15.0  # seconds that the end of a run waits for it
 _PIECE = 4 * 1024 * 1024  # bytes of the log that are read at once
 _END = b"end\n"
 _HASTY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_STDOUT = 1  # which the runner reads
 _TOLD = "REPROKIT_FOLLOWED"  # what the process is told: a variable, for an address may have a password
 
 
@@ -189,11 +190,12 @@ def _is_over(pause: float) -> bool:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):
-        print(" ".join(text.split()), flush=True)
+        os.write(_STDOUT, f"{' '.join(text.split())}\n".encode())
 
 
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout = sys.stderr  # whatever a library prints is no word to the runner
     store, run_id, log, registry = json.loads(os.environ[_TOLD])
     _Follower(store, run_id, Path(log), open_registry(registry)).follow()
 

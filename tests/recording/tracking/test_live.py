@@ -17,6 +17,7 @@ from reprokit.registry.local import LocalRegistry
 from reprokit.runs.verdict_store import VerdictStore
 from reprokit.schema.metric_log import metric_lines
 from tests.conftest import Project, put_run
+from tests.recording.tracking.test_client import WHO
 from tests.recording.tracking.test_tags import AGAIN, RUN, given_verdict
 
 # What stands in for MLflow's client, which takes seconds to load: it writes down what it is asked.
@@ -27,6 +28,7 @@ class MlflowClient:
         self.how, self.log = os.environ["STAND_IN"].split(":", 1)
     def __getattr__(self, name):
         def call(*given, **named):
+            print("View run at http://…")  # as MLflow does
             if self.how == "hangs":
                 time.sleep(60)
             if self.how == "refuses":
@@ -140,17 +142,17 @@ def test_a_store_that_fails_is_said_once_and_left(
     how: str, told: list[str],
 ) -> None:  # fmt: skip
     stand_in(how)
-    monkeypatch.setattr(live, "_PATIENCE", 3.0 if how == "hangs" else 30.0)
+    monkeypatch.setattr(live, "_PATIENCE", 1.5 if how == "hangs" else 30.0)
     put_run(registry, RUN, status="running")
     notes: list[str] = []
     began = time.monotonic()
-    with followed("http://a:hidden@127.0.0.1:9", RUN, tmp_path / "no-log", registry=registry, note=notes.append):
+    with followed(f"http://{WHO}@127.0.0.1:9", RUN, tmp_path / "no-log", registry=registry, note=notes.append):
         within = time.monotonic() - began
         if how == "refuses":
             wait_for(lambda: notes)
     assert within < 1.0
     assert len(notes) == len(told) and all(part in note for part, note in zip(told, notes, strict=True)), notes
-    assert f"`reprokit export {RUN} --as mlflow -o http://127.0.0.1:9`" in notes[-1] and "hidden" not in "".join(notes)
+    assert f"`reprokit export {RUN} --as mlflow -o http://127.0.0.1:9`" in notes[-1] and WHO not in "".join(notes)
 
 
 def test_a_runner_that_was_killed_leaves_a_run_that_ended(
