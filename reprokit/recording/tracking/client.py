@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from reprokit.core.own_extras import pip_words
 from reprokit.errors import RegistryError, UsageError
 from reprokit.recording.tracking.tags import RUN_TAG, STATUS, Names, milliseconds, params_of, tags_of
 from reprokit.schema.lock import RunLock
@@ -95,7 +96,7 @@ class Tracking:
         if importlib.util.find_spec("mlflow") is None:
             raise UsageError(
                 "MLflow's client is not installed, by which runs are sent to its stores.",
-                hint=f"Install it: `{sys.executable} -m pip install 'reprokit-runs[mlflow]'`.",
+                hint=f"Install it: `{sys.executable} -m pip install {pip_words('mlflow')}`.",
             )
         with self._calm():
             self._client = importlib.import_module("mlflow.tracking").MlflowClient(tracking_uri=self.address)

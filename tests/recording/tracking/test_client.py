@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reprokit.core.own_extras import pip_words
 from reprokit.errors import RegistryError, UsageError
 from reprokit.recording.tracking.client import Tracking, address_of, shown
 
@@ -33,7 +34,7 @@ def test_without_mlflow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(UsageError) as caught:
         Tracking(str(tmp_path))
     assert caught.value.message == "MLflow's client is not installed, by which runs are sent to its stores."
-    assert "-m pip install 'reprokit-runs[mlflow]'`" in str(caught.value.hint)
+    assert f"-m pip install {pip_words('mlflow')}`" in str(caught.value.hint)
 
 
 def test_a_store_that_does_not_answer_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
