@@ -7,8 +7,7 @@ import numpy as np
 from killing import maybe_die
 
 import reprokit
-from reprokit.callbacks.keras import PackageCheckpoint
-from reprokit.callbacks.keras.callback import Batches
+from reprokit.callbacks.keras import Batches, PackageCheckpoint
 
 ITEMS, WIDTH, BATCH = 44, 5, 4  # eleven batches an epoch
 

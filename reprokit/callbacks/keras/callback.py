@@ -7,11 +7,10 @@ from typing import Any
 import keras
 
 from reprokit.callbacks.keras import private
-from reprokit.callbacks.keras.data import Batches
 from reprokit.callbacks.keras.fit import Fit
 from reprokit.client import number
 
-__all__ = ["Batches", "PackageCheckpoint"]
+__all__ = ["PackageCheckpoint"]
 
 
 class PackageCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
