@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import click
 import msgspec
 import pytest
-import yaml
 
 import reprokit
 from reprokit import errors
@@ -19,16 +21,17 @@ from reprokit.cli.main import cli
 from reprokit.locking.recipe_file import parse
 from reprokit.schema import recipe as recipes
 from tests.conftest import ROOT
+from tests.pages import FENCE, PAGES, exists, name_of, no_recipes, unknown_names, unreadable, wrong_commands
 
-PAGES = [*sorted((ROOT / "docs").glob("**/*.md")), *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING", "CHANGELOG"))]
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OF_TODAY = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which says what was
 
 
+@functools.cache
 def reference() -> ModuleType:
     """Load `docs/reference.py`."""
     spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules["reference"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -36,7 +39,7 @@ def reference() -> ModuleType:
 def dead_links(page: Path, text: str) -> list[str]:
     """Return the links of a page into this repository that lead nowhere."""
     dead = []
-    for link in re.findall(r"\]\(([^)\s]+)\)", _FENCE.sub("", text)):
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text)):
         file, _, anchor = link.partition("#")
         target = page.parent / file if file else page
         if "://" in link:
@@ -48,22 +51,8 @@ def dead_links(page: Path, text: str) -> list[str]:
 
 def anchors(text: str) -> set[str]:
     """Return what the headings of a page are called in links."""
-    heads = re.findall(r"^#+ (.*)$", _FENCE.sub("", text), re.MULTILINE)
+    heads = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
-
-
-def unreadable(text: str) -> list[str]:
-    """Return the blocks of Python and YAML that are neither, each by its beginning and what is wrong."""
-    found = []
-    for language, block in _FENCE.findall(text):
-        try:
-            if language == "python":
-                ast.parse(block)
-            elif language == "yaml":
-                list(yaml.safe_load_all(block))
-        except (SyntaxError, yaml.YAMLError) as error:
-            found.append(f"{block[:40]!r}: {error}")
-    return found
 
 
 def options(command: click.Command, name: str = "") -> dict[str, str]:
@@ -95,17 +84,50 @@ def everything() -> str:
     return "\n".join(page.read_text("utf-8") for page in told)
 
 
-@pytest.mark.parametrize("page", ["commands.md", "recipe.md"])
+@pytest.mark.parametrize("page", ["commands.md", "recipe.md", "api.md"])
 def test_the_reference_is_what_the_program_says(page: str) -> None:
     made = reference().PAGES[page]()
     assert (ROOT / "docs" / page).read_text("utf-8") == made, "run `python docs/reference.py`"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def untold(names: list[Any]) -> list[str]:
+    """Return the public names without a docstring, and the arguments that none speaks of."""
+    silent = [one.name for one in names if not one.text]
+    return silent + [f"{one.name}({name})" for one in names for name in unmentioned(set(one.arguments), one.text)]
+
+
+def test_every_public_name_says_what_its_arguments_are() -> None:
+    public = [one for names in reference().everything_public().values() for one in names]
+    assert {f"reprokit.{name}" for name in reprokit.__all__} - {one.name for one in public} == {
+        "reprokit.Error", "reprokit.__version__", "reprokit.callbacks", "reprokit.vfs",
+    }  # fmt: skip
+    assert len(public) > 60 and untold(public) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere_and_blocks_are_what_they_say(page: Path) -> None:
     text = page.read_text("utf-8")
     assert dead_links(page, text) == []
     assert unreadable(text) == []
+
+
+@pytest.mark.parametrize("page", OF_TODAY, ids=name_of)
+def test_blocks_name_what_there_is(page: Path) -> None:
+    """Commands and their options, recipes and their fields, modules and their names; also in sentences."""
+    text = page.read_text("utf-8")
+    assert wrong_commands(text) == []
+    assert no_recipes(text) == []
+    assert unknown_names(text) == []
+
+
+def test_what_a_page_has_people_type_is_executed() -> None:
+    """A `console` block is a part of a session; `tests/end_to_end/test_tutorial.py` runs each."""
+    source = (ROOT / "tests/end_to_end/test_tutorial.py").read_text("utf-8")
+    run = {f"docs/{page}" for page in re.findall(r'run_page\("([^"{]+)"', source)}
+    run |= {f"docs/tutorials/{page}.md" for page in re.findall(r'^        \("(\w+)", "', source, re.MULTILINE)}
+    assert {
+        name_of(page) for page in PAGES if any(kind == "console" for kind, _ in FENCE.findall(page.read_text()))
+    } == run
 
 
 def test_whatever_a_user_can_write_is_on_a_page() -> None:
@@ -158,4 +180,93 @@ def test_the_checks_find_what_is_stale(tmp_path: Path) -> None:
     planted = "[a](gone.md) [b](other.md#one-head) [c](other.md#no-head) [d](#e) ```x``` [f](https://example.org/x)"
     assert dead_links(page, planted) == ["gone.md", "other.md#no-head", "#e"]
     assert len(unreadable("```python\ndef f(:\n```\n\n```yaml\na: [\n```\n\n```sh\n((\n```\n")) == 2
+    assert len(unreadable("```python\nreturn\n```\n")) == 1
     assert unmentioned({"--with", "--with-more", "at"}, "`--with-more` and data") == ["--with", "at"]
+
+
+def test_the_checks_find_commands_that_are_none() -> None:
+    page = """
+```console
+$ reprokit reproduce RUN --with threads=1 || [ $? = 7 ]
+$ RUN="$(reprokit show latest --jsonn | python -c 'import json')"
+$ until reprokit status --what | grep -q slow; do sleep 1; done
+$ reprokit repeat RUN > out 2>&1
+$ reprokit export RUN --as pdf
+$ reprokit tag demo/line
+$ reprokit show RUN RUN
+$ reprokit --json registry ls
+```
+
+    reprokit resume RUN --hermetik
+
+Say `reprokit run` or `reprokit run --fast`, not `reprokit.run`.
+"""
+    assert [fault.partition(": ")[2] for fault in wrong_commands(page)] == [
+        "No such option '--jsonn'.",
+        "No such option '--what'.",
+        "no command repeat",
+        "'pdf' is not one of 'environment.yml', 'explicit', 'pylock', 'requirements', 'image', 'notebook', 'report'.",
+        "NAME is missing",
+        "too many words: RUN",
+        "No such option '--hermetik'.",
+        "No such option '--fast'.",
+    ]
+
+
+def test_the_checks_find_fields_that_are_none() -> None:
+    planted = """
+```yaml
+execution: {thread: 2}
+```
+
+```yaml
+repos: [{thread: 2}]
+```
+
+```console
+$ cat > a.yaml <<'END'
+name: a
+code: {entrypoint: a.py}
+output: [b]
+END
+```
+
+`checkpoints: {evry: 1 epoch}`, `data: {a: {package: b/c, path: …}}`
+"""
+    assert [re.findall(r"unknown key (\S+?)\.?$", fault, re.MULTILINE) for fault in no_recipes(planted)] == [
+        ["execution.thread"], ["output"], ["checkpoints.evry"],
+    ]  # fmt: skip
+
+
+def test_the_checks_find_names_that_are_none() -> None:
+    planted = """
+```python
+import reprokit.vfss
+from reprokit.callbacks.keras import Batches, Batchez
+
+reprokit.log(a=1)
+reprokit.logg(a=1)
+reprokit.Package.open("a/b")
+reprokit.Package.opened("a/b")
+```
+
+```console
+$ cat > a.py <<'END'
+from reprokit.callbacks.pytorch import PackageCheckpoints
+reprokit.parameters()
+END
+```
+
+`reprokit.run`, `reprokit.runs.listing.lst`, `reprokit.params()["rate"]`
+"""
+    assert unknown_names(planted) == [
+        "reprokit.Package.opened", "reprokit.callbacks.keras.Batchez", "reprokit.callbacks.pytorch.PackageCheckpoints",
+        "reprokit.logg", "reprokit.parameters", "reprokit.runs.listing.lst", "reprokit.vfss",
+    ]  # fmt: skip
+    assert exists("reprokit.callbacks") and exists("reprokit.schema.recipe.Recipe") and not exists("reprokit.nothing")
+
+
+def test_the_checks_find_public_names_that_say_too_little() -> None:
+    public = reference().Public
+    told = [public("a", "a(b, c)", "Return `b`.", ("b", "c")), public("d", "d()", ""), public("e", "", "What it is.")]
+    assert untold(told) == ["d", "a(c)"]

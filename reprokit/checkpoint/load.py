@@ -28,12 +28,17 @@ class LoadedCheckpoint(Checkpoint):
         """Return tensors of a section as PyTorch's, in their own dtypes; tied weights share their memory.
 
         Changing one changes neither the checkpoint nor what another call returns.
+
+        Args:
+            names: Only these; of files that hold others too, their bytes alone are read.
         """
         return dict(_torch().state_dict(self, section, names))
 
     def load_into(self, model: Any, section: str = "model") -> None:
         """Put parameters, buffers, training flags and `requires_grad` of a PyTorch model to what was saved.
 
+        Args:
+            section: Whose tensors: `model`, or `ema`.
         Raises:
             DataMismatchError: The model has other tensors.
         """
@@ -64,8 +69,11 @@ def _torch() -> ModuleType:
 
 
 def load_checkpoint(ref: str, *, registry: Registry | str | None = None) -> LoadedCheckpoint:
-    """Open a checkpoint by `RUN@best:val_loss`, `RUN@epoch=7`, `ns/name:tag` or `ns/name@hash`.
+    """Open a checkpoint.
 
+    Args:
+        ref: `RUN@best:val_loss`, `RUN@epoch=7`, `RUN@last`, `ns/name:tag` or `ns/name@hash`.
+        registry: A registry or its address; the one configured if None.
     Raises:
         NotFoundError: No such run, checkpoint, package or version; or it was dropped.
         DataMismatchError: It is corrupt.

@@ -101,11 +101,11 @@ class Checkpoint:
         return list(dict.fromkeys(section for section, _ in self._tensors))
 
     def names(self, section: str = "model") -> list[str]:
-        """Return the tensors' names, without aliases of tied weights."""
+        """Return the names of the tensors of a `section`, without aliases of tied weights."""
         return [name for part, name in self._tensors if part == section]
 
     def aliases(self, section: str = "model") -> dict[str, str]:
-        """Return the other names of tied weights: name → the name it is stored under."""
+        """Return the other names of tied weights of a `section`: name → the name it is stored under."""
         if section not in self._aliases:
             self._aliases[section] = self._read_aliases(f"{section}.safetensors.index.json", section)
         return dict(self._aliases[section])
@@ -138,7 +138,10 @@ class Checkpoint:
     # tensors
 
     def tensor(self, name: str, section: str = "model") -> npt.NDArray[Any]:
-        """Return a tensor. BF16 comes as float32, which holds every value of it; 8-bit floats come as their bytes."""
+        """Return the tensor `name` of a `section`.
+
+        BF16 comes as float32, which holds every value of it; 8-bit floats come as their bytes.
+        """
         return as_array(self.arrays(section, [name])[name])
 
     def tensors(self, section: str = "model", names: Iterable[str] | None = None) -> dict[str, npt.NDArray[Any]]:
@@ -152,7 +155,7 @@ class Checkpoint:
         return {name: made[id(stored)] for name, stored in arrays.items()}
 
     def raw(self, name: str, section: str = "model") -> bytes:
-        """Return a tensor's bytes."""
+        """Return the bytes of the tensor `name` of a `section`."""
         return bytes(self.arrays(section, [name])[name].data)
 
     def arrays(

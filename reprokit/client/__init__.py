@@ -44,7 +44,7 @@ def params(**defaults: Any) -> dict[str, Any]:
 
 
 def log(*, step: int | None = None, **metrics: float) -> None:
-    """Record metrics, at a step if given. Anything that `float()` takes is a value.
+    """Record `metrics`, at a `step` if given. Anything that `float()` takes is a value.
 
     Raises:
         TypeError: A value is not a number.
@@ -62,8 +62,11 @@ def number(name: str, value: Any) -> float:
 
 
 def log_artifact(path: str | os.PathLike[str], name: str | None = None) -> None:
-    """Keep a file as it is now, under `artifacts/<name>` of the run's record (the file's own name by default).
+    """Keep a file as it is now, beside the run's record.
 
+    Args:
+        path: The file.
+        name: It is kept as `artifacts/NAME`; by default the file's own name.
     Raises:
         FileNotFoundError: There is no such file.
     """

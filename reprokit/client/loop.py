@@ -39,6 +39,10 @@ _BETWEEN_REPORTS = 0.25  # seconds
 class Loop(ABC):
     """Counts epochs, batches and steps, and saves when the policy, a signal or the user asks for it.
 
+    Args:
+        package: Where to save outside a run; inside one, the recipe decides.
+        initial: Save the state before the first epoch too, so that a divergence can be told from a different start.
+
     Attributes:
         state: The user's own: what is put here is saved with each checkpoint, and is here again when a run resumes.
     """
@@ -135,8 +139,10 @@ class Loop(ABC):
         return stored
 
     def epochs(self, total: int) -> Iterator[int]:
-        """Yield the epochs to train: 0 … `total` − 1, from where a resumed run left off, to where it is told to stop.
+        """Yield the epochs to train, 0 … `total` − 1: from where a resumed run left off, to where it is told to stop.
 
+        Args:
+            total: Epochs of the whole training.
         Raises:
             RuntimeError: A checkpoint could not be stored, or not be restored.
         """

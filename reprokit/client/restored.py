@@ -73,7 +73,7 @@ class Restored:
         raise MalformedError(f"{self.folder / 'state.json'}: {name} is {str(value)[:40]!r}, which is no count")
 
     def state(self, name: str, default: Any = None) -> Any:
-        """Return one part of the state (`scheduler`, `rng`, `user`, …) as it was given."""
+        """Return one part of the state by `name` (`scheduler`, `rng`, `user`, …), as it was given; else `default`."""
         if name not in self.raw_state:
             return default
         return from_json(self.raw_state[name], tensor=self._tensor)
@@ -86,8 +86,10 @@ class Restored:
         return convert(stored) if convert is not None else as_array(stored).copy()
 
     def section(self, section: str) -> dict[str, StoredArray]:
-        """Return the tensors of `model`, `optimizer`, `ema`, … by name, tied weights under each of their names.
+        """Return the tensors of a section by name, tied weights under each of their names.
 
+        Args:
+            section: `model`, `optimizer`, `ema`, …
         Raises:
             MalformedError: A file is not what the format says.
         """
@@ -96,7 +98,7 @@ class Restored:
         return self._sections[section]
 
     def array(self, name: str, section: str = "model") -> Any:
-        """Return a copy of one tensor as a NumPy array; bfloat16 comes as float32."""
+        """Return a copy of the tensor `name` of a `section` as a NumPy array; bfloat16 comes as float32."""
         return as_array(self.section(section)[name]).copy()
 
     def _read(self, section: str) -> dict[str, StoredArray]:

@@ -198,8 +198,14 @@ def save_checkpoint(
     step: int | None = None,
     **metrics: float,
 ) -> Saving:
-    """Save named arrays (NumPy, or anything with `__array__`) and JSON-like `state` as a checkpoint.
+    """Save arrays, and what else is given, as a checkpoint.
 
+    Args:
+        tensors: Arrays by name: NumPy's, or anything with `__array__`.
+        state: JSON-like; lists, mappings, tuples, bytes, numbers and arrays.
+        epoch: From 0, as `RUN@epoch=3` names it.
+        step: Steps done, as `RUN@step=1200` names it.
+        metrics: Numbers; the recipe says of which the best one counts.
     Returns:
         Its way into the registry; `.result()` waits for it.
     Raises:

@@ -42,6 +42,8 @@ def run(
         registry: Address; the configured one if None.
         reuse: Return a finished run with the same lock hash, if there is one, instead of repeating it.
         hermetic: Execute it under bubblewrap: no network, no home, nothing that is not declared.
+        progress: Where it is shown what is done, and how far it is.
+        listener: Is told what the script writes, and of each checkpoint and epoch.
         choices: `params`, `seed`, `env`, `allow_dirty`, `in_place` and `name`; see `Choices`.
     Raises:
         Error: Before the script was started: a recipe, code, data, environment or registry that is not in order.
@@ -71,6 +73,10 @@ def start_run(
 
     For notebooks and consoles. Its record says that it cannot be reproduced, and why.
 
+    Args:
+        name: The run's.
+        params: Its parameters, which `reprokit.params()` returns inside the block.
+        registry: Address; the one configured if None.
     Raises:
         UsageError: A parameter is not JSON.
         RefusedError: A parameter looks like a secret.

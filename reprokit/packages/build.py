@@ -67,10 +67,15 @@ def build(
         source: A folder; one file, which is the entry of its name; or a mapping from logical key to bytes, text, a
             file's `Path`, a pandas DataFrame (key ending in .csv, .json or .parquet) or anything JSON (key ending in
             .json); or one DataFrame, stored as `data.csv`.
+        name: `ns/name`.
+        registry: A registry or its address; the one configured if None.
+        message: Says what is new; part of the version.
         meta: Metadata of the version, JSON.
         entry_meta: Metadata of entries by logical key, JSON.
+        tags: Names that point at the version too, beside `latest`.
         base: A version whose entries are taken over, but for those that `source` has too.
         remove: Logical keys of `base`, or folders of it, that are left out.
+        progress: Where it is shown how far that is.
     Raises:
         UsageError: The name, a key, the metadata or a value is not one that can be stored.
         RefusedError: A file that cannot be stored faithfully, or a reserved namespace.

@@ -64,6 +64,7 @@ class PackageEntry:
 
     @property
     def entry(self) -> Entry:
+        """What the version says of it: key, size, digest, metadata."""
         return self._package.manifest.entries[self._position]
 
     def read(self) -> bytes:
@@ -142,8 +143,11 @@ class Package:
 
     @classmethod
     def open(cls, ref: str | PackageRef, *, registry: Registry | str | None = None) -> Package:
-        """Open `ns/name`, `ns/name:tag` or `ns/name@hash`; without `registry`, in the one configured.
+        """Open a version.
 
+        Args:
+            ref: `ns/name`, `ns/name:tag` or `ns/name@hash`.
+            registry: A registry or its address; the one configured if None.
         Raises:
             NotFoundError: No such package, tag or version.
         """
@@ -154,6 +158,7 @@ class Package:
 
     @property
     def top_hash(self) -> str:
+        """The hash of the version, of all its content, message and metadata."""
         return self.manifest.top_hash
 
     def __str__(self) -> str:
@@ -199,6 +204,8 @@ class Package:
     def install(self, folder: Path, *, progress: Progress = SILENT) -> None:
         """Write every entry below `folder`, verified; the folder appears whole or not at all.
 
+        Args:
+            progress: Where it is shown how far that is.
         Raises:
             RefusedError: `folder` exists and is not empty.
             DataMismatchError: An object is corrupt.
@@ -237,6 +244,7 @@ class Package:
         """Read every object and return what is missing, corrupt or purged, or not what the version says of it.
 
         Args:
+            progress: Where it is shown how far that is.
             sound: Objects that were verified already and are not read again; those found sound are added.
             claims: What else is to be true of the bytes, see `Claims`.
         """

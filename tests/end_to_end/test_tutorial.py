@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from reprokit import callbacks
 from tests.conftest import ROOT
 from tests.object_stores import Server
 
@@ -28,6 +29,42 @@ def test_the_tutorial_runs_as_written_and_ends_verified(tmp_path: Path) -> None:
     assert re.search(r"^└─ before: outputs/metrics.json ← \S+  line  finished, as above$", said, re.MULTILINE)
     assert re.search(r"^├─ \S+  line  finished  \(line: demo/line@\w+\)$", said, re.MULTILINE)
     assert "0 problem(s)" in said
+
+
+@pytest.mark.parametrize(
+    ("page", "modules", "verdicts", "said"),
+    [
+        ("pytorch", "torch", 1, r"^exit code 130$[\s\S]*^  resumed      at epoch \d"),
+        ("keras", "tensorflow keras", 1, r"\.keras$"),
+        ("tensorflow", "tensorflow", 1, r"^\{'slope': [\d.]+, 'start': [\d.]+\}$"),
+        ("lightning", "lightning", 1, r"^model\.safetensors$"),
+        ("transformers", "transformers accelerate", 1, r"^model\.safetensors$"),
+        ("sklearn", "sklearn skops", 1, r"^RandomForestClassifier\(max_depth=4, n_estimators=20\)$"),
+        ("boosters", "xgboost lightgbm", 2, r"^model\.txt$[\s\S]*^model\.ubj$"),
+    ],
+)
+def test_the_tutorial_of_each_framework_runs_as_written(
+    page: str, modules: str, verdicts: int, said: str, tmp_path: Path
+) -> None:
+    for module in modules.split():
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    printed = run_page(f"tutorials/{page}.md", tmp_path)
+    assert printed.count("BITWISE: every state digest") == verdicts, printed
+    assert re.search(said, printed, re.MULTILINE), printed
+
+
+def test_each_framework_has_a_tutorial() -> None:
+    told = {page.stem for page in (ROOT / "docs" / "tutorials").glob("*.md")}
+    assert told == set(callbacks.__all__) - {"xgboost", "lightgbm"} | {"boosters"}
+
+
+def test_the_page_on_a_colleagues_run_runs_as_written(tmp_path: Path) -> None:
+    said = run_page("reproduce-a-colleague.md", tmp_path)
+    assert re.search(r"^  prediction   EQUAL", said, re.MULTILINE)
+    assert re.search(r"^exit code 3$", said, re.MULTILINE)
+    assert said.count("BITWISE: every state digest") == 2 and "  relaxed                      param.rate=0.25\n" in said
+    shown = re.findall(r"^  reproduced   \S+  BITWISE  berta@", said, re.MULTILINE)
+    assert len(shown) == 3  # once to Anna, and twice in the outbox
 
 
 def test_the_page_on_adopting_runs_as_written(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ class PackageCheckpoint(Loop):
     def epochs(self, total: int) -> Iterator[int]:
         """Yield the epochs to train, from where a resumed run left off; a step is an epoch here.
 
+        Args:
+            total: Epochs of the whole training.
         Raises:
             TypeError: No estimator was given, into which a resumed run could put the state.
             RuntimeError: A checkpoint could not be stored, or not be restored.
@@ -90,6 +92,7 @@ class PackageCheckpoint(Loop):
             estimator: What to save, if not the one that `PackageCheckpoint` was given.
             epoch: From 0, for loops of your own; the saves are counted if not given.
             state: Added to `self.state`: anything of your own that training depends on.
+            metrics: Numbers.
         Returns:
             Its way into the registry, or None if no checkpoint was due.
         """
