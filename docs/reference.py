@@ -44,6 +44,57 @@ outputs: [{path: metrics.json, compare: values}, plots/]
 tolerance: {weights: {atol: 0, rtol: 0}, metrics: {accuracy: 0.005}}
 """
 
+FIELDS = {
+    "name": "cifar10-cnn",
+    "code": "{entrypoint: train.py}",
+    "environment": "{pip: requirements.txt}",
+    "data": "{images: {package: vision/cifar10, path: data}}",
+    "params": "{epochs: 3, layers: [64, 32]}",
+    "execution": "{seed: 42, threads: 2}",
+    "checkpoints": "{package: vision/cifar10-cnn, keep: 3}",
+    "outputs": "[metrics.json, plots/]",
+    "tolerance": "{metrics: {accuracy: 0.005}}",
+    "not_secret": "[params.token]",
+    "code.entrypoint": "src/train.py",
+    "code.command": '[python, -m, src.train, "--epochs={params.epochs}"]',
+    "code.notebook": "train.ipynb",
+    "code.workdir": "src",
+    "environment.conda": "environment.yml",
+    "environment.pip": "requirements.txt",
+    "environment.lock": "pylock.toml",
+    "environment.container": f"docker.io/library/python@sha256:{'5e0c' * 16}",
+    "environment.extras": "[train]",
+    "environment.vault": "all",
+    "data.NAME.path": "data/cifar10",
+    "data.NAME.package": "vision/cifar10:v1",
+    "data.NAME.entry": "labels/classes.json",
+    "data.NAME.run": "cifar10-cnn@best",
+    "data.NAME.output": "plots/",
+    "execution.seed": "42",
+    "execution.threads": "2",
+    "execution.determinism": "seeded",
+    "execution.inputs": "deny",
+    "execution.benign": "[/opt/fonts/*]",
+    "execution.layout": "copy",
+    "execution.params": "flags",
+    "execution.flags": "{amp: switch, sizes: words}",
+    "execution.variables": "{MKL_CBWR: COMPATIBLE}",
+    "execution.secrets": "[HF_TOKEN]",
+    "checkpoints.package": "vision/cifar10-cnn",
+    "checkpoints.every": "500 steps",
+    "checkpoints.best": "{val_loss: min, accuracy: max}",
+    "checkpoints.keep": "3",
+    "checkpoints.on": "[signal, exception]",
+    "checkpoints.writer": "sync",
+    "outputs.path": "metrics.json",
+    "outputs.compare": "values",
+    "tolerance.weights": "{atol: 1.0e-6}",
+    "tolerance.metrics": "{accuracy: 0.005, seconds: ignore}",
+    "tolerance.weights.atol": "1.0e-6",
+    "tolerance.weights.rtol": "1.0e-5",
+}
+"""An example of each field; tests parse them."""
+
 
 def commands() -> str:
     """Return the page on every command and option."""
@@ -123,12 +174,12 @@ def recipe() -> str:
             continue
         done.append(struct)
         lines += ["", f"## {place or 'The whole'}", "", _plain(inspect.getdoc(struct) or ""), ""]
-        lines += ["| field | takes | default |", "|---|---|---|"]
+        lines += ["| field | takes | default | such as |", "|---|---|---|---|"]
         for field in msgspec.structs.fields(struct):
             name = f"{place}.{field.encode_name}" if place else field.encode_name
             inner = _structs(field.type)
             takes = _takes(field.type)
-            lines.append(f"| `{name}` | {takes} | {_default(field)} |")
+            lines.append(f"| `{name}` | {takes} | {_default(field)} | `{_shortened(FIELDS[name])}` |")
             todo += [(f"{name}.NAME" if typing.get_origin(field.type) is dict else name, one) for one in inner]
     return "\n".join(lines) + "\n"
 
@@ -161,6 +212,10 @@ def _takes(kind: Any) -> str:
         return "a mapping, below"
     words = {str: "text", int: "a whole number", float: "a number", bool: "`true` or `false`"}
     return words.get(kind, "anything that JSON has")
+
+
+def _shortened(text: str) -> str:
+    return text[:40] + "…" if "sha256:" in text else text
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
@@ -204,7 +259,7 @@ _INNER = {
 }  # fmt: skip
 """What other rooms call of public objects, in types that are not public."""
 
-_OTHERS = {
+_OTHERS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "Paths": ("Code that opens files by name reads a package version.", {"reprokit.vfs": ()}),
     "Data sets": (
         "A package version as a data set, without files being written.",
@@ -248,8 +303,8 @@ def _signature(name: str, node: ast.FunctionDef, *, bound: bool) -> tuple[str, t
     """Return how a function is called, and the names of its arguments."""
     arguments = node.args
     given = [*arguments.posonlyargs, *arguments.args][bound:]
-    defaults: list[ast.expr | None] = [*arguments.defaults]
-    defaults = [None] * (len(given) - len(defaults)) + defaults
+    missing: list[ast.expr | None] = [None] * (len(given) - len(arguments.defaults))
+    defaults = [*missing, *arguments.defaults]
 
     def spelled(argument: ast.arg, default: ast.expr | None, stars: str = "") -> str:
         kind = f": {ast.unparse(argument.annotation)}" if argument.annotation is not None else ""

@@ -17,8 +17,7 @@ import reprokit
 from reprokit.cli.main import cli
 from reprokit.core.safe_yaml import load_yaml
 from reprokit.errors import Error
-from reprokit.locking.recipe_file import from_plain
-from reprokit.schema.recipe import Recipe
+from reprokit.schema.recipe import Recipe, from_plain
 from tests.conftest import ROOT
 
 PAGES = [*sorted((ROOT / "docs").glob("**/*.md")), *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING", "CHANGELOG"))]
@@ -204,7 +203,7 @@ def wrong(words: list[str], *, whole: bool = True) -> str | None:
     """
     words = [word for word in words if word not in ("…", "...")]
     with click.Context(cli, info_name="reprokit") as context:
-        rest = cli._options_last(context, [*words])  # type: ignore[attr-defined]
+        rest = cli._options_last(context, [*words])
         if rest[:1] in (["--version"], ["--help"], ["-h"]):
             return None
         command: click.Command = cli

@@ -18,6 +18,7 @@ import pytest
 import reprokit
 from reprokit import errors
 from reprokit.cli.main import cli
+from reprokit.core.safe_yaml import load_yaml
 from reprokit.locking.recipe_file import parse
 from reprokit.schema import recipe as recipes
 from tests.conftest import ROOT
@@ -124,7 +125,7 @@ def test_what_a_page_has_people_type_is_executed() -> None:
     """A `console` block is a part of a session; `tests/end_to_end/test_tutorial.py` runs each."""
     source = (ROOT / "tests/end_to_end/test_tutorial.py").read_text("utf-8")
     run = {f"docs/{page}" for page in re.findall(r'run_page\("([^"{]+)"', source)}
-    run |= {f"docs/tutorials/{page}.md" for page in re.findall(r'^        \("(\w+)", "', source, re.MULTILINE)}
+    run |= {f"docs/tutorials/{page}.md" for page in re.findall(r'^    "(\w+)": \(', source, re.MULTILINE)}
     assert {
         name_of(page) for page in PAGES if any(kind == "console" for kind, _ in FENCE.findall(page.read_text()))
     } == run
@@ -171,6 +172,35 @@ def test_the_example_of_a_recipe_is_one() -> None:
     assert parse(reference()._EXAMPLE.encode()).name == "cifar10-cnn"
     described = {name for name in fields(recipes.Recipe) if f".{name}`" in (ROOT / "docs" / "recipe.md").read_text()}
     assert fields(recipes.Recipe) - described <= set(recipes.Recipe.__struct_fields__)
+
+
+def with_field(field: str, value: Any) -> dict[str, Any]:
+    """Return a recipe that has a field, and what it takes beside it."""
+    beside: dict[str, Any] = {
+        "code.workdir": {"entrypoint": "a.py"}, "environment.extras": {"pip": "pyproject.toml"},
+        "data.NAME.path": {"package": "a/b"}, "data.NAME.package": {"path": "a"}, "data.NAME.run": {"path": "a"},
+        "data.NAME.entry": {"package": "a/b", "path": "a"}, "data.NAME.output": {"run": "a", "path": "a"},
+        "outputs.compare": {"path": "a.json"}, "execution.flags": {"params": "flags"},
+    }  # fmt: skip
+    made: Any = {**beside.get(field, {}), field.rpartition(".")[2]: value} if "." in field else value
+    for part in reversed(field.split(".")[:-1] or [field]):
+        made = [made] if part == "outputs" and "." in field else {"a" if part == "NAME" else part: made}
+        made = {"outputs": made} if part == "outputs" and "." in field else made
+    params = {"epochs": 1, "amp": True, "sizes": [1]}
+    return {"name": "a", "code": {"entrypoint": "a.py"}, "params": params, **made}
+
+
+def test_every_field_of_a_recipe_has_an_example_that_is_one() -> None:
+    examples = reference().FIELDS
+    page = (ROOT / "docs" / "recipe.md").read_text("utf-8")
+    assert re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE) == list(examples)
+    for field, text in examples.items():
+        value = load_yaml(f"value: {text}".encode(), what=field)["value"]
+        recipe = msgspec.to_builtins(recipes.from_plain(with_field(field, value), what=field))
+        for part in field.split("."):
+            recipe = recipe[0] if isinstance(recipe, list) else recipe
+            recipe = recipe["a" if part == "NAME" else part]
+        assert recipe == value or value.items() <= recipe.items(), field
 
 
 def test_the_checks_find_what_is_stale(tmp_path: Path) -> None:
