@@ -17,4 +17,4 @@ pip() { "$folder/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 # shellcheck disable=SC2086 # REPROKIT_TORCH may be several words
 pip install ${REPROKIT_TORCH:-torch==2.13.0}
 pip install --editable \
-    ".[sklearn,xgboost,lightgbm,pandas,conda,examples,mount,notebook,lightning,transformers,mlflow,test,dev]" "tensorflow-cpu==2.21.*" "keras==3.15.*"
+    ".[sklearn,xgboost,lightgbm,pandas,conda,examples,mount,notebook,lightning,transformers,mlflow,docs,test,dev]" "tensorflow-cpu==2.21.*" "keras==3.15.*"

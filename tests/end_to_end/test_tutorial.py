@@ -31,21 +31,21 @@ def test_the_tutorial_runs_as_written_and_ends_verified(tmp_path: Path) -> None:
     assert "0 problem(s)" in said
 
 
-@pytest.mark.parametrize(
-    ("page", "modules", "verdicts", "said"),
-    [
-        ("pytorch", "torch", 1, r"^exit code 130$[\s\S]*^  resumed      at epoch \d"),
-        ("keras", "tensorflow keras", 1, r"\.keras$"),
-        ("tensorflow", "tensorflow", 1, r"^\{'slope': [\d.]+, 'start': [\d.]+\}$"),
-        ("lightning", "lightning", 1, r"^model\.safetensors$"),
-        ("transformers", "transformers accelerate", 1, r"^model\.safetensors$"),
-        ("sklearn", "sklearn skops", 1, r"^RandomForestClassifier\(max_depth=4, n_estimators=20\)$"),
-        ("boosters", "xgboost lightgbm", 2, r"^model\.txt$[\s\S]*^model\.ubj$"),
-    ],
-)
-def test_the_tutorial_of_each_framework_runs_as_written(
-    page: str, modules: str, verdicts: int, said: str, tmp_path: Path
-) -> None:
+TUTORIALS = {
+    "pytorch": ("torch", 1, r"^exit code 130$[\s\S]*^  resumed      at epoch \d"),
+    "keras": ("tensorflow keras", 1, r"\.keras$"),
+    "tensorflow": ("tensorflow", 1, r"^\{'slope': [\d.]+, 'start': [\d.]+\}$"),
+    "lightning": ("lightning", 1, r"^model\.safetensors$"),
+    "transformers": ("transformers accelerate", 1, r"^model\.safetensors$"),
+    "sklearn": ("sklearn skops", 1, r"^RandomForestClassifier\(max_depth=4, n_estimators=20\)$"),
+    "boosters": ("xgboost lightgbm", 2, r"^model\.txt$[\s\S]*^model\.ubj$"),
+}
+"""By page what it needs, how many verdicts it has, and what it prints beside them."""
+
+
+@pytest.mark.parametrize("page", TUTORIALS)
+def test_the_tutorial_of_each_framework_runs_as_written(page: str, tmp_path: Path) -> None:
+    modules, verdicts, said = TUTORIALS[page]
     for module in modules.split():
         pytest.importorskip(module, reason=f"{module} is not installed")
     printed = run_page(f"tutorials/{page}.md", tmp_path)
@@ -137,6 +137,20 @@ def test_the_page_on_packages_runs_as_written(tmp_path: Path) -> None:
     assert "rollback" in said or "latest" in said
     assert "1 purged entries" in said or "2 purged entries" in said
     assert "b'meow\\n' ['1.txt']\nmeow\n ['cat', 'dog', 'labels.json', 'table.csv']" in said
+
+
+def test_the_python_of_two_pages_runs_as_written(tmp_path: Path) -> None:
+    """A run of a notebook's kind, and the library's `verify` of it."""
+    blocks = {page: re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text("utf-8"), re.DOTALL)
+              for page in ("notebooks.md", "library.md")}  # fmt: skip
+    assert [len(found) for found in blocks.values()] == [1, 1]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("REPROKIT_")}
+    environment |= {"REPROKIT_HOME": str(tmp_path / "home"), "REPROKIT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(block for found in blocks.values() for block in found)],
+        cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "1 []\n"), done.stderr
 
 
 def run_page(page: str, tmp_path: Path, *, until: str | None = None) -> str:
