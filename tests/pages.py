@@ -65,7 +65,18 @@ def unknown_names(text: str) -> list[str]:
             named |= {f"{module}.{name}" for module, names in re.findall(r"^from (reprokit[\w.]*) import (.+)$", block,
                       re.MULTILINE) for name in re.findall(r"\w+", names.partition("#")[0])}  # fmt: skip
             named |= set(re.findall(r"\b(reprokit(?:\.[a-z]\w*)+)(?=\()", block))
-    return sorted(name for name in named if not exists(name))
+    return sorted(name for name in named if not exists(name) and not _is_tag(name))
+
+
+def _is_tag(name: str) -> bool:
+    """True of a tag that a run has in MLflow: they are spelled like modules."""
+    return any(name == tag or (tag.endswith(".") and name.startswith(tag)) for tag in _tags())
+
+
+@functools.cache
+def _tags() -> set[str]:
+    source = "".join(file.read_text("utf-8") for file in (ROOT / "reprokit" / "recording" / "tracking").glob("*.py"))
+    return set(re.findall(r'"(reprokit\.[a-z.]+)', source))
 
 
 def _named(tree: ast.AST) -> Iterator[str]:

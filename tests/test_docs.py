@@ -235,7 +235,8 @@ Say `reprokit run` or `reprokit run --fast`, not `reprokit.run`.
         "No such option '--jsonn'.",
         "No such option '--what'.",
         "no command repeat",
-        "'pdf' is not one of 'environment.yml', 'explicit', 'pylock', 'requirements', 'image', 'notebook', 'report'.",
+        "'pdf' is not one of 'environment.yml', 'explicit', 'pylock', 'requirements', 'image', 'notebook', 'report', "
+        "'mlflow'.",
         "NAME is missing",
         "too many words: RUN",
         "No such option '--hermetik'.",
