@@ -101,17 +101,22 @@ class _AfterImport:
 
 
 def _number_children(process):
-    """Give each child its place in the family tree (0.1, 0.2, 0.2.1, …), from which its seed is derived."""
+    """Give each child its place in the family tree, from which its seed is derived.
+
+    Children that execute the same are counted, and others are not: whether a library looks for fonts or processors by a
+    program, as some do once and keep what was found in the home, must not give another seed to the ranks that follow.
+    """
     try:
         import _posixsubprocess
     except ImportError:
         return
-    original, count = _posixsubprocess.fork_exec, [0]
+    original, counts = _posixsubprocess.fork_exec, {}
 
     def fork_exec(*arguments):
-        count[0] += 1
-        child = f"{process}.{count[0]}"
         values = list(arguments)
+        kind = _kind_of([os.fsdecode(word) for word in values[0]])
+        counts[kind] = counts.get(kind, 0) + 1
+        child = f"{process}.{kind}{counts[kind]}"
         if values[5] is None:
             os.environ["REPROKIT_PROCESS"] = child
         else:
@@ -125,6 +130,23 @@ def _number_children(process):
     _posixsubprocess.fork_exec = fork_exec
     if "subprocess" in sys.modules:
         sys.modules["subprocess"]._fork_exec = fork_exec
+
+
+def _kind_of(words):
+    """Return what a command executes, in letters: the same for all ranks of a training, and on every machine.
+
+    Numbers and folders are left out: they are descriptors, ports and temporary places.
+    """
+    told = [os.path.basename(word) for word in words[:1]]
+    if told and told[0].startswith("python"):
+        rest = iter(words[1:])
+        for word in rest:
+            if word in ("-W", "-X"):
+                next(rest, None)
+            elif word in ("-c", "-m") or not word.startswith("-"):
+                told.append(next(rest, "") if word in ("-c", "-m") else os.path.basename(word))
+                break
+    return "".join(letter for letter in "-".join(told) if letter.isalpha() or letter in "-_")[:100]
 
 
 def _report_at_exit(process):

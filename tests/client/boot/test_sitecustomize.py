@@ -82,3 +82,49 @@ def test_the_first_step_of_adam_has_the_same_bits_in_every_process(tmp_path: Pat
             process.kill()
             process.wait()
     assert len(found) == 1
+
+
+RANKS = """\
+import multiprocessing, os, random, subprocess, sys
+
+
+def drawn(connection):
+    connection.send(random.random())
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(sys.argv[1][:0], random.random())
+        sys.exit()
+    if "LOOKS" in os.environ:  # for fonts, compilers, processors, as libraries do where they kept nothing yet
+        subprocess.run(["true", "--list"])
+        subprocess.run([sys.executable, "-c", "import json"])
+        subprocess.run([sys.executable, "-m", "this"], stdout=subprocess.DEVNULL)
+    for rank in range(2):
+        print(subprocess.check_output([sys.executable, "-u", __file__, f"--port={40000 + rank}"], text=True).strip())
+    context = multiprocessing.get_context("spawn")
+    for rank in range(2):
+        for _ in range(3 * ("LOOKS" in os.environ)):
+            os.open(os.devnull, os.O_RDONLY)  # other numbers of descriptors
+        here, there = context.Pipe()
+        child = context.Process(target=drawn, args=(there,))
+        child.start()
+        print(here.recv())
+        child.join()
+    print(subprocess.check_output(["sh", "-c", f"{sys.executable} {__file__} x"], text=True).strip())
+"""
+
+
+def test_what_libraries_start_beside_them_gives_no_other_seeds_to_the_ranks_of_a_training(tmp_path: Path) -> None:
+    told = []
+    for folder, looks in (("one", {}), ("two", {"LOOKS": "1"})):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ranks.py").write_text(RANKS)
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / folder / "ranks.py")],
+            env={**variables(determinism="seeded"), **looks}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout.split())
+    assert told[0] == told[1]
+    assert len({*told[0]}) == len(told[0]) == 5, "no two draw the same"
