@@ -219,7 +219,7 @@ def test_what_cannot_be_resumed_is_refused_by_name(loop: Project) -> None:
     script.write_text("import reprokit, numpy, os\nreprokit.save_checkpoint({'w': numpy.ones(2)}).result()\n")
     subprocess.run([loop.python, str(script)], env=loop.environment(), check=True)
     time.sleep(1)
-    done = loop.reprokit("resume", "latest", expect=3)
+    done = loop.reprokit("resume", "@{-1}", expect=3)
     assert "finished" in done.stderr or "no lock" in done.stderr
 
 
