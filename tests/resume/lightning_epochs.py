@@ -44,7 +44,7 @@ class Net(lightning.LightningModule):
         x, y = batch
         loss = torch.nn.functional.cross_entropy(self(x), y)
         self.mean.update(loss.detach())
-        self.log("train_loss", loss, on_step=True, on_epoch=True)
+        self.log("train_loss", loss, on_step=True, on_epoch=True, sync_dist=p["devices"] > 1)
         self.log("mean", self.mean, on_step=False, on_epoch=True)
         self.losses.append(loss.item())
         return loss
@@ -54,7 +54,8 @@ class Net(lightning.LightningModule):
 
     def validation_step(self, batch, _):
         x, y = batch
-        self.log("val_loss", torch.nn.functional.cross_entropy(self(x) + torch.rand(()) * 0.1, y))
+        loss = torch.nn.functional.cross_entropy(self(x) + torch.rand(()) * 0.1, y)
+        self.log("val_loss", loss, sync_dist=p["devices"] > 1)
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["losses"] = list(self.losses)

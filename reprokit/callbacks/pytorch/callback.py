@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed
 
-from reprokit.callbacks.pytorch import gradients
+from reprokit.callbacks.pytorch import gradients, replicas
 from reprokit.callbacks.pytorch import state as torch_state
 from reprokit.callbacks.pytorch.batches import LoopParts, Reading, Readings, remake_workers
 from reprokit.callbacks.pytorch.held import HELD
@@ -166,7 +166,7 @@ class PackageCheckpoint(Loop):
         snapshot.state["parts"] = {name: torch_state.plain_state(one) for name, one in self._stateful.items()}
         snapshot.state["rng"] = self._random()
         self._random_saved = self._own_random() if self._kind == "checkpoint" and self._batch is None else None
-        self._refuse(snapshot.state, self._obstacles())
+        self._refuse(snapshot.state, [*self._obstacles(), *self._apart()])
 
     def _restore(self, restored: Restored) -> None:
         self._check_resumable(restored)
@@ -238,11 +238,18 @@ class PackageCheckpoint(Loop):
         self._kind = kind
         if self._writes:
             return super()._save(metrics, kind=kind)
-        self._user()  # rank 0 waits for all three
+        self._user()  # rank 0 waits for all four
         self._gradients.follow(self._gradients_now())
         self._random()
+        self._apart()
         self._saved(kind)
         return None
+
+    def _apart(self) -> list[str]:
+        """Return where processes that train one model differ; each of them must call this."""
+        if _ranks() == 1 or self._kind == "initial":  # before DDP makes them one
+            return []
+        return replicas.apart(_gather(replicas.mark_of(self._tensors(), self.optimizers)))
 
     def _user(self) -> dict[str, Any]:
         return {"ranks": _gather(self.state)} if _ranks() > 1 else self.state

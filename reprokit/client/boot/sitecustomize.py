@@ -110,7 +110,8 @@ def _number_children(process):
         import _posixsubprocess
     except ImportError:
         return
-    original, counts = _posixsubprocess.fork_exec, {}
+    original = _posixsubprocess.fork_exec
+    counts: dict[str, int] = {}
 
     def fork_exec(*arguments):
         values = list(arguments)
