@@ -29,7 +29,7 @@ def mark_of(
     """
     weights = {name: _sum(one) for name, one in tensors if isinstance(one, torch.nn.Parameter)}
     settings = {
-        f"{key}{name} of group {number}": repr(value)
+        f"{name} of group {number}" + (f" of {key}" if len(optimizers) > 1 else ""): repr(value)
         for key, optimizer in optimizers.items()
         for number, group in enumerate(optimizer.param_groups)
         for name, value in group.items()
