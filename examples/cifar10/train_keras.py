@@ -28,9 +28,9 @@ def network() -> keras.Model:
 
 
 def main() -> None:
-    params = reprokit.params(epochs=3, learning_rate=0.002, batch_size=128)
+    params = reprokit.params(epochs=3, learning_rate=0.002, batch_size=128, images=50000)
 
-    x_train, y_train, x_test, y_test = cifar10.load(Path("data/cifar10"))
+    x_train, y_train, x_test, y_test = cifar10.load(Path("data/cifar10"), images=params["images"])
     steps = params["epochs"] * -(-len(x_train) // params["batch_size"])
     model = network()
     model.compile(

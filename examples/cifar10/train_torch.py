@@ -60,9 +60,9 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, f
 
 
 def main() -> None:
-    params = reprokit.params(epochs=3, learning_rate=0.005, batch_size=128)
+    params = reprokit.params(epochs=3, learning_rate=0.005, batch_size=128, images=50000)
 
-    arrays = cifar10.load(Path("data/cifar10"))
+    arrays = cifar10.load(Path("data/cifar10"), images=params["images"])
     x_train, y_train, x_test, y_test = map(torch.from_numpy, arrays)
     # A permuted view of [N, 32, 32, 3] is PyTorch's channels_last: the fast layout on a CPU, without a copy.
     x_train, x_test = x_train.permute(0, 3, 1, 2), x_test.permute(0, 3, 1, 2)

@@ -62,7 +62,7 @@ CASES = [
     _keras("tensorflow-read", _STEPS, _TENSORFLOW, data="tf.data-read"),
     _keras("tensorflow-steps", "1 epoch", _TENSORFLOW, data="tf.data-steps"),
 ]
-_EVERYDAY = {"torch-ddp"}
+_EVERYDAY = {"torch-accumulate"}
 _DRAWN = [case for case in CASES if _SCALE > 1 or case.name in _EVERYDAY]
 
 

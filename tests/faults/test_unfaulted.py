@@ -1,6 +1,7 @@
 """Trainings in which nothing is wrong, over all frameworks and with drawn settings: a repetition has the same bits.
 
-The everyday run repeats one; REPROKIT_TEST_SCALE=10 gives a hundred verdicts, of which 99 have to be BITWISE.
+Every day the tutorials and the examples repeat a training of each; REPROKIT_TEST_SCALE=10 gives a hundred verdicts, of
+which 99 have to be BITWISE.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import LONG
 from tests.faults.families import FAMILIES, scripts_to
 from tests.faults.reproducing import Bench
 
@@ -23,14 +25,10 @@ pytest.importorskip("sklearn", reason="the sklearn extra is not installed")
 
 _SCALE = float(os.environ.get("REPROKIT_TEST_SCALE", "1"))
 _SEED = int(os.environ.get("REPROKIT_TEST_SEED", "1"))
-_EVERYDAY = ["torch images"]
 
 
 def _trainings() -> list[tuple[str, dict[str, Any]]]:
     """Return the trainings to run: of every family as many, each with drawn settings."""
-    if _SCALE <= 1:
-        chosen = {name: FAMILIES[name] for name in _EVERYDAY if FAMILIES[name].is_possible}
-        return [(name, family.recipe(random.Random(f"{name} {_SEED}"))) for name, family in chosen.items()]
     each = -(-round(5.2 * _SCALE) // len(FAMILIES))
     return [
         (name, family.recipe(random.Random(f"{name} {number} {_SEED}")))
@@ -40,6 +38,7 @@ def _trainings() -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+@LONG
 def test_a_training_in_which_nothing_is_wrong_repeats_to_the_bit(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     scripts_to(bench.project.root)

@@ -19,7 +19,7 @@ from reprokit.mount.table import mounts
 from reprokit.packages.build import build
 from reprokit.packages.package import Package
 from reprokit.registry import open_registry
-from tests.conftest import Project
+from tests.conftest import LONG, Project
 from tests.mount.test_filesystem import spoil
 
 
@@ -241,6 +241,7 @@ def read_by(script, at):
 
 @needs_fuse
 @pytest.mark.slow
+@LONG
 def test_tensorflow_reads_files_and_records(mounting):
     pytest.importorskip("tensorflow", reason="the tensorflow extra is not installed")
     write = """

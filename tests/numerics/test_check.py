@@ -114,7 +114,7 @@ model.fit(x, y, epochs=1, batch_size=64, verbose=0, callbacks=[PackageCheckpoint
 
 # script, variables of the shell, --with, everyday
 VARIANTS: list[tuple[str, dict[str, str], tuple[str, ...], bool]] = [
-    ("torch", {"ATEN_CPU_CAPABILITY": "default"}, (), True),
+    ("torch", {"ATEN_CPU_CAPABILITY": "default"}, (), False),
     ("torch", {"OMP_NUM_THREADS": "1", "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "99"}, (), True),
     ("torch", {}, (), False),
     ("torch", {"ATEN_CPU_CAPABILITY": "avx2"}, (), False),
