@@ -24,7 +24,7 @@ def _needs(module: str) -> pytest.MarkDecorator:
 @pytest.mark.parametrize(
     "framework",
     [
-        pytest.param("torch", marks=_needs("torch")),
+        pytest.param("torch", marks=[_needs("torch"), LONG]),
         pytest.param("keras", marks=[_needs("keras"), LONG]),
         pytest.param("sklearn", marks=[_needs("skops"), LONG]),
         pytest.param("xgboost", marks=[_needs("xgboost"), LONG]),

@@ -18,6 +18,7 @@ import nbformat
 import psutil
 import pytest
 
+from reprokit.core.own_extras import pip_words
 from reprokit.errors import DataMismatchError, EnvironmentMismatchError
 from reprokit.execution.launch import check_notebook
 from reprokit.execution.workspace import lay_code
@@ -244,7 +245,7 @@ def test_an_environment_without_ipykernel_and_a_reprokit_without_nbclient_are_na
     check_notebook(having)
     monkeypatch.setitem(sys.modules, "nbclient", None)  # type: ignore[arg-type]  # as Python hides what is not there
     with pytest.raises(
-        EnvironmentMismatchError, match=r"is not installed beside reprokit(.|\n)*reprokit-runs\[notebook"
+        EnvironmentMismatchError, match=rf"is not installed beside reprokit(.|\n)*{re.escape(pip_words('notebook'))}"
     ):
         check_notebook(having)
 
