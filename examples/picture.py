@@ -2,8 +2,9 @@
 
     reprokit reproduce RUN -q | python examples/picture.py result.svg RUN --metric val_loss --metric accuracy
 
-Several runs are drawn over each other, and what was said of each stands in a row of its own. `--table PATH` draws an
-output of the first run, a CSV with columns `panel`, `line`, `x` and `y`, beside the metrics. It takes matplotlib.
+Several runs are drawn over each other, with less of what was said of each. `--metric "accuracy=val_accuracy,accuracy"`
+gives a panel a title, and takes of each run the first of these metrics that it has. `--table PATH` draws an output of
+the first run, a CSV with columns `panel`, `line`, `x` and `y`, beside the metrics. It takes matplotlib.
 """
 
 import argparse
@@ -26,7 +27,9 @@ from matplotlib.axes import Axes
 Line = tuple[str, list[float], list[float]]  # label, x, y
 
 width = 9.6  # inches
-column = (0.0, 1.75, 2.65)  # inches from the left edge of what was said: of what, equal or not, in detail
+left = 0.53  # inches from the left edge to the first panel, and to what was said
+column = (0.0, 1.75, 2.65)  # inches from there to what was said: of what, equal or not, in detail
+in_short = ("reproduce", "checkpoints", "verdict")
 colours = ("#2f6fb0", "#d1702a", "#3f8f5f", "#8a5fb0")
 greens = re.compile(r"\b(match|BITWISE)\b")
 reds = re.compile(r"\b(DIFFERS|DIVERGED|differs?)\b")
@@ -37,20 +40,26 @@ def main() -> None:
     add = parser.add_argument
     add("file", type=Path, help="the picture to write, .svg or .png")
     add("runs", nargs="+", metavar="RUN", help="runs to draw, by ID or name")
-    add("--metric", action="append", default=[], dest="metrics", metavar="NAME", help="a panel for this metric")
+    add("--metric", action="append", default=[], dest="metrics", metavar="[TITLE=]NAME,…", help="a panel")
     add("--table", metavar="PATH", help="an output of the first run, to draw as panels")
     add("--x", default="epoch", help="what the metrics are drawn over (%(default)s)")
     arguments = parser.parse_args()
 
     told = [verdict_of(text) for text in re.split(r"(?m)^(?=\s+reproduce\s)", sys.stdin.read())]
     told = [rows for rows in told if rows]
+    if len(told) > 1:
+        told = [[row for row in rows if row[0] in in_short] for rows in told]
     if not told:
         parser.error("nothing to say: expected the text of `reprokit reproduce RUN -q` on stdin")
     records = [json.loads(said("show", run, "--json")) for run in arguments.runs]
-    panels: dict[str, list[Line]] = {metric: list(metric_lines(records, metric)) for metric in arguments.metrics}
+    panels: dict[str, list[Line]] = {}
+    for metric in arguments.metrics:
+        title, _, names = metric.rpartition("=")
+        panels[title or names] = list(metric_lines(records, names.split(",")))
+    over = dict.fromkeys(panels, arguments.x)
     if arguments.table:
         panels |= table_panels(f"runs/{records[0]['run_id']}", arguments.table)
-    draw(arguments.file, panels, told, over=dict.fromkeys(arguments.metrics, arguments.x))
+    draw(arguments.file, panels, told, over=over)
 
 
 def said(*words: str) -> str:
@@ -65,13 +74,16 @@ def verdict_of(text: str) -> list[list[str]]:
     return [[row[0], "", row[1]] if len(row) == 2 else row for row in rows]
 
 
-def metric_lines(records: list[dict[str, Any]], metric: str) -> Iterator[Line]:
-    """Yield the course of a metric in each run that has it: after epoch or round 1, 2, …"""
+def metric_lines(records: list[dict[str, Any]], names: list[str]) -> Iterator[Line]:
+    """Yield the course of the first metric that a run has of these, run by run: after epoch or round 1, 2, …"""
     for record in records:
-        points = [(one["epoch"] + 1, one["metrics"].get(metric)) for one in record["checkpoints"]]
-        points = [(epoch, value) for epoch, value in points if value is not None]
-        if points:
-            yield record["name"], [float(epoch) for epoch, _ in points], [float(value) for _, value in points]
+        for name in names:
+            points = [
+                (one["epoch"] + 1, one["metrics"][name]) for one in record["checkpoints"] if name in one["metrics"]
+            ]
+            if points:
+                yield record["name"], [float(epoch) for epoch, _ in points], [float(value) for _, value in points]
+                break
 
 
 def table_panels(package: str, path: str) -> dict[str, list[Line]]:
@@ -93,12 +105,20 @@ def draw(file: Path, panels: dict[str, list[Line]], told: list[list[list[str]]],
     Args:
         over: What the panels of metrics are drawn over, by their names; others are drawn with a diagonal.
     """
-    pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "reprokit", "font.size": 9})
+    pyplot.rcParams.update(
+        {
+            "font.size": 9,
+            "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
+            "font.monospace": ["DejaVu Sans Mono", "Menlo", "Consolas", "monospace"],
+            "svg.fonttype": "none",  # text stays text
+            "svg.hashsalt": "reprokit",
+        }
+    )
     high, row_high, gap = 2.9, 0.19, 0.12  # inches
     low = sum(len(rows) * row_high + gap for rows in told) + 0.15
     figure, axes = pyplot.subplots(1, len(panels), figsize=(width, high + low), squeeze=False)
     figure.subplots_adjust(
-        left=0.055, right=0.985, top=1 - 0.32 / (high + low), bottom=(low + 0.55) / (high + low), wspace=0.24
+        left=left / width, right=0.985, top=1 - 0.32 / (high + low), bottom=(low + 0.55) / (high + low), wspace=0.24
     )
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
         draw_panel(axis, title, lines, over.get(title))
@@ -108,7 +128,7 @@ def draw(file: Path, panels: dict[str, list[Line]], told: list[list[list[str]]],
         for row in rows:
             for place, text in zip(column, row, strict=True):
                 figure.text(
-                    (0.35 + place) / width, top / (high + low), text, family="monospace", fontsize=8, va="top",
+                    (left + place) / width, top / (high + low), text, family="monospace", fontsize=8, va="top",
                     color=colour(text), weight="bold" if row[0] == "verdict" and place else "normal",
                 )  # fmt: skip
             top -= row_high
@@ -128,7 +148,8 @@ def draw_panel(axis: Axes, title: str, lines: list[Line], over: str | None) -> N
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color="#e6e6e6", linewidth=0.7)
     axis.set_axisbelow(True)
-    axis.legend(frameon=False, fontsize=8)
+    if len(lines) > 1:
+        axis.legend(frameon=False, fontsize=8)
 
 
 def colour(text: str) -> str:

@@ -20,7 +20,8 @@ from reprokit.errors import Error
 from reprokit.schema.recipe import Recipe, from_plain
 from tests.conftest import ROOT
 
-PAGES = [*sorted((ROOT / "docs").glob("**/*.md")), *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING", "CHANGELOG"))]
+_FOLDERS = [*sorted((ROOT / "docs").glob("**/*.md")), *sorted((ROOT / "examples").glob("**/*.md"))]
+PAGES = [*_FOLDERS, *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING", "CHANGELOG"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)(?:(?:    .*)?\n)+", re.MULTILINE)
 _CODE = re.compile(r"(?<![`\w])`([^`]+)`(?!`)")

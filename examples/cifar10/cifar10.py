@@ -40,7 +40,9 @@ def load(root: Path, *, images: int) -> Arrays:
         raise ValueError(f"The classes of {root}/train and {root}/test differ: {names} and {test_names}.")
     of_each = images // len(names)
     if of_each < 5:
-        raise ValueError(f"images: {images} of {len(names)} classes leave none to test on; expected {5 * len(names)}.")
+        raise ValueError(
+            f"images: {images} of {len(names)} classes leave none to test on; expected {5 * len(names)} or more."
+        )
     return *_read(train, of_each), *_read(test, of_each // 5)
 
 
