@@ -1,14 +1,18 @@
-"""Handwritten digits in two halves, and a network of a backbone and a head. Trains nothing."""
+"""Handwritten digits in two halves, a network of a backbone and a head, and the loop that trains what is not frozen."""
 
+import json
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
-__all__ = ["digits", "evaluate", "network"]
+from reprokit.callbacks.pytorch import PackageCheckpoint
+
+__all__ = ["digits", "network", "train"]
 
 
 def digits(first: int, *, each: int) -> tuple[TensorDataset, TensorDataset]:
@@ -56,3 +60,41 @@ def evaluate(model: nn.Module, test: TensorDataset) -> tuple[float, float]:
     for name, part in model.named_modules():
         part.training = training[name]
     return cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+
+
+def train(
+    model: nn.Sequential,
+    parts: tuple[TensorDataset, TensorDataset],
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+) -> None:
+    """Train the parameters that are not frozen, with a checkpoint after each epoch; writes metrics.json.
+
+    Args:
+        parts: What to train on, and what to test on, as `digits` returns them.
+    """
+    data, test = parts
+    loader = DataLoader(
+        data,
+        batch_size=batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(torch.initial_seed()),  # the run's seed, a stream of its own
+    )
+    moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(moving, lr=learning_rate)
+
+    ckpt = PackageCheckpoint(model=model, optimizer=optimizer, loader=loader)
+    for epoch in ckpt.epochs(epochs):
+        for images, labels in ckpt.batches(loader):
+            loss = cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        val_loss, accuracy = evaluate(model, test)
+        print(f"epoch {epoch}: loss {val_loss:.4f}, accuracy {accuracy:.4f}", flush=True)
+        ckpt.save(val_loss=val_loss, accuracy=accuracy)
+
+    val_loss, accuracy = evaluate(model, test)  # again: a resumed run may have had no epoch left to train
+    Path("metrics.json").write_text(json.dumps({"accuracy": accuracy, "loss": val_loss}, indent=2) + "\n")

@@ -22,5 +22,9 @@ def pip_words(extra: str) -> str:
         told = [Requirement(text) for text in metadata.requires(_OURS) or []]
     except metadata.PackageNotFoundError:
         told = []
-    wanted = [f"{one.name}{one.specifier}" for one in told if one.marker and one.marker.evaluate({"extra": extra})]
+    wanted = [
+        f"{one.name}{one.specifier}"
+        for one in told
+        if one.marker and one.marker.evaluate({"extra": extra}) and not one.marker.evaluate({"extra": ""})
+    ]
     return " ".join(map(shlex.quote, wanted or [f"{_OURS}[{extra}]"]))

@@ -102,11 +102,15 @@ def store_vault(
     """
     entries = []
     warnings = []
-    todo = [*_conda(lock, which, interpreter, cache), *_pip(lock, which, changed, interpreter, cache)]
+    store, todo = cache / "wheels", [*_conda(lock, which, interpreter, cache)]
+    for package, distribution, why in _pip(lock, which, changed, interpreter):
+        todo.append((FOLDER, partial(_wheel, package, distribution, interpreter, store)))
+        if held(store, package) is None:
+            megabytes = sum(file.size or 0 for file in distribution.files or ()) / 1e6
+            what = f"{package.name} {package.version} ({megabytes:,.1f} MB)"
+            progress.note(f"Packing {what} for the vault, once on this machine: {why}.")
     if not todo:
         return [], []
-    for name, file_size, why in _to_pack(lock, which, changed, interpreter, cache):
-        progress.note(f"Packing {name} ({file_size / 1e6:,.1f} MB) for the vault, once on this machine: {why}.")
     with progress.task("Storing packages", len(todo)) as advance:
         for folder, archive in todo:
             try:
@@ -143,31 +147,19 @@ def _conda(
 
 
 def _pip(
-    lock: EnvironmentLock, which: str, changed: Mapping[str, list[str]], interpreter: Interpreter, cache: Path
-) -> Iterator[tuple[str, Callable[[], Path]]]:
+    lock: EnvironmentLock, which: str, changed: Mapping[str, list[str]], interpreter: Interpreter
+) -> Iterator[tuple[PipPackage, Distribution, str]]:
+    """Yield the packages of pip's that go into the vault, and why."""
     wanted = {package.name: package for package in lock.pip}
     for name, distribution in packages_of(interpreter):
-        if name in wanted and (which == "all" or name in changed or _is_unserved(distribution)):
-            yield FOLDER, partial(_wheel, wanted[name], distribution, interpreter, cache / "wheels")
-
-
-def _to_pack(
-    lock: EnvironmentLock, which: str, changed: Mapping[str, list[str]], interpreter: Interpreter, cache: Path
-) -> Iterator[tuple[str, int, str]]:
-    """Yield name and version, size in bytes and the reason of packages that are going to be packed."""
-    wanted = {package.name: package for package in lock.pip}
-    for name, distribution in packages_of(interpreter):
-        if name not in wanted or held(cache / "wheels", wanted[name]) is not None:
+        if name not in wanted:
             continue
         if name in changed:
-            why = f"changed since it was installed, {changed[name][0]}"
+            yield wanted[name], distribution, f"changed since it was installed, {changed[name][0]}"
         elif _is_unserved(distribution):
-            why = "it did not come from an index"
+            yield wanted[name], distribution, "it did not come from an index"
         elif which == "all":
-            why = "the recipe keeps all"
-        else:
-            continue
-        yield f"{name} {wanted[name].version}", sum(file.size or 0 for file in distribution.files or ()), why
+            yield wanted[name], distribution, "the recipe keeps all"
 
 
 def _is_unserved(distribution: Distribution) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from reprokit.core.own_extras import pip_words
 from reprokit.core.terminal_text import printable
 from reprokit.schema.recipe import Environment
 
-__all__ = ["missing_inputs", "missing_package"]
+__all__ = ["Lacking", "lacking", "missing_inputs", "missing_package", "wanted_by"]
 
 _MOST = 3
 # as Python says it, and what NumPy, pandas, Pillow and others make of it
@@ -48,6 +49,13 @@ _DISTRIBUTIONS = {  # on PyPI; where it is not what the module is called
 }
 
 
+class Lacking(NamedTuple):
+    """A module that was not found; `own` is the folder of the repository, `.` or `src`, that has it nevertheless."""
+
+    module: str
+    own: str | None
+
+
 def missing_package(failure: str, *, root: Path, environment: Environment | str, python: str) -> str | None:
     """Return a sentence on the package that a script imports and that its environment lacks; None if none is named.
 
@@ -57,29 +65,43 @@ def missing_package(failure: str, *, root: Path, environment: Environment | str,
         environment: What the recipe says of it.
         python: The interpreter that the script ran on.
     """
-    found = [*_LACKED.finditer(failure)]
-    if not found:
+    lacks = lacking(failure, root)
+    if lacks is None:
         return None
-    module = found[-1]["module"].partition(".")[0]
-    own = next((place for place in (".", "src") if _is_module(root / place, module)), None)
+    module, own = lacks
     if own is not None:
         return (
             f"{module} lies in the working tree, and a run imports what is committed and on its path: commit it, and "
             f"put its folder there, by `python -m pip install -e .` or `export PYTHONPATH={own}` before reprokit."
         )
-    name = _DISTRIBUTIONS.get(module, module)
     if isinstance(environment, str) or (environment.declared is None and environment.container is None):
-        extra = _EXTRAS.get(module)
-        wanted = pip_words(extra) if extra else name
-        return f"The script imports {module}, which this environment lacks: `{python} -m pip install {wanted}`."
+        return (
+            f"The script imports {module}, which this environment lacks: `{python} -m pip install {wanted_by(module)}`."
+        )
     if environment.declared is None:
         return f"The script imports {module}, which its container lacks: make an image that has it."
     told = printable(environment.declared[1], 400)
+    name = _DISTRIBUTIONS.get(module, module)
     return f"The script imports {module}, which its environment lacks: add {name} to {told}, and `reprokit lock` again."
 
 
+def wanted_by(module: str) -> str:
+    """Return what to give to `pip install` for a module: in the versions that a callback works with, if any."""
+    extra = _EXTRAS.get(module)
+    return pip_words(extra) if extra else _DISTRIBUTIONS.get(module, module)
+
+
+def lacking(said: str, root: Path) -> Lacking | None:
+    """Return the module that a script did not find, as Python says it last; None if it does not."""
+    found = [*_LACKED.finditer(said)]
+    if not found:
+        return None
+    module = found[-1]["module"].partition(".")[0]
+    return Lacking(module, next((place for place in (".", "src") if _is_module(root / place, module)), None))
+
+
 def _is_module(folder: Path, name: str) -> bool:
-    return (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
+    return (folder / f"{name}.py").is_file() or any((folder / name).glob("*.py"))
 
 
 def missing_inputs(failure: str, *, root: Path, workspace: Path, workdir: str) -> list[str]:

@@ -215,11 +215,12 @@ def ready_for(
     changes = locked.changes_to(here.lock)
     if not changes:
         return _as_it_is(here, archives=vault.archives if vault else ())
-    shown = ", ".join(str(change) for change in changes[:3])
+    shown = ", ".join(str(change) for change in changes[:3]) + (", …" if len(changes) > 3 else "")
+    differ = "package differs" if len(changes) == 1 else "packages differ"
     context.progress.note(
-        f"The environment of {what} is not this one: {len(changes)} package{'s'[: len(changes) != 1]} differ "
-        f"({shown}{', …' if len(changes) > 3 else ''}). The locked one, of {len(locked.pip) + len(locked.conda)}, is "
-        "used; for the one here: --env current of a run, --with env=current of a reproduction."
+        f"The environment of {what} is not this one: {len(changes)} {differ} ({shown}). The locked one, of "
+        f"{locked.size}, is used; for the one here: --env current of a run, --with env=current of "
+        "a reproduction."
     )
     try:
         python = realise(locked, cache=context.cache, vault=vault, progress=context.progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from reprokit.comparison.metric_diff import logged_differences, numbers
 from reprokit.errors import PurgedError
@@ -43,5 +44,5 @@ def test_a_step_that_one_run_alone_logged_differs_whichever_it_is() -> None:
     shorter: dict[str, Series] = {"loss": {0: [0.5]}}
     sides = (record(logged={"loss": "1"}), record(logged={"loss": "2"}))
     for ours, theirs, first in ((longer, shorter, "0.25 → none"), (shorter, longer, "none → 0.25")):
-        (found,) = logged_differences(sides, (lambda ours=ours: ours, lambda theirs=theirs: theirs), {})  # type: ignore[misc]
+        (found,) = logged_differences(sides, (partial(dict, ours), partial(dict, theirs)), {})
         assert (found.name, found.first, found.steps) == ("loss", f"{first} at step 1", 1)

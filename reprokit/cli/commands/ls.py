@@ -73,7 +73,8 @@ def ls(
 @common
 def show(face: Face, ref: str) -> None:
     """Show a run, one of its checkpoints (RUN@epoch=2), a package version, or a verdict (verdicts/RUN)."""
-    from reprokit.cli.text.record import kept_verdict_text, note_line, package_text, run_text
+    from reprokit.cli.text.package import package_text
+    from reprokit.cli.text.record import kept_verdict_text, note_line, run_text
     from reprokit.runs.listing import show as shown
 
     registry = face.registry()

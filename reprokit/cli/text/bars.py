@@ -14,6 +14,8 @@ from reprokit.cli.face import size
 
 __all__ = ["Bars", "TrainingBar", "make_bars"]
 
+_LONGEST = 4096  # characters of a line that has not ended
+
 
 class _Facts(ProgressColumn):
     """How much is done, how quickly, and how long it will take; how long it has taken where nobody knows."""
@@ -65,9 +67,13 @@ class Bars(Progress):
             self._decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
         text = self._open.get(stream, "") + self._decoders[stream].decode(data)
         *lines, last = text.replace("\r\n", "\n").split("\n")
-        self._open[stream] = _as_seen(last)
         for line in lines:
             self._print(_as_seen(line))
+        last = _as_seen(last)
+        if len(last) > _LONGEST:  # a row of dots: it is drawn anew with every dot, and has to end somewhere
+            self._print(last)
+            last = ""
+        self._open[stream] = last
 
     def flush(self) -> None:
         """Print what was held back: nothing follows."""
@@ -85,9 +91,8 @@ class Bars(Progress):
                 yield line
 
     def _print(self, line: str) -> None:
-        self.console.print(
-            Text.from_ansi(line.rstrip("\r")), soft_wrap=True
-        )  # colours stay, what moves a cursor does not
+        shown = Text.from_ansi(line.rstrip("\r"))  # colours stay, what moves a cursor does not
+        self.console.print(shown, soft_wrap=True)
 
 
 def _as_seen(line: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
@@ -13,15 +12,12 @@ import msgspec
 from reprokit.cli.face import size
 from reprokit.cli.text.sparks import curve_lines
 from reprokit.cli.text.table import lines_of, metrics_text, table
-from reprokit.core.canonical_json import spelled
 from reprokit.core.terminal_text import printable
-from reprokit.packages.package import Package
 from reprokit.runs.history import RunNote
-from reprokit.schema.facts import CheckpointFacts, facts_in
 from reprokit.schema.record import CheckpointEntry, Record
 from reprokit.schema.verdict import Comparison, Rung, Verdict, VerdictRecord
 
-__all__ = ["checkpoint_line", "kept_verdict_text", "note_line", "package_text", "run_text", "verdict_text"]
+__all__ = ["checkpoint_line", "kept_verdict_text", "note_line", "run_text", "verdict_text"]
 
 
 def note_line(note: RunNote) -> str:
@@ -110,29 +106,6 @@ def run_text(record: Record, *, failure: str | None = None) -> str:
     rows += [("left out", f"{one.count:,} more of {one.what} (sha256 {one.digest[:12]}…)") for one in record.left_out]
     if record.lock_hash:
         rows.append(("lock", record.lock_hash[:16]))
-    return table(rows, width=11)
-
-
-def package_text(package: Package, tags: Sequence[str]) -> str:
-    """Return what `show` prints of a package version: a checkpoint as such, else what was said of it when it was built.
-
-    Args:
-        tags: That point at it.
-    """
-    manifest = package.manifest
-    rows = [("package", package.name), ("version", package.top_hash)]
-    rows += [("tags", ", ".join(tags))] if tags else []
-    rows += lines_of("message", str(manifest.message)) if manifest.message else []
-    facts = facts_in(manifest.user_meta, CheckpointFacts, what=str(package))
-    if facts is not None:
-        rows += [("checkpoint", f"{facts.place} of run {facts.run}, by {facts.framework}")]
-        rows += [("metrics", metrics_text(facts.metrics))] if facts.metrics else []
-        rows += [("parent", f"{facts.parent.package}@{facts.parent.top_hash[:16]}")] if facts.parent is not None else []
-        rows += [("state", facts.state_digest)]
-    for key, value in manifest.user_meta.items():
-        if key != "reprokit":
-            rows.append((key, value if isinstance(value, str) else json.dumps(spelled(value), ensure_ascii=False)))
-    rows.append(("files", f"{len(manifest.entries):,}, {size(manifest.size)}"))
     return table(rows, width=11)
 
 

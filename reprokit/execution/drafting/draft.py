@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from reprokit.execution.drafting.command_line import CommandLine, command_line_o
 from reprokit.execution.drafting.observe import Observation, observe
 from reprokit.execution.drafting.proposals import Input, Proposals, proposals
 from reprokit.execution.drafting.yaml_flow import flow
+from reprokit.execution.missing import lacking, wanted_by
 from reprokit.locking.git_tree import Repository
 from reprokit.schema.recipe import check_params
 from reprokit.schema.variables import looks_secret
@@ -35,7 +37,6 @@ checkpoints: {{package: {name}/model}}
 outputs:{outputs}
 """
 _PLAIN_NAMES = ("main", "train", "run", "script", "__main__")
-_LACKS = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
 _USAGE = re.compile(r"^(?:.*: error: .*|Error: Missing .*|usage: .*)$", re.MULTILINE)
 
@@ -153,25 +154,20 @@ def _became(seen: Observation, script: str, root: Path) -> list[str]:
         ]
     if seen.exit_code == 0:
         return []
-    if lacks := _LACKS.search(seen.said):
-        module = lacks[1].partition(".")[0]
-        own = next((place for place in (root, root / "src") if _is_module(place, module)), None)
-        if own is not None:
+    if (lacks := lacking(seen.said, root)) is not None:
+        if lacks.own is not None:
             return [
-                f"{script} imports {module}, which lies in this repository and is not on its path: "
+                f"{script} imports {lacks.module}, which lies in this repository and is not on its path: "
                 "`python -m pip install -e .` puts it there, where the project can be installed; then `init` again"
             ]
-        return [f"{script} imports {module}, which this environment lacks: install it, and `init` again"]
+        install = f"{sys.executable} -m pip install {wanted_by(lacks.module)}"
+        return [f"{script} imports {lacks.module}, which this environment lacks: `{install}`, and `init` again"]
     usage = _USAGE.findall(seen.said)
     if seen.exit_code == 2 and usage:
         return [f"{script} wants arguments ({usage[-1].strip()[:200]}): `reprokit init {script} -- ARGUMENTS`"]
     lines = [line for line in reversed(seen.said.splitlines()) if line.strip()]
     last = next((line for line in lines if _RAISED.match(line)), lines[0] if lines else "it said nothing")
     return [f"{script} failed (exit code {seen.exit_code}): {last.strip()[:300]}"]
-
-
-def _is_module(place: Path, name: str) -> bool:
-    return (place / name).is_dir() or (place / f"{name}.py").is_file()
 
 
 def _ignore(root: Path, places: Sequence[str], script: str) -> Path:

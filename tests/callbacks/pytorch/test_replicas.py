@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-torch = pytest.importorskip("torch", reason="the torch extra is not installed")
-
-from reprokit.callbacks.pytorch.replicas import apart, mark_of  # noqa: E402
-from tests.conftest import Project  # noqa: E402
+from tests.conftest import Project
 
 TRAINING = """
 import os, sys, torch, torch.distributed as dist
@@ -33,6 +32,9 @@ dist.destroy_process_group()
 
 
 def test_equal_replicas_have_equal_marks_and_a_bit_or_a_rate_is_a_difference() -> None:
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    from reprokit.callbacks.pytorch.replicas import apart, mark_of
+
     def mark(weights: list[float], rate: float = 0.1) -> dict[str, object]:
         parameter = torch.nn.Parameter(torch.tensor(weights, dtype=torch.float16))
         tensors = [("net.w", parameter), ("net.running_mean", torch.rand(3))]
@@ -50,7 +52,8 @@ def test_equal_replicas_have_equal_marks_and_a_bit_or_a_rate_is_a_difference() -
 
 
 @pytest.mark.slow
-def test_ranks_that_go_apart_are_named_when_they_are_saved(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_ranks_that_go_apart_are_named_when_they_are_saved(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
     project = Project(tmp_path)
     project.write("train.py", TRAINING)
     command = "[python, -m, torch.distributed.run, --standalone, --nproc-per-node=2, train.py]"

@@ -58,6 +58,15 @@ def test_of_a_line_that_is_written_over_the_last_state_is_left() -> None:
     assert said.getvalue() == "100%\nfrom Windows\nhalf\nwhole\n"
 
 
+def test_a_line_that_never_ends_is_printed_in_pieces() -> None:
+    shown, said = bars()
+    for _ in range(10_000):
+        shown.write("stdout", b".")
+    assert said.getvalue() == f"{'.' * 4097}\n" * 2
+    shown.flush()
+    assert said.getvalue().replace("\n", "") == "." * 10_000
+
+
 def test_a_character_may_come_in_two_pieces_and_bytes_that_are_none_are_shown_as_such() -> None:
     shown, said = bars()
     for piece in ("é".encode()[:1], "é".encode()[1:], b"\xff\n"):

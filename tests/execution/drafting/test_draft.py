@@ -141,6 +141,7 @@ def test_what_a_recipe_cannot_mend_is_said(project: Project, script: str, note: 
     project.write("fit.py", script)
     project.write("kept.txt", "")
     (project.root / "src" / "inside").mkdir(parents=True)
+    project.write("src/inside/part.py", "")
     project.commit()
     project.write("small.yaml", "a: 1")
     project.write(".env", "A=1")
