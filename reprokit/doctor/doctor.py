@@ -102,11 +102,11 @@ def doctor(
 
 
 def _without_limits(prepared: Prepared) -> Prepared:
-    """Return the run with every checkpoint kept, and none of them called the best."""
+    """Return the run with every checkpoint kept, none of them called the best, and no package stored."""
     lock = prepared.lock
     checkpoints = msgspec.structs.replace(lock.recipe.checkpoints, keep=None, best={})
     recipe = msgspec.structs.replace(lock.recipe, checkpoints=checkpoints)
-    return replace(prepared, lock=msgspec.structs.replace(lock, recipe=recipe))
+    return replace(prepared, lock=msgspec.structs.replace(lock, recipe=recipe), vault=None)
 
 
 @dataclass

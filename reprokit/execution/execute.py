@@ -11,6 +11,7 @@ import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from reprokit._version import __version__
 from reprokit.checkpoint.claims import check_claims
 from reprokit.checkpoint.reader import Checkpoint
 from reprokit.core.scratch import temporary
+from reprokit.environment.vault import Packing
 from reprokit.errors import DataMismatchError, RegistryError
 from reprokit.execution.conclude import concluded
 from reprokit.execution.hermetic import open_sandbox
@@ -38,7 +40,7 @@ from reprokit.packages.tree_cache import is_protected, lay_out, moment
 from reprokit.recording.broadcast import Broadcast
 from reprokit.recording.checkpoint_saver import Saver, SavingPolicy
 from reprokit.recording.earlier import LISTS, with_earlier
-from reprokit.recording.journal import Journal
+from reprokit.recording.journal import Journal, stored_as
 from reprokit.recording.listener import DEAF, Listener, Unfailing
 from reprokit.recording.recorder import Recording, new_run_id, now
 from reprokit.recording.server import TOKEN_BYTES, Session
@@ -49,7 +51,7 @@ from reprokit.registry.package_log import writer
 from reprokit.schema.facts import InputLink
 from reprokit.schema.lock import DataPin
 from reprokit.schema.machine import Machine
-from reprokit.schema.manifest import Manifest
+from reprokit.schema.manifest import Entry, Manifest
 from reprokit.schema.metric_log import METRICS_KEY
 from reprokit.schema.record import (
     Attempt,
@@ -122,10 +124,14 @@ def execute(
                 collected=continued.collected if continued else None,
                 listener=listener,
             )
+            packing = Packing(prepared.vault, registry, progress=progress, packed=partial(_note_packed, journal))
             with (
                 Recording.start(record, prepared.entries, lock=lock, registry=registry, journal=journal) as recording,
                 followed(orders.mlflow, run_id, journal.file(METRICS_KEY), registry=registry, note=progress.note),
+                packing,
             ):
+                if packing.names:
+                    journal.event("packing", names=packing.names)
                 saver.note_again()
                 recording.settle = lambda: saver.settle(progress)
                 session = Session(registry=registry, journal=journal, saver=saver, token=token)
@@ -140,6 +146,7 @@ def execute(
                     session.finish()
                     with contextlib.suppress(RegistryError):  # which is said when the record is written
                         saver.settle(progress)
+                    recording.keep(*packing.finish())
                     changed = check_inputs(trees)
                     outcome, spoilt = _checked(outcome, session, changed)
                     record = concluded(
@@ -183,6 +190,10 @@ def _lay_checkpoint(continued: Continued, trees: dict[str, LaidTree], context: C
     )  # fmt: skip
     trees["(checkpoint)"] = LaidTree(tree, tree.stat().st_ino, moment(context.cache))
     return {"folder": str(tree), "framework": continued.framework, "carried": continued.carried}
+
+
+def _note_packed(journal: Journal, name: str, entry: Entry) -> None:
+    journal.event("packed", name=name, **stored_as(entry))
 
 
 def _layout(prepared: Prepared, orders: Orders, context: Context) -> Laid:

@@ -14,8 +14,7 @@ import msgspec
 from reprokit.core.package_root import IMPORT_ROOT
 from reprokit.environment.capture import importable_folders
 from reprokit.environment.declared import own_projects
-from reprokit.environment.local.interpreter import Interpreter
-from reprokit.environment.vault import store_archives, store_vault
+from reprokit.environment.vault import VaultOrder, store_archives
 from reprokit.errors import NotFoundError, RecipeError
 from reprokit.locking.code_entries import code_entries
 from reprokit.locking.git_tree import Repository
@@ -24,7 +23,6 @@ from reprokit.locking.recipe_file import read_recipe, recipe_lock_path
 from reprokit.locking.recipe_lock import Ready, lock_run, recipe_lock_for
 from reprokit.locking.secret_check import SecretCheck
 from reprokit.registry import Registry
-from reprokit.registry.base import Sink
 from reprokit.registry.context import Context
 from reprokit.schema import recipe as recipes
 from reprokit.schema.lock import RecipeLock
@@ -94,8 +92,7 @@ def prepare(
                         digest, size = sink.put_bytes(data)
                         entries.append(Entry(key, size, digest))
                 entries += store_archives(ready.archives, sink)
-                vaulted, unpacked = _vaulted(recipe, pins, ready, sink, context)
-                entries, warnings = [*entries, *vaulted], [*warnings, *unpacked]
+                warnings += _changed_packages(ready)
         facts = capture.facts
     if not recipe_lock_path(path).exists():
         warnings += shared_environment()
@@ -112,32 +109,25 @@ def prepare(
         tree=repository.root,
         python=ready.python,
         container=ready.container,
+        vault=_vault_order(recipe, pins, ready, context.cache) if store else None,
     )
 
 
-def _vaulted(
-    recipe: Recipe, pins: RecipeLock, ready: Ready, sink: Sink, context: Context
-) -> tuple[list[Entry], list[str]]:
-    """Store the packages that the recipe wants kept; return their entries, and what is to be said of packages."""
-    which = recipe.environment.vault if isinstance(recipe.environment, Environment) else "unserved"
-    warnings = [
+def _changed_packages(ready: Ready) -> list[str]:
+    """Return what is to be said of packages that are not as they were installed."""
+    return [
         f"{name} was changed since it was installed: {', '.join(files[:3])}"
         + (f" and {len(files) - 3} more files" if len(files) > 3 else "")
         for name, files in sorted(ready.changed.items())
     ] + [*ready.remarks]
+
+
+def _vault_order(recipe: Recipe, pins: RecipeLock, ready: Ready, cache: Path) -> VaultOrder | None:
+    """Return which packages the recipe wants kept; None if there are none to keep."""
+    which = recipe.environment.vault if isinstance(recipe.environment, Environment) else "unserved"
     if which == "none" or ready.container is not None:
-        return [], warnings
-    interpreter = Interpreter.of(ready.python)
-    entries, lost = store_vault(
-        pins.environment,
-        which,
-        ready.changed,
-        sink,
-        interpreter=interpreter,
-        cache=context.cache,
-        progress=context.progress,
-    )
-    return entries, [*warnings, *lost]
+        return None
+    return VaultOrder(lock=pins.environment, which=which, changed=ready.changed, python=ready.python, cache=cache)
 
 
 def shared_environment() -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reprokit.environment.container import Container
+from reprokit.environment.vault import VaultOrder
 from reprokit.schema.lock import RunLock
 from reprokit.schema.manifest import Entry
 from reprokit.schema.record import CodeFacts
@@ -22,6 +23,7 @@ class Prepared:
         tree: The repository as the user has it; None of what is repeated.
         python: The interpreter of the locked environment.
         container: What the script is executed in, where the environment is an image.
+        vault: The packages that are stored while it goes on.
     """
 
     lock: RunLock
@@ -33,3 +35,4 @@ class Prepared:
     tree: Path | None = None
     python: Path = Path(sys.executable)
     container: Container | None = None
+    vault: VaultOrder | None = None

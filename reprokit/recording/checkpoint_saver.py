@@ -14,7 +14,7 @@ from reprokit.core.atomic_files import explain_os_error
 from reprokit.core.canonical_json import spelled
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import RegistryError
-from reprokit.recording.journal import UNSAVED, Journal
+from reprokit.recording.journal import UNSAVED, Journal, stored_as
 from reprokit.recording.listener import DEAF, Listener
 from reprokit.recording.spool import Best, Delivery, Spool, best_tags, is_tagged, publish_tagged
 from reprokit.registry import Registry
@@ -161,8 +161,8 @@ class Saver:
         collected = self.collected
         for entry in [*([collected.initial] if collected.initial else []), *collected.checkpoints]:
             self._journal.event("checkpoint", entry=spelled(msgspec.to_builtins(entry)), again=True)
-        for key, kept in collected.artifacts.items():
-            self._journal.event("artifact", key=key, size=kept.size, type=kept.digest.type, value=kept.digest.value)
+        for kept in collected.artifacts.values():
+            self._journal.event("artifact", **stored_as(kept))
 
     def save(self, snapshot: SnapshotMessage, memory: memoryview) -> CheckpointEntry:
         """Store and publish a snapshot.

@@ -24,9 +24,10 @@ from reprokit.core.atomic_files import durable_write, os_errors
 from reprokit.core.regular_files import open_lock
 from reprokit.errors import RefusedError
 from reprokit.registry.liveness import in_use, sign
+from reprokit.schema.manifest import Entry
 from reprokit.schema.metric_log import metric_lines
 
-__all__ = ["UNSAVED", "Ended", "Journal", "abandoned", "any_journal"]
+__all__ = ["UNSAVED", "Ended", "Journal", "abandoned", "any_journal", "stored_as"]
 
 _FILE = "journal.jsonl"
 _ENDED = "ended.json"
@@ -51,6 +52,11 @@ class Ended:
     outputs: dict[str, Path]
     workspace: Path | None
     left: bool = False
+
+
+def stored_as(entry: Entry) -> dict[str, Any]:
+    """Return how an event names something that is in the registry."""
+    return {"key": entry.logical_key, "size": entry.size, "type": entry.digest.type, "value": entry.digest.value}
 
 
 class Journal:

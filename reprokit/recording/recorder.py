@@ -19,6 +19,7 @@ from reprokit.core.config import Config
 from reprokit.core.digest import Digest, hash_file
 from reprokit.core.logical_keys import check_logical_key
 from reprokit.core.refs import RESERVED
+from reprokit.environment.vault import unpacked
 from reprokit.errors import DataMismatchError, Error, RegistryError, UsageError
 from reprokit.recording.checkpoint_saver import Collected
 from reprokit.recording.earlier import with_earlier
@@ -168,6 +169,11 @@ class Recording:
         gone = LeftOut(what=LOGGED, count=size, digest=hash_file(file)[0].hex)
         return {"logged": None, "left_out": [*record.left_out, gone]}
 
+    def keep(self, entries: list[Entry], warnings: list[str]) -> None:
+        """Take what was stored while the run went on into its versions from here on, and what is to be said of it."""
+        self._entries += entries
+        self.record = msgspec.structs.replace(self.record, warnings=[*self.record.warnings, *warnings])
+
     def amend(self, record: Record) -> Record:
         """Publish the record once more, with what was concluded after its end."""
         self.record = record
@@ -252,6 +258,7 @@ def _finalise(journal: Journal, events: list[dict[str, Any]]) -> bool:
         collected.artifacts = {key: kept for key, kept in collected.artifacts.items() if kept.digest != gone.digest}
         collected.notes.append(f"What the journal calls {gone.logical_key} is not in the registry.")
     recording = Recording(record, list(manifest.entries), registry=registry, journal=journal)
+    recording.keep(*_packed(registry, events))
     ended = journal.ended()
     if ended is not None:  # its script had ended, and all that was missing was a registry
         told = Record.decode(ended.record, what=f"The end of run {run_id}")
@@ -287,7 +294,7 @@ def _finalise(journal: Journal, events: list[dict[str, Any]]) -> bool:
         ),
         record,
     )
-    warnings = [*record.warnings, *resumption, *otherwise, *collected.warnings]
+    warnings = [*recording.record.warnings, *resumption, *otherwise, *collected.warnings]
     recording.end(msgspec.structs.replace(told, warnings=warnings), collected=collected, outputs={})
     return True
 
@@ -317,6 +324,22 @@ def _collect(journal: Journal, events: list[dict[str, Any]]) -> Collected:
     return collected
 
 
+def _packed(registry: Registry, events: list[dict[str, Any]]) -> tuple[list[Entry], list[str]]:
+    """Return the packages of the environment that a killed runner had stored, and a warning for each it had not."""
+    names: dict[str, None] = {}
+    packed: dict[str, Entry] = {}
+    for event in events:
+        with contextlib.suppress(*_MALFORMED, DataMismatchError, UsageError):
+            if event.get("event") == "packing":
+                names = dict.fromkeys(msgspec.convert(event["names"], list[Name]))
+            elif event.get("event") == "packed":
+                packed[str(event["name"])] = _stored(event)
+    gone = {entry.digest for entry in registry.lacking(packed.values())}
+    kept = {name: entry for name, entry in packed.items() if entry.digest not in gone}
+    lost = [f"{name} was not packed when the runner was killed" for name in names if name not in kept]
+    return [*kept.values()], [unpacked(why) for why in lost]
+
+
 def _take(event: dict[str, Any], collected: Collected) -> None:
     kind = event.get("event")
     if kind == "checkpoint":
@@ -341,8 +364,13 @@ def _take(event: dict[str, Any], collected: Collected) -> None:
     elif kind == "stranger":
         collected.strangers.append(event.get("process"))
     elif kind == "artifact":
-        digest = Digest.checked(event["type"], event["value"])
-        collected.artifacts[event["key"]] = Entry(check_logical_key(event["key"]), int(event["size"]), digest)
+        collected.artifacts[event["key"]] = _stored(event)
+
+
+def _stored(event: dict[str, Any]) -> Entry:
+    """Return what an event says that it stored; see `stored_as`."""
+    digest = Digest.checked(event["type"], event["value"])
+    return Entry(check_logical_key(event["key"]), int(event["size"]), digest)
 
 
 def _entry(key: str, data: bytes, sink: Sink) -> Entry:

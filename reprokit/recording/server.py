@@ -30,7 +30,7 @@ from reprokit.core.regular_files import open_regular
 from reprokit.core.safe_json import load_json
 from reprokit.errors import DataMismatchError, Error, UsageError
 from reprokit.recording.checkpoint_saver import Saver
-from reprokit.recording.journal import Journal
+from reprokit.recording.journal import Journal, stored_as
 from reprokit.recording.messages import (
     MAX_FRAME,
     Artifact,
@@ -280,7 +280,7 @@ class Session:
         with self._lock:  # of two that clash the second is refused here: at the end it would cost the record
             check_logical_keys([*(other for other in self.collected.artifacts if other != key), key])
             self.collected.artifacts[key] = entry
-            self._journal.event("artifact", key=key, size=size, type=digest.type, value=digest.value)
+            self._journal.event("artifact", **stored_as(entry))
         return {"key": key}
 
 

@@ -16,19 +16,22 @@ from contextlib import AbstractContextManager
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import pytest
 
 from reprokit.core.progress import SILENT, Advance
+from reprokit.environment import vault
 from reprokit.environment.capture import capture_environment
 from reprokit.environment.local.interpreter import Interpreter, find_interpreter
 from reprokit.environment.pip.wheelhouse import Vault
+from reprokit.environment.pip.wheels import repack
 from reprokit.environment.realise import realise
-from reprokit.environment.vault import store_vault
+from reprokit.environment.vault import Packing, VaultOrder
 from reprokit.errors import EnvironmentMismatchError, RefusedError
 from reprokit.registry.local import LocalRegistry
+from reprokit.runs.store import RunStore
 from reprokit.schema.lock import EnvironmentLock
 from tests.conftest import ROOT, Project
 from tests.environment.making import needed_by_reprokit, only, repacked, venv, wheel
@@ -93,8 +96,9 @@ def test_what_goes_into_the_vault_is_announced_with_its_size_and_why_once(
 
     def stored(which: Literal["unserved", "all"], changed: dict[str, list[str]]) -> list[str]:
         told = Told()
-        with registry.staging() as sink:
-            store_vault(lock, which, changed, sink, interpreter=interpreter, cache=tmp_path / "cache", progress=told)
+        with Packing(_order(lock, interpreter, tmp_path, which, changed), registry, progress=told) as packing:
+            entries, warnings = packing.finish()
+        assert (len(entries), warnings) == (len(packing.names), [])
         return told.notes
 
     why = "for the vault, once on this machine"
@@ -102,6 +106,48 @@ def test_what_goes_into_the_vault_is_announced_with_its_size_and_why_once(
     assert first == f"Packing demo 1.0 ({size / 1e6:,.1f} MB) {why}: changed since it was installed, demo.py."
     assert re.fullmatch(rf"Packing other 2\.0 \(0\.0 MB\) {why}: it did not come from an index\.", second)
     assert stored("unserved", {"demo": ["demo.py"]}) == stored("all", {}) == []
+
+
+def _order(
+    lock: EnvironmentLock, interpreter: Interpreter, tmp_path: Path, which: Literal["unserved", "all"], changed: Any
+) -> VaultOrder:
+    return VaultOrder(lock=lock, which=which, changed=changed, python=interpreter.python, cache=tmp_path / "cache")
+
+
+def test_packages_are_packed_while_something_else_goes_on_and_waited_for_at_its_end(
+    interpreter: Interpreter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, begun, go_on = LocalRegistry(tmp_path / "registry"), threading.Event(), threading.Event()
+
+    def held_up(*arguments: Any, **more: Any) -> Path:
+        begun.set()
+        assert go_on.wait(60)
+        return repack(*arguments, **more)
+
+    monkeypatch.setattr(vault, "repack", held_up)
+    lock, seen = capture_environment(interpreter=interpreter), []
+    order = _order(lock, interpreter, tmp_path, "unserved", {"demo": ["demo.py"]})
+    with Packing(order, registry, packed=lambda name, entry: seen.append((name, entry))) as packing:
+        assert begun.wait(60)
+        assert packing.names == ["demo 1.0", "other 2.0"]
+        assert seen == []  # nothing is ready, and what is in the context is executed
+        go_on.set()
+        entries, warnings = packing.finish()
+    assert (warnings, seen) == ([], list(zip(packing.names, entries, strict=True)))
+    assert registry.lacking(entries) == []
+
+
+def test_a_package_that_is_edited_before_it_is_packed_is_a_warning_and_costs_no_other(
+    interpreter: Interpreter, tmp_path: Path
+) -> None:
+    lock = capture_environment(interpreter=interpreter)
+    order = _order(lock, interpreter, tmp_path, "unserved", {"demo": ["demo.py"]})
+    Path(interpreter.places[0], "demo.py").write_text("EDITED = True\n")
+    with Packing(order, LocalRegistry(tmp_path / "registry")) as packing:
+        entries, (warning,) = packing.finish()
+    assert [entry.logical_key.rpartition("/")[2][:5] for entry in entries] == ["other"]
+    assert warning.startswith("The run will not be rebuilt elsewhere: demo 1.0: ")
+    assert "has other files than the locked one" in warning
 
 
 def test_it_is_made_from_an_index_once_and_found_again(
@@ -339,18 +385,41 @@ def test_digits_reproduce_in_an_environment_that_an_index_serves_again(
     assert lock.hash == first["environment"]["hash"]
 
 
+def _kill_once_packed(project: Project, packages: int) -> None:
+    """Start a run, and kill it while its script goes on and so many packages are packed."""
+    with subprocess.Popen(project.command("run", "recipe.yaml"), cwd=project.root, env=project.environment()) as runner:
+        try:
+            for _ in range(1200):
+                journals = [*(project.base / "home" / "runs").glob("*/journal.jsonl")]
+                if journals and journals[0].read_text().count('"packed"') == packages:
+                    return
+                assert runner.poll() is None
+                time.sleep(0.1)
+        finally:
+            runner.kill()
+    raise AssertionError("not packed within two minutes")
+
+
 @pytest.mark.slow
 def test_a_run_reproduces_after_its_environment_and_every_index_are_gone(tmp_path: Path) -> None:
     wheels = repacked(tmp_path / "wheels", needed_by_reprokit())
     project = Project(tmp_path)
     original = venv(tmp_path / "venv", [*wheels, wheel(tmp_path, "demo", "1.0", DEMO)])
     script = (project.root / "train.py").read_text()
-    project.write("train.py", script.replace("import reprokit\n", "import reprokit, demo, sys; print(sys.prefix)\n"))
+    hold = f"import os.path, time\nwhile os.path.exists({str(tmp_path / 'hold')!r}): time.sleep(0.1)\n"
+    imports = f"import reprokit, demo, sys; print(sys.prefix)\n{hold}"
+    project.write("train.py", script.replace("import reprokit\n", imports))
     recipe = (project.root / "recipe.yaml").read_text()
     project.write("recipe.yaml", f"{recipe}environment: {{vault: all}}\n")
     project.commit()
     project.build()
     project.python = str(original)
+    (tmp_path / "hold").touch()
+    _kill_once_packed(project, len(wheels) + 1)
+    (tmp_path / "hold").unlink()
+    (left,) = project.json("ls")["runs"]
+    store = RunStore(LocalRegistry(project.registry))
+    assert len(store.load(left["run_id"]).manifest.below("vault")) == len(wheels) + 1
     first = project.json("run", "recipe.yaml")
     shutil.rmtree(tmp_path / "venv")
 
