@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 __all__ = ["Folders", "Mark", "Stamp"]
 
@@ -19,6 +21,8 @@ Mark = tuple[int, int, int]
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _GONE = (0, 0, 0)
 _BITS = 2**64 - 1
+_SHARE = 10_000  # files that are worth a process
+_MOST = 4  # processes
 
 
 class Stamp:
@@ -53,8 +57,31 @@ class Stamp:
                             seen[f"{place}/{child.name}"] = one
         return found
 
-    def add(self, folders: Iterable[tuple[str, list[str]]]) -> None:
-        """Look at folders and files, in that order: as `walk` did if all is as it was."""
+    def add(self, folders: Sequence[tuple[str, list[str]]]) -> None:
+        """Look at folders and files, in that order: as `walk` did if all is as it was.
+
+        Many are shared out to processes, since most of the time goes into the kernel's answers, and threads of Python
+        would wait for each other between them. Where there are other threads, which a fork would not bring along, this
+        one looks at all.
+        """
+        count = sum(len(names) for _, names in folders)
+        shares = min(os.cpu_count() or 1, count // _SHARE, _MOST)
+        if shares < 2 or threading.active_count() > 1:
+            self._look(folders)
+            return
+        size = -(-len(folders) // shares)
+        parts = [folders[start : start + size] for start in range(0, len(folders), size)]
+        with contextlib.ExitStack() as stack:
+            others = [stack.enter_context(_looking(part)) for part in parts[1:]]
+            self._look(parts[0])
+            for part, told in zip(parts[1:], others, strict=True):
+                marks = told.read()
+                if len(marks) == self._marks.itemsize * 3 * sum(1 + len(names) for _, names in part):
+                    self._marks.frombytes(marks)
+                else:  # it was killed
+                    self._look(part)
+
+    def _look(self, folders: Iterable[tuple[str, list[str]]]) -> None:
         for folder, names in folders:
             with self._open(folder) as descriptor:
                 if descriptor is not None:
@@ -95,3 +122,24 @@ class Stamp:
     def newest(self) -> int:
         """When the youngest of them was changed, in ns since 1970."""
         return max(self._marks[2::3], default=0)
+
+
+@contextlib.contextmanager
+def _looking(folders: Iterable[tuple[str, list[str]]]) -> Iterator[BinaryIO]:
+    """Look at folders in a process of its own, and give what its marks are read from."""
+    source, sink = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            os.close(source)
+            stamp = Stamp()
+            stamp._look(folders)
+            with os.fdopen(sink, "wb") as pipe:
+                pipe.write(stamp._marks)
+        os._exit(0)
+    os.close(sink)
+    try:
+        with os.fdopen(source, "rb") as pipe:
+            yield pipe
+    finally:
+        os.waitpid(child, 0)
