@@ -36,8 +36,9 @@ _SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "show": ("ls", "show", "Show a run or a package version."),
         "diff": ("diff", "diff", "Compare two runs or two package versions, without running."),
         "reproduce": ("reproduce", "reproduce", "Repeat a run from its ID and give a verdict."),
-        "lineage": ("lineage", "lineage", "Show what a run or a version was made from, or what was made from it."),
+        "lineage": ("ls", "lineage", "Show what a run or a version was made from, or what was made from it."),
         "note": ("watch", "note", "Say something of a run."),
+        "ui": ("ui", "ui", "Show runs and packages in a browser."),
         "export": ("export", "export", "Write a run, or its environment, for other tools."),
     },
     "Packages and checkpoints": {

@@ -1,4 +1,4 @@
-"""ls, show."""
+"""ls, show, lineage."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from reprokit.cli.face import Face, common, reference, size
+from reprokit.cli.text.lineage import lineage_text
 from reprokit.cli.text.run_table import run_table
 from reprokit.core.terminal_text import printable
 from reprokit.errors import UsageError
+from reprokit.runs.lineage import lineage as trace
 from reprokit.runs.listing import Contents, Files, ShownRun, ShownVerdict
 from reprokit.runs.listing import ls as contents
 from reprokit.runs.store import RunStore
@@ -19,7 +21,7 @@ from reprokit.runs.store import RunStore
 if TYPE_CHECKING:
     from reprokit.runs.support import Reproduction
 
-__all__ = ["ls", "show"]
+__all__ = ["lineage", "ls", "show"]
 
 
 @click.command()
@@ -103,6 +105,17 @@ def show(face: Face, ref: str) -> None:
         head = registry.head(found.name)
         tags = [] if head is None else sorted(tag for tag, pointed in head.tags.items() if pointed == found.top_hash)
         face.result(plain, lambda: package_text(found, tags))
+
+
+@click.command()
+@reference("ref")
+@click.option("--forward", is_flag=True, help="What was made from it, instead of what it was made from.")
+@common
+def lineage(face: Face, ref: str, forward: bool) -> None:
+    """Show the chain of runs that REF (a run, RUN@best, a package version) was made by, down to the first inputs."""
+    face.recover()
+    found = trace(ref, registry=face.registry(), forward=forward)
+    face.result(found.plain(), lambda: lineage_text(found))
 
 
 def _reproduction(found: Reproduction) -> str:

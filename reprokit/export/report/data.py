@@ -15,7 +15,7 @@ from reprokit.comparison.record_check import same_number
 from reprokit.core.terminal_text import printable
 from reprokit.schema.record import Record
 
-__all__ = ["Cell", "Curve", "Grid", "curves", "group", "merged", "thin", "thinned"]
+__all__ = ["Cell", "Curve", "Grid", "curves", "extremes", "group", "merged", "thin", "thinned"]
 
 Points = list[tuple[float, float]]
 
@@ -129,12 +129,17 @@ def _metrics(record: Record, axis: str) -> dict[str, Points]:
 
 def thin(points: Points, most: int) -> Points:
     """Return at most `most` points: of each stretch the lowest and the highest, so that no spike is lost."""
-    if len(points) <= most:
-        return points
-    kept = []
-    for part in _parts(len(points), most // 2):
-        low, high = min(part, key=lambda i: points[i][1]), max(part, key=lambda i: points[i][1])
-        kept += [points[i] for i in sorted({low, high})]
+    return [points[i] for i in extremes([y for _, y in points], most)]
+
+
+def extremes(values: Sequence[float], most: int) -> Sequence[int]:
+    """Return at most `most` places of finite values: of each stretch that of the lowest and that of the highest."""
+    if len(values) <= most:
+        return range(len(values))
+    kept: list[int] = []
+    for part in _parts(len(values), most // 2):
+        stretch = values[part.start : part.stop]
+        kept += sorted({part.start + stretch.index(min(stretch)), part.start + stretch.index(max(stretch))})
     return kept
 
 

@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from reprokit._version import __version__
-from reprokit.core.progress import Progress
+from reprokit.core.progress import SILENT, Progress
 from reprokit.export.report import figures as figures
 from reprokit.export.report.data import Curve, Grid, curves
 from reprokit.export.report.reading import Histogram, read_grid, read_histogram, read_steps
@@ -27,7 +27,7 @@ from reprokit.schema.lock import RunLock
 from reprokit.schema.record import Record
 from reprokit.schema.verdict import Comparison, Verdict, VerdictRecord
 
-__all__ = ["Subject", "render"]
+__all__ = ["Subject", "environment", "render", "told"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,23 @@ def render(subject: Subject, runs: RunStore, *, budget: int, progress: Progress)
     Args:
         budget: Bytes of tensors that are read at most.
     """
+    style = _style()
+    return environment().get_template("report.html.j2").render(
+        style=Markup(style),  # noqa: S704 - a file of ours and colours
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        **told(subject, runs, budget=budget, progress=progress),
+    )  # fmt: skip
+
+
+def told(
+    subject: Subject, runs: RunStore, *, budget: int, metrics: bool = True, progress: Progress = SILENT
+) -> dict[str, Any]:
+    """Return what `body.html.j2` shows of one run or two.
+
+    Args:
+        budget: Bytes of tensors that are read at most.
+        metrics: Draw their curves too.
+    """
     left, right, verdict, registry = subject.left, subject.right, subject.verdict, runs.registry
     ours, theirs = left.record, right.record if right is not None else None
     locks = _lock(left, runs), _lock(right, runs)
@@ -68,10 +85,7 @@ def render(subject: Subject, runs: RunStore, *, budget: int, progress: Progress)
     first = verdict.first_divergence if verdict is not None else None
     last_epoch = max((entry.epoch for entry in ours.checkpoints if entry.epoch is not None), default=None)
     names = ("original", "repetition") if subject.repeats and right is not None else ("first run", "second run")
-    style = _style()
-    return _environment().get_template("report.html.j2").render(
-        style=Markup(style),  # noqa: S704 - a file of ours and colours
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    return dict(
         version=__version__,
         subject=subject, ours=ours, theirs=theirs, names=names, verdict=verdict,
         tolerance=tolerance_text(subject.said.tolerance) if subject.said is not None else "",
@@ -84,9 +98,9 @@ def render(subject: Subject, runs: RunStore, *, budget: int, progress: Progress)
         causes=explained,
         experiments=experiments(explained, ours),
         plots=[(curve, _svg(figures.draw_curve(curve, _told(curve, names), own=f"curve{number}-")))
-               for number, curve in enumerate(drawn)],
+               for number, curve in enumerate(drawn if metrics else [])],
         plot_notes=[*([f"{hidden:,} more metrics are not drawn."] if hidden else []), *unread, *also],
-        finals=_finals(ours, theirs),
+        finals=_finals(ours, theirs) if metrics else [],
         grid=grid, grid_plot=_svg(figures.draw_grid(grid, _grid_told(grid))) if grid is not None else None,
         legend=[(_svg(swatch), words) for swatch, words in figures.legend(grid)] if grid is not None else [],
         histogram=histogram, **_histograms(histogram),
@@ -244,13 +258,18 @@ def _style() -> str:
     return f"{style}@media screen and (prefers-color-scheme:dark){{{figures.theme()}}}"
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+def environment(*folders: Path) -> jinja2.Environment:
+    """Return what makes pages of templates: everything is escaped, and what is not there is an error.
+
+    Args:
+        folders: With templates, beside those of the report.
+    """
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"text": text, "moment": moment}
-    return environment
+    made.filters |= {"text": text, "moment": moment}
+    return made

@@ -18,7 +18,7 @@ from reprokit.runs.store import RunStore, StoredRun
 from reprokit.runs.support import Support
 from reprokit.runs.verdict_store import VerdictStore
 
-__all__ = ["Report", "as_report"]
+__all__ = ["Report", "as_report", "subject_of", "subject_of_two"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def as_report(
     run = runs.load(ref)
     if run.record.status == "running":
         raise RefusedError(f"Run {run.record.run_id} is still running.", hint="Wait for its end.")
-    subject = _against(run, runs.load(against), registry) if against is not None else _subject(run, runs)
+    subject = subject_of_two(run, runs.load(against), registry) if against is not None else subject_of(run, runs)
     html = render(subject, runs, budget=budget, progress=progress)
     other = subject.right.record.run_id if subject.right is not None else None
     verdict = subject.verdict.word if subject.verdict is not None else None
@@ -61,11 +61,12 @@ def as_report(
 # ------------------------------------------------------------------------------------------------- subject
 
 
-def _against(run: StoredRun, other: StoredRun, registry: Registry) -> Subject:
+def subject_of_two(run: StoredRun, other: StoredRun, registry: Registry) -> Subject:
+    """Return what a report on two runs is about, as `diff` compares them."""
     return Subject(left=run, right=other, verdict=compare_runs(run, other, registry=registry))
 
 
-def _subject(run: StoredRun, runs: RunStore) -> Subject:
+def subject_of(run: StoredRun, runs: RunStore) -> Subject:
     """Return what a run's report is about, where nobody said what it is compared with."""
     record = run.record
     if record.reproduces is None:

@@ -11,9 +11,19 @@ from reprokit.core.terminal_text import printable
 from reprokit.export.report.data import Grid
 from reprokit.runs.pairs import Pair
 from reprokit.schema.record import Record
-from reprokit.schema.verdict import Divergence, Rung, Verdict
+from reprokit.schema.verdict import Divergence, Rung, Verdict, rung_of
 
-__all__ = ["GLOSSARY", "Headline", "headline", "how_far", "how_it_grows", "how_large", "tolerance_text", "where_first"]
+__all__ = [
+    "GLOSSARY",
+    "Headline",
+    "headline",
+    "how_far",
+    "how_it_grows",
+    "how_large",
+    "tolerance_text",
+    "tone_of",
+    "where_first",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +45,15 @@ _TONES: dict[Rung, tuple[str, str]] = {
     "DIVERGED": ("bad", "≠"),
     "INCONCLUSIVE": ("open", "?"),
 }
+
+
+def tone_of(word: str) -> str:
+    """Return the name of the colour of a verdict's word, as a listing has it; `open` of what is no verdict."""
+    rung = rung_of(word)
+    if word == "UNSUPPORTED":
+        return "bad"
+    tone = next((tone for known, (tone, _) in _TONES.items() if known == rung), "open")
+    return "near" if word != rung and tone == "good" else tone
 
 
 def headline(verdict: Verdict | None, right: Record, found: Sequence[Pair], *, repeats: bool) -> Headline:
