@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from reprokit._version import __version__
-from reprokit.core.terminal_text import one_line
+from reprokit.core.terminal_text import printable
 from reprokit.export.report import figures
 from reprokit.export.report.page import environment
 from reprokit.export.report.words import tone_of
@@ -43,7 +43,7 @@ class Site:
         self._templates = environment(_HERE / "templates")
         self._templates.filters |= {
             "bytes": _bytes, "number": _number, "tone": tone_of, "state": lambda status: _STATES.get(status, "open"),
-            "part": lambda text: quote(str(text), safe=""), "data": _data, "query": _query, "line": one_line,
+            "part": lambda text: quote(str(text), safe=""), "data": _data, "query": _query,
             "title_of": _title,
         }  # fmt: skip
         self._templates.globals |= {"version": __version__, "registry": context.registry.url}
@@ -102,7 +102,7 @@ def _number(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.6g}"
-    return one_line(value if isinstance(value, str) else json.dumps(value), 60)
+    return printable(value if isinstance(value, str) else json.dumps(value), 60)
 
 
 def _data(value: Any) -> Markup:

@@ -95,6 +95,10 @@
     for (const run of [...ticked].slice(0, 10)) query.append("run", run);
     location.href = `/compare?${query}`;
   });
+  document.addEventListener("htmx:configRequest", (event) => {  // an address says nothing of what nobody chose
+    const told = event.detail.parameters;
+    for (const name of ["where", "group", "sort", "baseline"]) if (told.get?.(name) === "" || told[name] === "") told.delete ? told.delete(name) : delete told[name];
+  });
   document.addEventListener("htmx:afterSettle", (event) => {
     if (event.target.id === "table" || event.detail.elt?.id === "table") { place = -1; table(); }
     if (event.target.id === "now" || event.detail.elt?.id === "now") moved();

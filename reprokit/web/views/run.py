@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from reprokit.comparison.record_check import check_record
-from reprokit.core.refs import RESERVED
 from reprokit.errors import Error, NotFoundError
 from reprokit.export.report.sides import check_again, experiments, hashes_of, sides
 from reprokit.runs.listing import ShownRun, show
@@ -63,7 +62,7 @@ def page(request: Request) -> Response:
         outputs=_outputs(found), code=_code(found), top_hash=found.manifest.top_hash,
         causes=verdict.explanations if verdict is not None else [],
         experiments=experiments(verdict.explanations, record) if verdict is not None else [],
-        commands_=_commands(record),
+        commands_=_commands(record), **_now(site, record),
     )  # fmt: skip
 
 
@@ -150,9 +149,11 @@ def now(request: Request) -> Response:
     """Return how far a run is: what the page asks for again and again while it goes on."""
     site = site_of(request)
     record = site.runs.load(request.path_params["run"]).record
+    return site.render("now.html.j2", record=record, **_now(site, record))
+
+
+def _now(site: Site, record: Record) -> dict[str, Any]:
+    """Return what its runner said last of a run that goes on."""
     live = site.registry.live(record.run_id) if record.status == "running" else None
     said = live.now() if live is not None else None
-    metrics = said.metrics if said is not None else record.metrics
-    return site.render(
-        "now.html.j2", record=record, said=said, metrics=metrics, at=f"{RESERVED}/{record.run_id}"
-    )  # fmt: skip
+    return {"said": said, "metrics": said.metrics if said is not None else record.metrics}
