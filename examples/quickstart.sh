@@ -23,6 +23,7 @@ fi
 
 mkdir -p "$base"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+echo "== installing $torch and reprokit into $venv: once, some minutes"
 # shellcheck disable=SC2086 # REPROKIT_TORCH may be several words
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check $torch
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check ".[examples]"
@@ -52,7 +53,7 @@ The environment is $venv. In this shell:
   reprokit run recipes/digits-torch.yaml -p learning_rate=0.1     another value
   reprokit diff $run latest                   where they differ, from which epoch on
   reprokit reproduce $run --with threads=1    what one thing changes
-  python -m pip install matplotlib jinja2 && reprokit export $run --as report -o report.html
+  python -m pip install matplotlib jinja2 && reprokit export $run --as report -o .reprokit/report.html
   reprokit init YOUR_SCRIPT.py                                    a recipe for a script of yours
 
 docs/tutorial.md builds a project from nothing.

@@ -30,7 +30,6 @@ ELSEWHERE = {
     "remote": "A registry is named by --registry, REPROKIT_REGISTRY or .reprokit/config.yaml: `reprokit registry ls`.",
     "login": "Who you are is told as the tools of the platform tell it, such as by AWS_ACCESS_KEY_ID: docs/teams.md.",
     "sweep": "Sweeps are not built yet. `reprokit run RECIPE -p KEY=VALUE` runs with another value.",
-    "ui": "There is no page of all runs yet. `reprokit export RUN --as report -o page.html` is a page on one.",
     "server": "Nothing of reprokit's runs on a server: a registry is a folder or a bucket.",
     "freeze": "`reprokit lock RECIPE` pins environment and data, `reprokit env lock` an environment.",
     "activate": "`reprokit env build RUN` makes a run's environment, and says where it is.",

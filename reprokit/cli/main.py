@@ -122,6 +122,7 @@ class _Lazy(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
             close = get_close_matches(args[0], _COMMANDS, n=1, cutoff=0.7)
+            close += [name for name in _COMMANDS if sorted(name) == sorted(args[0])]  # letters that changed places
             elsewhere = importlib.import_module("reprokit.cli.elsewhere").ELSEWHERE  # loaded after a slip alone
             guess = elsewhere.get(args[0]) or (f"Did you mean '{close[0]}'?" if close else "")
             raise click.UsageError(f"No such command '{args[0]}'. {guess}".rstrip(), ctx)

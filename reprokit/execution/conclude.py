@@ -82,7 +82,10 @@ def concluded(
             "command line with `execution: {params: flags}`; until then the record marks them as unused."
         )
     if not collected.checkpoints and outcome.status == "finished":
-        warnings.append("No checkpoint was saved: a reproduction can compare only the outputs.")
+        warnings.append(
+            "No checkpoint was saved: a reproduction can compare only the outputs. Of a model that is fitted at once, "
+            "`PackageCheckpoint().save(model)` saves one; `reprokit init SCRIPT` shows the lines for a loop."
+        )
     attempts, resumption = collected.attempts(record.attempts, not_restored=resumes and not collected.resumed)
     warnings += resumption
     if outcome.outlived is not None:

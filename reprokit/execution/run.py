@@ -59,6 +59,7 @@ def run(
     runs = RunStore(context.registry)
     twin = same_lock(runs, prepared.lock.hash)
     if twin is not None and reuse:
+        progress.note(f"Run {twin} has the same lock: nothing was executed, this is its record.")
         return runs.load(twin).record
     if twin is not None:
         progress.note(f"Run {twin} has the same lock; --reuse returns it instead of repeating it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from reprokit.core.atomic_files import os_errors
@@ -27,11 +28,24 @@ def read_recipe(path: Path) -> Recipe:
     """
     with os_errors(f"Reading the recipe {path}"):
         if not path.exists():
-            raise NotFoundError(f"No recipe {path}.", hint="`reprokit init SCRIPT` drafts one.")
+            raise NotFoundError(f"No recipe {path}.", hint=_nearest(path) or "`reprokit init SCRIPT` drafts one.")
+        if path.suffix in (".py", ".ipynb"):
+            other = _nearest(path.with_suffix(".yaml"))
+            raise UsageError(
+                f"{path} is a script, not a recipe.", hint=other or f"`reprokit init {path}` drafts a recipe for it."
+            )
         if path.is_dir():
             raise UsageError(f"{path} is a folder; name the recipe file in it.")
         with path.open("rb") as handle:
             return parse(handle.read(_MAX_RECIPE + 1), what=str(path))
+
+
+def _nearest(path: Path) -> str | None:
+    """Return which recipe may be meant: one of that name elsewhere, or of nearly that name."""
+    folders = dict.fromkeys([path.parent, path.parent / "recipes"])
+    found = {file.stem: file for folder in folders for file in sorted(folder.glob("*.y*ml"))[:200]}
+    close = get_close_matches(path.stem, found, n=1, cutoff=0.6)
+    return f"Did you mean {found[close[0]]}?" if close else None
 
 
 def parse(data: bytes, *, what: str = "recipe") -> Recipe:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from reprokit.cli.face import Face, common, reference, size
-from reprokit.cli.text.lineage import lineage_text
 from reprokit.cli.text.run_table import run_table
 from reprokit.core.terminal_text import printable
 from reprokit.errors import UsageError
-from reprokit.runs.lineage import lineage as trace
 from reprokit.runs.listing import Contents, Files, ShownRun, ShownVerdict
 from reprokit.runs.listing import ls as contents
 from reprokit.runs.store import RunStore
@@ -113,6 +111,9 @@ def show(face: Face, ref: str) -> None:
 @common
 def lineage(face: Face, ref: str, forward: bool) -> None:
     """Show the chain of runs that REF (a run, RUN@best, a package version) was made by, down to the first inputs."""
+    from reprokit.cli.text.lineage import lineage_text  # reads records, which a list of runs does without
+    from reprokit.runs.lineage import lineage as trace
+
     face.recover()
     found = trace(ref, registry=face.registry(), forward=forward)
     face.result(found.plain(), lambda: lineage_text(found))

@@ -34,8 +34,15 @@ __all__ = ["install", "log", "tag", "verify"]
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @common
 def install(face: Face, ref: str, folder: Path | None) -> None:
-    """Write package version REF into FOLDER (default: the package's own name), every byte verified."""
-    opened = Package.open(ref, registry=face.registry())
+    """Write package version REF into FOLDER (default: the package's own name), every byte verified.
+
+    REF may be a run: `reprokit install latest` writes its record with its code, outputs and log.
+    """
+    registry = face.registry()
+    if not is_package_ref(ref):
+        runs = importlib.import_module("reprokit.runs.store").RunStore(registry)  # a package does without
+        ref = f"{RESERVED}/{runs.find(ref)}"
+    opened = Package.open(ref, registry=registry)
     place = folder or Path(opened.name.partition("/")[2])
     opened.install(place, progress=face)
     plain = {"name": opened.name, "top_hash": opened.top_hash, "folder": str(place), "entries": len(opened)}

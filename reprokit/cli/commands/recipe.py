@@ -69,8 +69,17 @@ def init(
         face.note(f"Running `{told}` here once, to see what it reads and writes: {limit:g} s at most, Ctrl-C ends it.")
     screen = sys.stderr.buffer if observed and not face.quiet else None
     made = draft(
-        script, arguments=arguments, registry=face.registry_option, limit=limit if observed else 0, screen=screen
-    )
+        script, arguments=arguments, registry=face.registry_option, limit=limit if observed else 0, screen=screen,
+        callback=callback,
+    )  # fmt: skip
+    if callback and script is not None and not made.made:
+        edited = with_callback_lines(Path(script).read_bytes()) if made.patch is not None else None
+        if edited is not None:
+            Path(script).write_bytes(edited)
+        told = f"{script} saves its checkpoints now: look at `git diff {shlex.quote(script)}`."
+        nothing = f"{script} has no loop, fit or trainer that lines are known for, or has them."
+        face.result(made.plain(), told if edited is not None else nothing)
+        return
     if script is None or not made.made:
         told = "\n".join(f"made {path}" for path in made.made) or "nothing to do: give --registry or SCRIPT"
         face.result(made.plain(), told)

@@ -24,16 +24,23 @@ def draft_text(made: Draft, script: str, *, built: Collection[str], applied: boo
     elif made.patch is not None:
         lines += [
             "",
-            "With these lines it saves its checkpoints, and can be resumed (`init --callback` would write them):",
+            "With these lines it saves its checkpoints, and can be resumed. To have them written:",
+            f"  reprokit init {shlex.quote(script)} --callback --no-run",
             "",
             made.patch.rstrip("\n"),
             "",
         ]
     lines += [f"Look through {recipe}, then:"]
     lines += [f"  {item.command}" for item in made.inputs if item.package not in built]
-    lines += [f"  git add {shlex.join(dict.fromkeys([*names, script]))} && git commit -m 'a recipe for {script}'"]
+    added = shlex.join(dict.fromkeys([*names, *_unignored(here), script]))
+    lines += [f"  git add {added} && git commit -m 'a recipe for {script}'"]
     lines += [f"  reprokit run {recipe}"]
     return "\n".join(lines)
+
+
+def _unignored(here: Path) -> list[str]:
+    """Return the project's .gitignore, if it lies here: a second recipe is committed with what the first one noted."""
+    return [".gitignore"] if (here / ".gitignore").is_file() else []
 
 
 def _shown(path: Path, here: Path) -> str:

@@ -19,6 +19,8 @@ from reprokit.schema.verdict import Comparison, Rung, Verdict, VerdictRecord
 
 __all__ = ["checkpoint_line", "kept_verdict_text", "note_line", "run_text", "verdict_text"]
 
+_FIRST, _LAST = 2, 5  # checkpoints of a long run that are shown
+
 
 def note_line(note: RunNote) -> str:
     """Return what somebody said of a run in a line."""
@@ -86,7 +88,7 @@ def run_text(record: Record, *, failure: str | None = None) -> str:
         rows.append(("variables", f"read and not declared: {', '.join(read)}"))
     if record.initial is not None:
         rows.append(("checkpoint", checkpoint_line(record.initial)))
-    rows += [("checkpoint", checkpoint_line(entry, among=record.checkpoints)) for entry in record.checkpoints]
+    rows += [("checkpoint", line) for line in _checkpoints(record)]
     rows += [("no resume", text) for text in _unresumable(record)]
     rows += [("curve", line) for line in curve_lines(record, indent=15)]
     if record.metrics:
@@ -107,6 +109,17 @@ def run_text(record: Record, *, failure: str | None = None) -> str:
     if record.lock_hash:
         rows.append(("lock", record.lock_hash[:16]))
     return table(rows, width=11)
+
+
+def _checkpoints(record: Record) -> Iterator[str]:
+    """Yield a line for each checkpoint; of many, of the first and the last ones."""
+    saved = record.checkpoints
+    hidden = range(_FIRST, len(saved) - _LAST) if len(saved) > _FIRST + _LAST + 3 else range(0)
+    for number, entry in enumerate(saved):
+        if number == hidden.start and hidden:
+            yield f"… {len(hidden):,} more: `reprokit ls {record.run_id}` lists all"
+        if number not in hidden:
+            yield checkpoint_line(entry, among=saved)
 
 
 def _unresumable(record: Record) -> Iterator[str]:
@@ -142,8 +155,14 @@ def verdict_text(verdict: Verdict, *, title: str) -> str:
     rows += [("resumed", text) for text in verdict.resumed]
     rows += [("proviso", text) for text in verdict.provisos]
     word = verdict.word.replace("EQUAL-RELAXED", "EQUAL, RELAXED")
-    rows.append(("verdict", f"{word}: {_MEANS[verdict.verdict]}"))
+    rows.append(("verdict", f"{word}: {_meaning(verdict)}"))
     return table(rows)
+
+
+def _meaning(verdict: Verdict) -> str:
+    if verdict.verdict == "BITWISE" and not any(one.what == "checkpoints" for one in verdict.comparisons):
+        return "every declared output is equal in every bit; there was no checkpoint to compare"
+    return _MEANS[verdict.verdict]
 
 
 def _gathered(comparisons: list[Comparison]) -> Iterator[Comparison]:

@@ -71,6 +71,7 @@ def draft(
     folder: Path | None = None,
     limit: float = 0.0,
     screen: IO[bytes] | None = None,
+    callback: bool = False,
 ) -> Draft:
     """Write the project's configuration, where it has none, and a recipe for a script.
 
@@ -84,6 +85,7 @@ def draft(
         folder: Anywhere in the repository; by default the current one. The script runs there.
         limit: How long it may run to be observed, in seconds; 0 drafts from its text alone.
         screen: Where what it prints is shown.
+        callback: Its lines are wanted alone, where there is a recipe already.
     Raises:
         NotFoundError: There is no such script.
         RefusedError: There is a recipe of that name; nothing was written over.
@@ -104,8 +106,15 @@ def draft(
     relative = repository.relative(path)
     name = _name(relative)
     recipe = repository.root / "recipes" / f"{name}.yaml"
+    if recipe.exists() and callback and limit == 0:
+        source = path.read_bytes()
+        return Draft(made=[], patch=None if adopts(source) else with_callback(source, relative))
     if recipe.exists():
-        raise RefusedError(f"{recipe} exists; nothing was written.", hint="Edit it, or move it away.")
+        raise RefusedError(
+            f"{recipe} exists; nothing was written.",
+            hint="Edit it, or move it away. "
+            f"`reprokit init {script} --callback --no-run` writes the callback's lines alone.",
+        )
     notebook = relative.endswith(".ipynb")
     line = None if notebook else _command_line(path)
     line, words = given(line, arguments)

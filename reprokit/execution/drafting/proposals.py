@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reprokit.core.config import Config
 from reprokit.execution.drafting.observe import Observation
 from reprokit.locking.git_command import Git
 from reprokit.schema.recipe import OutputMode
@@ -143,7 +144,9 @@ class _Look:
 
     def elsewhere(self, read: Iterable[str], workdir: str, params: Mapping[str, Any]) -> dict[str, str]:
         """Note what was read outside the repository; where an option names the place, move it inside."""
-        outside = [path for path in read if path.startswith("/")]
+        config = Config.load(folder=self._root)
+        own = tuple(f"{place}/" for place in (config.home, config.cache))  # a script with a callback opens these
+        outside = [path for path in read if path.startswith("/") and not path.startswith(own)]
         moved: dict[str, str] = {}
         for name, value in params.items():
             if not isinstance(value, str) or not value or "/" not in value:
