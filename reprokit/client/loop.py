@@ -18,7 +18,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from reprokit.client import number
 from reprokit.client.connection import connect
@@ -48,6 +48,8 @@ class Loop(ABC):
     """
 
     framework = "numpy"
+    _trainings: ClassVar[int] = 0  # that this process began before
+    _so_far: ClassVar[int] = 0  # steps that they did: no two checkpoints of a run have one place
     counts_epochs = False
     """A step is an epoch where neither batches nor the steps of an optimiser were seen in it."""
 
@@ -69,6 +71,8 @@ class Loop(ABC):
         self._counted = 0  # steps at the end of the epoch before
         self._has_batches = False  # some were counted in this epoch
         self._next_report = 0.0
+        self._training = 0  # how many the process began before this one
+        self._steps_before = 0  # that those before it did
         self._owed = False  # a checkpoint was due after the last batch of this epoch: its end is saved instead
 
     @property
@@ -150,8 +154,9 @@ class Loop(ABC):
         self._carried = Carried(around(frame), flat(vars(self)), anew(frame))
         last = self._last = self._policy.last_epoch(total)
         self._tell({"type": "epochs", "total": last + 1})
+        self._count_training()
         first = self._begin()
-        with self.watching():
+        with self.watching(), self._counted_on():
             for epoch in range(first, last + 1):
                 self._epoch, self._batch = epoch, None
                 self._before_epoch()
@@ -244,16 +249,39 @@ class Loop(ABC):
 
     def _begin(self) -> int:
         """Restore, or save the initial state; return the first epoch to train."""
-        restored = resumed(self.framework)
+        restored = resumed(self.framework) if self._training == 0 else None
         if restored is None:
-            if self._initial:
+            if self._initial and self._training == 0:
                 self._save({}, kind="initial")
             return 0
+        if later := restored.raw_state.get("training", 0):
+            raise RuntimeError(
+                f"reprokit: the checkpoint is of training {later + 1} of this script, and what those before it made is "
+                "not in it; resume from a checkpoint of the first"
+            )
         self._take_up(restored)
         if restored.epoch is None:
             return 0
         self._resume_batch = restored.batch
         return restored.epoch if restored.batch is not None else restored.epoch + 1
+
+    def _count_training(self) -> None:
+        """Note that a training begins in this process; those after the first count their steps on."""
+        self._training, Loop._trainings = Loop._trainings, Loop._trainings + 1
+        self._count_on()
+
+    def _count_on(self) -> None:
+        """Count steps on from those that were done before in this process."""
+        if Loop._so_far:
+            self._steps = self._counted = self._steps_before = Loop._so_far
+            self._policy.resumed(self._steps)
+
+    @contextlib.contextmanager
+    def _counted_on(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            Loop._so_far = max(Loop._so_far, self._steps)
 
     def _take_up(self, restored: Restored) -> None:
         """Put back what a checkpoint holds, and count on from there."""
@@ -278,6 +306,12 @@ class Loop(ABC):
             "position": self._position(),
             "user": self._user(),
         }
+        if self._training:
+            snapshot.state["training"] = self._training
+            snapshot.unresumable.append(
+                f"it is of training {self._training + 1} of the script, and what those before it made is not in it. "
+                "Give each training a run of its own"
+            )
         self._capture(snapshot)
         saving = snapshot.save(
             epoch=self._epoch, step=self._steps, batch=self._batch, metrics=metrics, kind=kind, package=self.package,

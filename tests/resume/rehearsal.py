@@ -88,6 +88,7 @@ class Rehearsal:
             mock.patch.object(fit, "resumed", told),
             mock.patch.object(client_policy, "context", lambda: self._context),
             mock.patch.object(client_loop, "resumed", told),
+            mock.patch.multiple(client_loop.Loop, _trainings=0, _so_far=0),  # as in a process of its own
             mock.patch.object(client_loop, "connect", mock.MagicMock()),
             mock.patch.object(client_loop, "writer", mock.MagicMock()),
             mock.patch.object(Snapshot, "save", save),

@@ -277,8 +277,11 @@ class Readings:
         loader = reading.loader
         remake_workers(loader)
         reading.start, reading.done = self._loop.random(), done
+        later = _later(loader, done) if done and self._skip == "index" else None
         with HELD.ours():
-            reading.batches = iter(_from(loader, done) if done and self._skip == "index" else loader)
+            reading.batches = iter(loader if later is None else private.with_sampler(loader, later.attribute, later))
+            if later is not None:
+                later.skip()  # a sampler draws when it is asked first: now, and not once the moment's state is put back
         if done and self._skip == "load":
             found = sum(1 for _ in islice(reading.batches, done))
             if found < done:
@@ -291,25 +294,44 @@ def remake_workers(loader: Any) -> None:
         private.end_workers(loader)
 
 
-def _from(loader: Any, done: int) -> Any:
-    """Return the loader without its first batches, which are not loaded. Their indices are still drawn, and in the same
-    order between the other draws: when the first batch is asked for.
-    """
+def _later(loader: Any, done: int) -> _Later:
+    """Return the loader's sampler from its n-th element on, so that the batches before are not loaded."""
     attribute = "batch_sampler" if loader.batch_sampler is not None else "sampler"
     if isinstance(loader.dataset, IterableDataset):
         raise RuntimeError('reprokit: skip="index" needs a dataset with indices; use skip="load" for this loader')
-    return private.with_sampler(loader, attribute, _Later(getattr(loader, attribute), done))
+    return _Later(getattr(loader, attribute), attribute, done)
 
 
 class _Later:
-    """A sampler from its n-th element on."""
+    """A sampler from its n-th element on. The indices before are still drawn: before the first, or when told to.
 
-    def __init__(self, sampler: Any, done: int) -> None:
+    A loader draws a seed for its workers after it asked for the sampler's iterator, and before it asks that for
+    anything; the order stays.
+
+    Attributes:
+        attribute: Of the loader, whose sampler it is.
+    """
+
+    def __init__(self, sampler: Any, attribute: str, done: int) -> None:
+        self.attribute = attribute
         self._sampler = sampler
         self._done = done
+        self._inner: Iterator[Any] = iter(())
+        self._left = 0
 
     def __iter__(self) -> Iterator[Any]:
-        return islice(self._sampler, self._done, None)
+        self._inner, self._left = iter(self._sampler), self._done
+        return self
+
+    def __next__(self) -> Any:
+        self.skip()
+        return next(self._inner)
+
+    def skip(self) -> None:
+        """Draw the first indices now, and give them to nobody."""
+        while self._left:
+            self._left -= 1
+            next(self._inner, None)
 
     def __len__(self) -> int:
         return max(len(self._sampler) - self._done, 0)

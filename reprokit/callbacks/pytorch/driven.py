@@ -225,12 +225,6 @@ class DrivenLoop(pytorch.PackageCheckpoint):
         super()._capture(snapshot)
         if self._unresumable is not None:
             snapshot.unresumable.append(self._unresumable)
-        if self._training:
-            snapshot.state["training"] = self._training
-            snapshot.unresumable.append(
-                f"it was saved by training {self._training + 1} of the script; only its first one can be resumed. Give "
-                "each training a run of its own"
-            )
 
     def loaders_now(self) -> dict[str, Any]:
         """Return the loaders whose generators are part of the state, as they are now."""

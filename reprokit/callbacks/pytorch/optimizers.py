@@ -112,10 +112,24 @@ def restore_optimizer(
             for slot, place in slots.items():
                 value = place["value"] if "value" in place else as_tensor(_one(stored, place["optimizer"]))
                 state.setdefault(index, {})[slot] = laid_out(value, order[index])
+        made = [dict(group) for group in optimizer.param_groups]
         optimizer.load_state_dict({"state": state, "param_groups": facts["groups"], **facts.get("more", {})})
         for index, slots in state.items():
             if index not in facts.get("other", {}):
                 _keep_bits(optimizer, order[index], slots, here[index])
+        _keep_objects(optimizer, made)
+
+
+def _keep_objects(optimizer: torch.optim.Optimizer, made: list[dict[str, Any]]) -> None:
+    """Leave in its groups the very values that it was made with, where they are equal.
+
+    Groups share what their defaults are, and a file that pickles them says of the second that it is the first again.
+    """
+    for group, before in zip(optimizer.param_groups, made, strict=False):
+        for name, value in group.items():
+            own = before.get(name)
+            if type(own) is type(value) and isinstance(own, (tuple, str, float, int)) and repr(own) == repr(value):
+                group[name] = own
 
 
 def unwrapped(optimizer: Any) -> torch.optim.Optimizer:

@@ -65,6 +65,7 @@ class PackageCheckpoint(Loop):
         self._generators = dict(generators or {})
         self._trusted = list(trusted)
         self._looping = False
+        self._saves = 0  # outside a loop
 
     def epochs(self, total: int) -> Iterator[int]:
         """Yield the epochs to train, from where a resumed run left off; a step is an epoch here.
@@ -99,7 +100,7 @@ class PackageCheckpoint(Loop):
         if self._looping:
             if epoch is not None or not (estimator is None or estimator is self.estimator):
                 raise TypeError("reprokit: inside ckpt.epochs(…), ckpt.save takes neither an estimator nor an epoch")
-            self._steps = (self._epoch or 0) + 1
+            self._steps = self._steps_before + (self._epoch or 0) + 1
             return super().save(state=state, **metrics)
         if estimator is not None:
             self.estimator = estimator
@@ -107,9 +108,13 @@ class PackageCheckpoint(Loop):
             raise TypeError("reprokit: ckpt.save needs an estimator: ckpt.save(model)")
         values = {name: number(name, value) for name, value in metrics.items()}
         self.state.update(state or {})
-        self._epoch = self._steps if epoch is None else epoch
+        if not self._saves:
+            self._count_on()
+        self._epoch = self._saves if epoch is None else epoch
+        self._saves += 1
         self._steps += 1
-        saving = self._save(values)
+        with self._counted_on():
+            saving = self._save(values)
         self._tell({"type": "epoch", "epoch": self._epoch})
         return saving
 

@@ -191,7 +191,8 @@ class PackageCheckpoint(Loop):
 
     def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:
         if not self._uses_batches:
-            self._steps = tensorflow_state.iterations(self.optimizers) or self._steps
+            done = tensorflow_state.iterations(self.optimizers)
+            self._steps = self._steps_before + done if done else self._steps
         return super()._save(metrics, kind=kind)
 
     def _capture(self, snapshot: Snapshot) -> None:

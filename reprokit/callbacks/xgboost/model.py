@@ -79,6 +79,9 @@ def why_again(model: Any) -> tuple[list[str], dict[str, Any], list[str]]:
     found = [f"the booster is {name}"] if name != "gbtree" else []
     if facts["device"] != "cpu":
         found.append(f"device is {facts['device']}")
+    measured = [str(one["name"]) for one in learner.get("metrics", []) if isinstance(one, dict) and len(one) > 1]
+    if measured:  # a configuration that is loaded gives them parameters that those of a fresh training ignore
+        found.append(f"{', '.join(measured)} has parameters of its own, and would be measured otherwise")
     ranking = learner["objective"].get("lambdarank_param", {})
     if str(ranking.get("lambdarank_unbiased", "0")) not in ("0", "false"):
         found.append("lambdarank_unbiased keeps what it learned of positions")

@@ -272,7 +272,7 @@ def test_joblib_is_kept_as_one_opaque_file_and_no_run_is_resumed_from_it(tmp_pat
     project.commit()
     project.reprokit("run", "recipe.yaml", "-q", expect=130)
     record = project.json("show", "latest")
-    assert [(entry["epoch"], entry["step"]) for entry in record["checkpoints"]] == [(1, 2), (0, 1)]
+    assert [(entry["epoch"], entry["step"]) for entry in record["checkpoints"]] == [(0, 1), (1, 2), (0, 3)]
     last = load_checkpoint("latest@last", registry=str(project.registry))
     assert {entry.logical_key for entry in last.package.manifest.entries} == {
         "config.json", "model.joblib", "state.json",
