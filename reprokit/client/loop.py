@@ -25,7 +25,7 @@ from reprokit.client.connection import connect
 from reprokit.client.notebook_cells import keep
 from reprokit.client.policy import Policy
 from reprokit.client.probe import flat
-from reprokit.client.probe.carried import Carried, anew, around, loop_frame
+from reprokit.client.probe.carried import Carried, anew, around, loop_frame, taken
 from reprokit.client.restored import Restored, resumed
 from reprokit.client.snapshot import Snapshot
 from reprokit.client.writer import Saving, writer
@@ -151,7 +151,7 @@ class Loop(ABC):
             RuntimeError: A checkpoint could not be stored, or not be restored.
         """
         frame = loop_frame()
-        self._carried = Carried(around(frame), flat(vars(self)), anew(frame))
+        self._carried = Carried(around(frame), flat(vars(self)), anew(frame), taken(frame))
         last = self._last = self._policy.last_epoch(total)
         self._tell({"type": "epochs", "total": last + 1})
         self._count_training()
@@ -295,7 +295,7 @@ class Loop(ABC):
 
     def _tell_lost(self, restored: Restored) -> None:
         """Say which variables of the script do not hold what they held when a checkpoint was saved."""
-        if restored.epoch is not None and (lost := self._carried.lost(restored.carried)):
+        if restored.epoch is not None and (lost := self._carried.lost(restored.carried, self.state)):
             self._tell({"type": "lost", "names": lost})
 
     def _save(self, metrics: dict[str, float], *, kind: str = "checkpoint") -> Saving | None:

@@ -39,7 +39,9 @@ def test_the_command_serves_until_it_is_stopped(lab: Lab) -> None:
         assert process.stdout is not None
         text = ""
         while not text.endswith("}\n"):
-            text += process.stdout.readline()
+            line = process.stdout.readline()
+            assert line, "it ended"
+            text += line
         address = json.loads(text)["url"]
         with urllib.request.urlopen(address) as answer:  # noqa: S310 - what it printed
             assert (answer.status, answer.url) == (200, f"{address}runs")

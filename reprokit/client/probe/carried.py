@@ -24,10 +24,10 @@ from types import FrameType, FunctionType, GeneratorType, ModuleType, SimpleName
 from typing import Any
 
 from reprokit.client.probe.digests import UnreadableError, digest, is_generator, is_plain
-from reprokit.client.probe.loop_source import attributes_in, names_in, written_in
-from reprokit.client.probe.places import generators_in, is_own_file, is_own_type, place_of
+from reprokit.client.probe.loop_source import attributes_in, names_in, taken_in, written_in
+from reprokit.client.probe.places import generators_in, is_own_file, is_own_type, own_modules, place_of
 
-__all__ = ["Carried", "anew", "around", "of"]
+__all__ = ["Carried", "anew", "around", "of", "taken"]
 
 _MAX_NAMES = 200
 _MAX_PLACES = 5000
@@ -51,13 +51,20 @@ class Carried:
         held: What the callback was given, which it saves itself.
         anew: Variables, as `places` names them, that each turn of the loop sets before it uses them.
 
+        taken: Names by which the script takes what it has put into `state`.
+
     Attributes:
         anew: As given.
     """
 
     def __init__(
-        self, places: Places = lambda: iter(()), held: Iterable[Any] = (), anew: frozenset[str] = frozenset()
+        self,
+        places: Places = lambda: iter(()),
+        held: Iterable[Any] = (),
+        anew: frozenset[str] = frozenset(),
+        taken: frozenset[str] = frozenset(),
     ) -> None:
+        self._taken = taken
         self.anew = anew
         self._places = places
         self._held = {id(one): one for one in held}
@@ -75,15 +82,23 @@ class Carried:
             if name in self._expected or value == _ITERATOR or self._before.get(name) != value
         }
 
-    def lost(self, expected: Mapping[str, str]) -> list[str]:
+    def lost(self, expected: Mapping[str, str], kept: Mapping[str, Any] | None = None) -> list[str]:
         """Return the names that do not hold what they held when the restored checkpoint was saved.
 
         Args:
             expected: What `moved` returned then.
+            kept: What the checkpoint holds of the user's own, by name: a variable that is there under its own name, as
+                it was, and that the script takes from there.
         """
         self._expected = expected
         now = dict(self._values())
-        return [name for name in expected if now.get(name) != expected[name] or expected[name] == _ITERATOR]
+        own = {name: value for name, value in (kept or {}).items() if name in self._taken}
+        there = {name for name, value in own.items() if expected.get(name) == _told(value)}
+        return [
+            name
+            for name in expected
+            if name not in there and (now.get(name) != expected[name] or expected[name] == _ITERATOR)
+        ]
 
     def _values(self) -> Iterator[tuple[str, str]]:
         left = _MAX_TOTAL
@@ -124,6 +139,16 @@ class Carried:
         return id(value) in self._held and hasattr(value, "state_dict") and not hasattr(value, "parameters")
 
 
+def _told(value: Any) -> str | None:
+    """Return the digest of a value as of a variable; None of what has none."""
+    if is_plain(value) and _size(value) > _MAX_BYTES:
+        value = _sample(value)
+    try:
+        return digest(value) if is_plain(value) else None
+    except UnreadableError:
+        return None
+
+
 def around(frame: FrameType | None) -> Places:
     """Return the variables that the loop carries which a frame is about to begin."""
     loop = names_in(frame) if frame is not None else None
@@ -132,8 +157,16 @@ def around(frame: FrameType | None) -> Places:
         if frame is not None and loop is not None:
             for names, space in ((loop.own, frame.f_locals), (loop.shared, frame.f_globals)):
                 yield from ((name, space[name]) for name in names[:_MAX_NAMES] if name in space)
+            for module in _others(frame):  # whose functions the loop may call, whoever hands them to it
+                written = sorted(written_in(str(module.__file__)))[:_MAX_NAMES]
+                yield from ((name, vars(module)[name]) for name in written if name in vars(module))
 
     return places
+
+
+def _others(frame: FrameType) -> Iterator[ModuleType]:
+    """Yield the script's own modules but for the one that a frame is of."""
+    return (module for module in own_modules() if vars(module) is not frame.f_globals)
 
 
 def anew(frame: FrameType | None) -> frozenset[str]:
@@ -141,6 +174,11 @@ def anew(frame: FrameType | None) -> frozenset[str]:
     if frame is None:
         return frozenset()
     return frozenset(f"{place_of(frame)} `{name}`" for name in names_in(frame).anew)
+
+
+def taken(frame: FrameType | None) -> frozenset[str]:
+    """Return the names by which the file of a frame takes what it has put into a callback's `state`."""
+    return frozenset() if frame is None else taken_in(frame.f_code.co_filename)
 
 
 def of(objects: Iterable[Any]) -> Places:

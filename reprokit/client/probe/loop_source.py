@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import NamedTuple
 
-__all__ = ["LoopNames", "attributes_in", "names_in", "written_in"]
+__all__ = ["LoopNames", "attributes_in", "names_in", "taken_in", "written_in"]
 
 
 class LoopNames(NamedTuple):
@@ -62,6 +62,27 @@ def written_in(file: str) -> set[str]:
     """Return the names of a file's module that its functions give values to."""
     script = _parsed(file)
     return set() if script is None else script.written
+
+
+@functools.lru_cache(maxsize=16)
+def taken_in(file: str) -> frozenset[str]:
+    """Return the names by which a file takes something from an attribute `state`: `ckpt.state["n"]`, `.get("n", 0)`."""
+    script = _parsed(file)
+    return frozenset() if script is None else frozenset(name for node in ast.walk(script.tree) for name in _taken(node))
+
+
+def _taken(node: ast.AST) -> Iterator[str]:
+    key: ast.AST | None = None
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and _is_state(node.value):
+        key = node.slice
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+        key = node.args[0] if node.func.attr in ("get", "pop") and _is_state(node.func.value) else None
+    if isinstance(key, ast.Constant) and isinstance(key.value, str):
+        yield key.value
+
+
+def _is_state(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "state"
 
 
 class _Script(NamedTuple):

@@ -73,7 +73,7 @@ def search() -> Found:
     """Look through the variables of the user's modules, then of the functions that are running, outermost first."""
     found = Found([], {})
     walk = _Walk(found)
-    for module in _own_modules():
+    for module in own_modules():
         file = PurePath(str(module.__file__)).name
         walk.start(file, vars(module))
     for frame in _own_frames():
@@ -152,7 +152,7 @@ def is_own_file(file: object) -> bool:
     return isinstance(file, str) and not file.startswith("<") and not any(part in file for part in _LIBRARIES)
 
 
-def _own_modules() -> Iterator[types.ModuleType]:
+def own_modules() -> Iterator[types.ModuleType]:
     main = sys.modules.get("__main__")
     modules = [main] + [module for name, module in sorted(sys.modules.items()) if not name.startswith("reprokit")]
     for module in dict.fromkeys(modules):

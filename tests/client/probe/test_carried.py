@@ -206,3 +206,19 @@ def test_what_feeds_a_loader_is_looked_at(script: Any) -> None:
     seen = Carried(over({"loader": loader}), [loader])
     loader.sampler.turn()
     assert [*seen.moved()] == ["loader.sampler.turns"]
+
+
+def test_what_the_script_takes_from_its_state_is_not_lost() -> None:
+    values: dict[str, Any] = {"n": 0, "x": np.zeros(3), "rate": 1.0}
+
+    def carries() -> Carried:
+        return Carried(lambda: iter(list(values.items())), taken=frozenset({"n", "x"}))
+
+    before = carries()
+    values.update(n=3, x=np.ones(3), rate=0.5)
+    moved = before.moved()
+    kept = {"n": 3, "x": np.ones(3), "rate": 0.5}
+    values.update(n=0, x=np.zeros(3), rate=1.0)  # as a resumed process begins
+    assert carries().lost(moved) == ["n", "x", "rate"]
+    assert carries().lost(moved, kept) == ["rate"]  # which is put there, and never taken
+    assert carries().lost(moved, {**kept, "n": 2}) == ["n", "rate"]  # of another moment

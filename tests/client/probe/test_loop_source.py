@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reprokit.client.probe.loop_source import LoopNames, names_in
+from reprokit.client.probe.loop_source import LoopNames, names_in, taken_in
 
 
 def names(tmp_path: Path, source: str) -> tuple[list[str], list[str]]:
@@ -203,3 +203,16 @@ def test_what_a_function_may_use_before_it_is_set_is_carried(tmp_path: Path) -> 
         """,
     )
     assert (found.own, found.anew) == (["handed", "kept", "model"], {"epoch", "mine"})
+
+
+def test_what_a_script_takes_from_state_is_known_by_its_names(tmp_path: Path) -> None:
+    file = tmp_path / "script.py"
+    file.write_text(
+        "n, x = ckpt.state.get('n', 0), ckpt.state['x']\n"
+        "ckpt.state['only put'] = n\n"
+        "ckpt.state.update(other=1)\n"
+        "y = self.ckpt.state.pop('y')\n"
+        "z = state['not it'], ckpt.other['nor'], ckpt.state[name]\n"
+    )
+    assert taken_in(str(file)) == {"n", "x", "y"}
+    assert taken_in(str(tmp_path / "gone.py")) == frozenset()
