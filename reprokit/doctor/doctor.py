@@ -207,7 +207,7 @@ def _examine(bench: _Bench, omit: tuple[str, ...]) -> Diagnosis:
     if len(record.checkpoints) < 2:
         reason = (
             f"the training ended after one checkpoint, at {record.checkpoints[0].place.exact}: nothing is left to go "
-            "on to. Give it more epochs (-p), or less --steps"
+            "on to. Give it more epochs (-p), or less --steps; a model that is fitted at once has none to go on with"
         )
         return Diagnosis(result="INCONCLUSIVE", reason=reason, numeric=numeric)
     there = bench.train("Going on in a fresh process", like=here, continues=bench.continued(here))

@@ -17,6 +17,7 @@ from reprokit.execution.drafting.source_text import last_name, parsed, root_name
 
 __all__ = ["adopts", "with_callback", "with_callback_lines"]
 
+_MODELS = ("model", "net", "network", "module")
 _SCHEDULER = re.compile(r"(LR|Scheduler|Restarts|Plateau|schedule_with_warmup)$")
 _Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -216,6 +217,9 @@ def _keras(tree: ast.Module, places: _Places, _: str) -> list[_Edit]:
         and call.func.attr == "fit"
         and any(keyword.arg in ("epochs", "validation_data", "batch_size") for keyword in call.keywords)
     ]
+    loops = (node for node in ast.walk(tree) if isinstance(node, ast.For | ast.While))
+    if any(call in found for loop in loops for call in ast.walk(loop)):
+        return []  # each call would be a training of its own, and only the first of a run can be resumed
     return _alone(found, places)
 
 
@@ -227,11 +231,25 @@ def _pytorch(tree: ast.Module, places: _Places, _: str) -> list[_Edit]:
     for scope in scopes:
         for loop, before in _loops(scope.body, []):
             parts = _parts_of(before)
-            if parts.optimizer is None and scope is not tree:
-                parts = whole
+            if parts.optimizer is None and not isinstance(scope, ast.Module):
+                parts = _handed_to(scope) or whole
             if parts.optimizer is not None:
                 return _around(loop, parts, places)
     return []
+
+
+def _handed_to(function: ast.FunctionDef | ast.AsyncFunctionDef) -> _Parts | None:
+    """Return what a function is given to train, by the names of its parameters; None if it is given no optimiser."""
+    names = [one.arg for one in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    optimizers = [name for name in names if "optim" in name.lower()]
+    models = [name for name in names if name.lower() in _MODELS]
+    if not optimizers:
+        return None
+    if len(optimizers) > 1 or len(models) != 1:
+        return _Parts()  # for the user to name
+    schedulers = [name for name in names if "sched" in name.lower()]
+    loaders = [name for name in names if "loader" in name.lower()]
+    return _Parts(model=models[0], optimizer=optimizers[0], schedulers=schedulers, loaders=loaders)
 
 
 def _loops(block: list[ast.stmt], before: list[ast.stmt]) -> Iterator[tuple[ast.For, list[ast.stmt]]]:

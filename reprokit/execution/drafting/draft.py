@@ -131,10 +131,12 @@ def draft(
         told = proposals(seen, root=repository.root, name=name, workdir=workdir, params=params, pixels=pixels)
         params |= told.moved
         notes += [*_became(seen, script, repository.root), *told.notes]
-        if not told.outputs and patch is None and not adopted and seen.exit_code == 0:
+        if all(mode == "ignore" for mode in told.outputs.values()) and not adopted and seen.exit_code == 0:
+            wrote = "wrote nothing that can be compared" if told.outputs else "wrote no file"
+            lines = "have it save checkpoints, as the lines below do" if patch else "save a checkpoint"
             notes.append(
-                "it wrote no file and saves no checkpoint, so that a repetition has nothing to be compared with: have "
-                "it write its metrics to a file, or save a checkpoint"
+                f"it {wrote} and saves no checkpoint, so that a repetition has nothing to be compared with: have "
+                f"it write its metrics to a file, or {lines}"
             )
     facts = _facts(relative, line, words, params, workdir=workdir, notebook=notebook)
     recipe.parent.mkdir(exist_ok=True)

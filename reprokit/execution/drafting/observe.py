@@ -99,6 +99,7 @@ def _variables(scratch: Path, report: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",  # beside modules of the repository, which would not be clean then
         "MPLBACKEND": os.environ.get("MPLBACKEND", "Agg"),
         "REPROKIT_OBSERVED": "1",
         "REPROKIT_REGISTRY": str(scratch / "registry"),  # of a script that saves checkpoints already

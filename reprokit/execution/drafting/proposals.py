@@ -146,6 +146,7 @@ class _Look:
         """Note what was read outside the repository; where an option names the place, move it inside."""
         config = Config.load(folder=self._root)
         own = tuple(f"{place}/" for place in (config.home, config.cache))  # a script with a callback opens these
+        own += (str(Path.home() / ".keras" / "keras.json"),)  # which no run counts as an input
         outside = [path for path in read if path.startswith("/") and not path.startswith(own)]
         moved: dict[str, str] = {}
         for name, value in params.items():

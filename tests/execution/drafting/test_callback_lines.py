@@ -134,3 +134,27 @@ def test_a_script_that_has_it_is_known() -> None:
     edited = with_callback_lines(LOOP.encode())
     assert edited is not None
     assert adopts(edited) and not adopts(LOOP.encode())
+
+
+def test_a_function_that_is_given_what_it_trains_is_patched_by_its_own_names() -> None:
+    source = """\
+import torch
+
+def train(model, train_loader, num_epochs, optimizer, loss_fn):
+    for epoch in range(num_epochs):
+        step(model, train_loader)
+
+torch_module = torch.nn.Linear(2, 2)
+sgd = torch.optim.SGD(torch_module.parameters(), lr=0.1)
+train(torch_module, [], 3, sgd, None)
+"""
+    edited = with_callback_lines(source.encode())
+    assert edited is not None
+    assert b"PackageCheckpoint(model=model, optimizer=optimizer, loader=train_loader)" in edited
+    several = source.replace("loss_fn):", "loss_fn, optimizer_2):")
+    assert with_callback_lines(several.encode()) is None  # whose parts are for the user to name
+
+
+def test_a_fit_in_a_loop_gets_no_patch() -> None:
+    source = b"import keras\nfor turn in range(3):\n    model.fit(x, y, epochs=1)\n"
+    assert with_callback_lines(source) is None  # only the first training of a run can be resumed
