@@ -54,6 +54,7 @@ The environment is $venv. In this shell:
   reprokit diff $run latest                   where they differ, from which epoch on
   reprokit reproduce $run --with threads=1    what one thing changes
   python -m pip install matplotlib jinja2 && reprokit export $run --as report -o .reprokit/report.html
+  python -m pip install ".[ui]" && reprokit ui                    all of it in a browser
   reprokit init YOUR_SCRIPT.py                                    a recipe for a script of yours
 
 docs/tutorial.md builds a project from nothing.

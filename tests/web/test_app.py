@@ -114,6 +114,9 @@ def test_rows_alone_are_sent_to_who_asks_again_and_nothing_if_nothing_changed(la
     assert lab.original in rows.text
     again = client.get("/runs?sort=run", headers=ask | {"if-none-match": rows.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+    whole = client.get("/runs?sort=run", headers={"if-none-match": rows.headers["etag"]})
+    assert (whole.status_code, whole.headers["vary"]) == (200, "HX-Request")  # a browser keeps both by one address
+    assert whole.headers["etag"] != rows.headers["etag"] and whole.text.startswith("<!DOCTYPE html>")
     other = client.get("/runs?sort=-run", headers=ask | {"if-none-match": rows.headers["etag"]})
     assert other.status_code == 200
 

@@ -146,6 +146,9 @@ def test_runs_are_searched_ordered_and_shown_as_the_address_says(page: Page, lab
     assert parse_qs(urlsplit(page.url).query) == {"where": ["params.rate == 0.2"]}
     page.get_by_label("Where").fill("params.rate ==")
     playwright.expect(page.get_by_role("alert")).to_contain_text("invalid syntax")
+    page.get_by_label("Where").fill("")  # the address of the whole page, which the browser has kept
+    playwright.expect(page.locator("#count")).to_have_text("4")
+    playwright.expect(page.locator("h1")).to_have_count(1)
     page.get_by_label("Where").fill("metrics.loss > 0")
     playwright.expect(rows).to_have_count(3)
     page.get_by_role("link", name="loss", exact=True).click()

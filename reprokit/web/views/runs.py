@@ -40,16 +40,16 @@ def page(request: Request) -> Response:
     """Show the runs that an address chooses; to htmx, the rows alone."""
     site, view = site_of(request), View.of(request.query_params)
     listed = site.table.listed(view)
-    stamp = f'"{site.table.now().stamp}-{hash(view) & 0xFFFFFFFF:x}"'
     partly = request.headers.get("hx-request") == "true"
+    stamp = f'"{site.table.now().stamp}-{hash((view, partly)) & 0xFFFFFFFFFFFF:x}"'
     if partly and request.headers.get("if-none-match") == stamp:
-        return Response(status_code=304)
+        return Response(status_code=304, headers={"etag": stamp, "vary": "HX-Request"})
     told: dict[str, Any] = {
         "view": view, "listed": listed, "groups": GROUPS, "nav": "runs", "values": _values(listed),
         "running": any(row.status == "running" for row, _ in listed.rows), "partly": partly,
     }  # fmt: skip
     response = site.render("rows.html.j2" if partly else "runs.html.j2", **told)
-    response.headers["etag"] = stamp
+    response.headers.update({"etag": stamp, "vary": "HX-Request"})  # of one address a browser keeps both
     return response
 
 
