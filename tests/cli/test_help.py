@@ -67,7 +67,9 @@ def test_what_other_tools_call_so_is_answered_by_what_it_is_here(word: str) -> N
         assert told.split()[0].rstrip("`") in _COMMANDS
 
 
-@pytest.mark.parametrize(("word", "said"), [("shwo", " Did you mean 'show'?"), ("loginn", ""), ("xyz", "")])
+@pytest.mark.parametrize(
+    ("word", "said"), [("shwo", " Did you mean 'show'?"), ("rnu", " Did you mean 'run'?"), ("loginn", ""), ("xyz", "")]
+)
 def test_a_slip_is_guessed_by_its_spelling_where_it_is_near(word: str, said: str) -> None:
     output = CliRunner().invoke(cli, [word]).output
     assert output.endswith(f"No such command '{word}'.{said}\n")

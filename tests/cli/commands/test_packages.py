@@ -145,3 +145,22 @@ def test_runs_and_checkpoints_are_tagged_by_their_names(project):
     assert "No run release" in project.reprokit("show", "release", expect=10).stderr
     project.reprokit("tag", "base@best", "shipped", "--delete")
     assert "No tag 'shipped'" in project.reprokit("show", "t/model:shipped", expect=10).stderr
+
+
+def test_a_run_is_installed_by_whatever_names_it(project, tmp_path):
+    run = project.json("run", "recipe.yaml", "--name", "base")["run_id"]
+    for number, ref in enumerate((run, run[-6:], "latest", "base")):
+        made = project.json("install", ref, str(tmp_path / str(number)))
+        assert made["name"] == f"runs/{run}"
+        assert json.loads((tmp_path / str(number) / "outputs" / "metrics.json").read_text())["loss"] > 0
+    assert "No run nothing" in project.reprokit("install", "nothing", str(tmp_path / "n"), expect=10).stderr
+
+
+def test_what_is_no_recipe_is_told_from_one_that_is_misspelled(project):
+    project.reprokit("init", "train.py", "--no-run")
+    said = project.reprokit("run", "train.py", expect=2).stderr
+    assert "error: train.py is a script, not a recipe." in said and "Did you mean recipes/train.yaml?" in said
+    said = project.reprokit("run", "tran.yaml", expect=10).stderr
+    assert "error: No recipe tran.yaml." in said and "Did you mean recipes/train.yaml?" in said
+    said = project.reprokit("run", "other/thing.yaml", expect=10).stderr
+    assert "`reprokit init SCRIPT` drafts one." in said

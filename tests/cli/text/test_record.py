@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from reprokit.cli.text.record import checkpoint_line
-from reprokit.schema.record import CheckpointEntry
+from reprokit.cli.text.record import checkpoint_line, run_text
+from reprokit.schema.record import CheckpointEntry, Record
 
 
 def _entry(**facts: Any) -> CheckpointEntry:
@@ -33,3 +33,18 @@ def test_what_no_policy_asked_for_says_why_and_what_is_gone_says_so() -> None:
     dropped = _entry(epoch=0, step=2, dropped=True, metrics={"loss": 1})
     assert checkpoint_line(dropped) == "epoch 0       t/m@aaaaaaaa  dropped  loss=1"
     assert checkpoint_line(_entry(epoch=0), total=12_300) == "epoch 0       t/m@aaaaaaaa   12.3 KB"
+
+
+def test_of_many_checkpoints_the_first_and_the_last_are_shown() -> None:
+    def shown(count: int) -> list[str]:
+        record = Record(
+            run_id="20260101-000000-000000", name="n", status="finished", lock_hash=None, code=None, environment=None,
+            started="2026-01-01T00:00:00Z", checkpoints=[_entry(epoch=number, step=number) for number in range(count)],
+        )  # fmt: skip
+        return [line.split()[1:3] for line in run_text(record).splitlines() if line.startswith("  checkpoint")]  # type: ignore[misc]
+
+    assert shown(10) == [["epoch", str(number)] for number in range(10)]
+    few = shown(40)
+    assert few == [["epoch", number] for number in ("0", "1")] + [["…", "33"]] + [
+        ["epoch", str(number)] for number in range(35, 40)
+    ]

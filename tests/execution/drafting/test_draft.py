@@ -206,8 +206,10 @@ def test_the_callback_is_written_only_when_asked(project: Project) -> None:
     done = project.reprokit("init", "fit.py", "--no-run")
     assert "+for epoch in ckpt.epochs(2):" in done.stdout
     assert (project.root / "fit.py").read_text() == script
-    (project.root / "recipes" / "fit.yaml").unlink()
-    project.reprokit("init", "fit.py", "--no-run", "--callback")
+    assert "`reprokit init fit.py --callback --no-run`" in project.reprokit("init", "fit.py", expect=3).stderr
+    recipe = (project.root / "recipes" / "fit.yaml").read_text()
+    project.reprokit("init", "fit.py", "--no-run", "--callback")  # beside the recipe, which stays as it is
+    assert (project.root / "recipes" / "fit.yaml").read_text() == recipe
     assert (
         "for epoch in ckpt.epochs(2):\n    optimizer.step()\n    ckpt.save()\n" in (project.root / "fit.py").read_text()
     )
