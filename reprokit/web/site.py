@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
-import jinja2
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
@@ -53,9 +52,9 @@ class Site:
         """Return a page."""
         return HTMLResponse(self._templates.get_template(template).render(**told), status_code=status)
 
-    def template(self, name: str) -> jinja2.Template:
-        """Return a template by its name."""
-        return self._templates.get_template(name)
+    def name_no_place(self) -> None:
+        """Leave out on all pages where the registry lies: they go to others."""
+        self._templates.globals["registry"] = ""
 
     def _package(self, name: str, top_hash: str) -> Package:
         return Package(name, self.registry.read_manifest(top_hash), self.registry)

@@ -16,6 +16,12 @@
     set(key, value) { try { value === null ? localStorage.removeItem(`reprokit.${key}`) : localStorage.setItem(`reprokit.${key}`, value); } catch { /* not kept */ } },
   };
 
+  const kept = (url) => {  // of a page that was written into a file: what it would ask for stands in it
+    const block = all("script[data-url]").find((each) => each.dataset.url === url);
+    return block ? JSON.parse(block.textContent) : null;
+  };
+  const ask = async (url) => kept(url) ?? (await (await fetch(url)).json());
+
   // ------------------------------------------------------------------------------------------------ runs
   const ticked = new Set();
   let place = -1;
@@ -46,7 +52,7 @@
     const query = new URLSearchParams({ name: choice.value });
     for (const row of all("tr[data-run]")) query.append("run", row.dataset.run);
     let told;
-    try { told = await (await fetch(`/runs/sparks.json?${query}`)).json(); } catch { return; }
+    try { told = kept("sparks") ?? (await ask(`/runs/sparks.json?${query}`)); } catch { return; }
     for (const row of all("tr[data-run]")) {
       const cell = one(".spark", row), values = told.runs[row.dataset.run];
       cell.replaceChildren();
@@ -191,7 +197,7 @@
       told.charts.forEach((chart, i) => { drawn.push(draw(one(".chart", shown[i]), chart, state, told.began)); });
     };
     const read = async () => {
-      try { told = await (await fetch(host.dataset.charts)).json(); } catch { said.textContent = "The curves could not be read."; return; }
+      try { told = await ask(host.dataset.charts); } catch { said.textContent = "The curves could not be read."; return; }
       const names = told.charts.map((chart) => chart.name).join("\n");
       if (plots.dataset.names !== names) {
         plots.dataset.names = names;
@@ -282,6 +288,8 @@
       show();
     };
     find.addEventListener("input", show);
+    const whole = kept(box.dataset.log);
+    if (whole !== null) { text = whole; show(); return; }
     read();
     if (one("#now")?.dataset.status === "running") setInterval(() => { if (one("#now")?.dataset.status === "running") read(); }, 2000);
   }
@@ -320,11 +328,11 @@
   setInterval(() => {
     seconds += 1;
     if (document.visibilityState !== "visible" || one("input.column:focus, .chooser[open]")) return;
-    for (const each of all("[data-every]")) if (seconds % Number(each.dataset.every) === 0) htmx.trigger(each, "tick");
+    for (const each of all("[data-every]")) if (seconds % Number(each.dataset.every) === 0) window.htmx?.trigger(each, "tick");
   }, 1000);
 
   document.addEventListener("DOMContentLoaded", () => {
-    if (one("#view") && location.search === "" && remembered.get("columns") !== null) {
+    if (one("#view") && !one("body.still") && location.search === "" && remembered.get("columns") !== null) {
       location.replace(`/runs?${new URLSearchParams({ columns: remembered.get("columns") })}`);
       return;
     }
