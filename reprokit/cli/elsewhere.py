@@ -34,7 +34,6 @@ ELSEWHERE = {
     "freeze": "`reprokit lock RECIPE` pins environment and data, `reprokit env lock` an environment.",
     "activate": "`reprokit env build RUN` makes a run's environment, and says where it is.",
     "cancel": "`reprokit stop RUN` has a run save and leave, on whatever machine it is.",
-    "watch": "`reprokit logs RUN -f` prints what a run's script writes, `reprokit status` how far it is.",
     "audit": "`reprokit reproduce RUN` repeats a run; `reprokit verify RUN` recomputes what is stored of it.",
     "check": "`reprokit verify RUN` recomputes what is stored; `reprokit env check RUN` looks whether it can run here.",
 }

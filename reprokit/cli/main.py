@@ -28,6 +28,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "resume": ("run", "resume", "Go on with a run that was stopped."),
         "doctor": ("doctor", "doctor", "See whether a recipe's training resumes bit for bit."),
         "status": ("watch", "status", "Show what is running where, and what is still to be stored."),
+        "watch": ("watch", "watch", "Watch a run in the terminal: curves and the end of its log."),
         "logs": ("watch", "logs", "Print what a run's script wrote, and writes."),
         "stop": ("watch", "stop", "Have a run stop, on whatever machine it is."),
     },

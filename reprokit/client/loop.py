@@ -306,13 +306,13 @@ class Loop(ABC):
             "position": self._position(),
             "user": self._user(),
         }
+        self._capture(snapshot)
         if self._training:
             snapshot.state["training"] = self._training
             snapshot.unresumable.append(
                 f"it is of training {self._training + 1} of the script, and what those before it made is not in it. "
                 "Give each training a run of its own"
             )
-        self._capture(snapshot)
         saving = snapshot.save(
             epoch=self._epoch, step=self._steps, batch=self._batch, metrics=metrics, kind=kind, package=self.package,
             carried=self._carried.moved(),

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from reprokit.core.progress import SILENT, Progress
 from reprokit.errors import NotFoundError, RefusedError
 from reprokit.registry import Registry
-from reprokit.registry.live import LiveRun, StopRequest
+from reprokit.registry.live import LiveRun, Now, StopRequest
 from reprokit.registry.package_log import writer
 from reprokit.runs.history import check_said
 from reprokit.runs.store import RunStore, StoredRun
 from reprokit.schema.record import Record
 
-__all__ = ["follow", "logs", "stop"]
+__all__ = ["Seen", "Watcher", "follow", "logs", "stop"]
 
 _LOG = "log.txt"
 _PAUSE = 2.0  # seconds between two looks
+_KEPT = 500  # lines of a log
 
 
 def logs(ref: str, *, registry: Registry, journals: Path) -> tuple[str, bytes]:
@@ -60,6 +63,55 @@ def follow(ref: str, *, registry: Registry, journals: Path, pause: float = _PAUS
         if stored.record.status != "running":
             return
         time.sleep(pause)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A run as it stands.
+
+    Attributes:
+        now: What its runner said last, of one that goes on.
+        lines: The last lines of its log, without their times.
+    """
+
+    record: Record
+    now: Now | None
+    lines: list[str]
+
+
+class Watcher:
+    """Looks at a run again and again; of its log only what is new is read."""
+
+    def __init__(self, ref: str, *, registry: Registry, journals: Path) -> None:
+        """Watch a run.
+
+        Args:
+            journals: As of `logs`.
+        Raises:
+            NotFoundError: No such run.
+        """
+        self._runs = RunStore(registry)
+        self._journals = journals
+        self._lines: deque[str] = deque(maxlen=_KEPT)
+        self._given = 0
+        self._open = ""  # a line that has not ended
+        self.run_id = self._runs.load(ref).record.run_id
+
+    def look(self) -> Seen:
+        """Return the run as it stands now."""
+        registry = self._runs.registry
+        stored = self._runs.load(self.run_id)
+        found = _written(stored, self._given, registry, self._journals) or b""
+        self._given += len(found)
+        *whole, self._open = (self._open + found.decode(errors="replace")).split("\n")
+        self._lines.extend(_said(line) for line in whole)
+        live = registry.live(self.run_id) if stored.record.status == "running" else None
+        return Seen(record=stored.record, now=live.now() if live is not None else None, lines=[*self._lines])
+
+
+def _said(line: str) -> str:
+    """Return what a script wrote in a line of a log, which has its time and stream before that."""
+    return line.split(" ", 2)[2] if line.count(" ") >= 2 else line
 
 
 def _written(stored: StoredRun, start: int, registry: Registry, journals: Path) -> bytes | None:

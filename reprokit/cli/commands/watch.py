@@ -1,21 +1,29 @@
-"""status, logs, stop, note."""
+"""status, watch, logs, stop, note."""
 
 from __future__ import annotations
+
+import shutil
+import sys
 
 import click
 
 from reprokit.cli.face import Face, common, reference
 from reprokit.cli.text.record import note_line
 from reprokit.cli.text.table import metrics_text
+from reprokit.cli.text.watched import moment, watched_lines
 from reprokit.core.terminal_text import printable, tame
+from reprokit.errors import NotFoundError
 from reprokit.recording.status import Going, Waiting
 from reprokit.recording.status import status as current
 from reprokit.runs.history import note as add_note
+from reprokit.runs.watching import Seen, Watcher
 from reprokit.runs.watching import follow as written_on
 from reprokit.runs.watching import logs as written
 from reprokit.runs.watching import stop as ask_to_stop
 
-__all__ = ["logs", "note", "status", "stop"]
+__all__ = ["logs", "note", "status", "stop", "watch"]
+
+_PAUSE = 1.0  # seconds between two looks
 
 
 @click.command()
@@ -30,6 +38,65 @@ def status(face: Face) -> None:
     lines = [line for going in found.going for line in _going_lines(going)] or ["nothing is running"]
     lines += [_waiting_line(waiting) for waiting in found.waiting]
     face.result(found.plain(), lines)
+
+
+@click.command()
+@reference("run", required=False)
+@common
+def watch(face: Face, run: str | None) -> None:
+    """Watch RUN, or the newest that goes on: how far it is, its curves, the end of its log.
+
+    `q` leaves, and the training goes on. It ends with the run; without a terminal it shows how the run stands, once.
+    """
+    face.recover()
+    context = face.context()
+    if run is None:
+        going = [one for one in current(context=context).going if one.status == "running"]
+        if not going:
+            raise NotFoundError("Nothing is running.", hint="`reprokit ls` lists what has run; `reprokit watch RUN`.")
+        run = going[-1].run_id
+    watcher = Watcher(run, registry=context.registry, journals=context.home / "runs")
+    if face.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        seen = watcher.look()
+        size = shutil.get_terminal_size()
+        lines = watched_lines(seen, width=size.columns, height=size.lines, at=moment())
+        face.table(seen.record.plain, lines)
+        return
+    status_ = _watched(watcher)
+    click.echo(f"{watcher.run_id}: {status_}")
+
+
+def _watched(watcher: Watcher) -> str:
+    """Show a run on the whole screen until it ends or `q` is pressed; return its status."""
+    import select
+    import termios
+    import tty
+
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    def drawn(seen: Seen) -> Group:
+        size = shutil.get_terminal_size()
+        lines = watched_lines(seen, width=size.columns, height=size.lines, at=moment())
+        return Group(*(Text(text, style=style or "", no_wrap=True, overflow="crop") for text, style in lines))
+
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        seen = watcher.look()
+        with Live(drawn(seen), screen=True, auto_refresh=False) as live:
+            while seen.record.status == "running":
+                ready, _, _ = select.select([sys.stdin], [], [], _PAUSE)
+                if ready and sys.stdin.read(1).lower() == "q":
+                    break
+                seen = watcher.look()
+                live.update(drawn(seen), refresh=True)
+    except KeyboardInterrupt:
+        pass  # as `q` does
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+    return seen.record.status
 
 
 @click.command()
