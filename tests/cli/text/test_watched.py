@@ -86,7 +86,7 @@ def test_q_leaves_and_the_training_goes_on_to_its_end(tmp_path: Path, small: Pat
 
 
 def _watched(project: Project, enough: Callable[[str], bool], keys: bytes) -> str:
-    """Watch on a terminal until the screen says enough, then press keys; return what stood there, or does at the end."""
+    """Watch on a terminal until the screen says enough, then press keys; return what stood there, or does at last."""
     screen = pyte.Screen(_COLUMNS, _ROWS)
     stream = pyte.ByteStream(screen)
     pid, terminal = pty.fork()
