@@ -29,6 +29,7 @@ __all__ = [
     "detach",
     "dial",
     "is_connected",
+    "line",
     "reachable",
 ]
 
@@ -140,6 +141,12 @@ def connect() -> Connection:
             _CURRENT.update(pid=os.getpid(), connection=dial())
         connection: Connection = _CURRENT["connection"]
         return connection
+
+
+def line() -> str | None:
+    """Return where what this process does is recorded, None where nothing is: another address is another run."""
+    address: str | None = os.environ.get("REPROKIT_SOCKET") or _CURRENT["address"]
+    return address
 
 
 def is_connected() -> bool:

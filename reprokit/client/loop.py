@@ -21,7 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any, ClassVar
 
 from reprokit.client import number
-from reprokit.client.connection import connect
+from reprokit.client.connection import connect, line
 from reprokit.client.notebook_cells import keep
 from reprokit.client.policy import Policy
 from reprokit.client.probe import flat
@@ -48,7 +48,8 @@ class Loop(ABC):
     """
 
     framework = "numpy"
-    _trainings: ClassVar[int] = 0  # that this process began before
+    _run: ClassVar[str | None] = None  # where it is recorded
+    _trainings: ClassVar[int] = 0  # that this process began before in it
     _so_far: ClassVar[int] = 0  # steps that they did: no two checkpoints of a run have one place
     counts_epochs = False
     """A step is an epoch where neither batches nor the steps of an optimiser were seen in it."""
@@ -267,11 +268,13 @@ class Loop(ABC):
 
     def _count_training(self) -> None:
         """Note that a training begins in this process; those after the first count their steps on."""
-        self._training, Loop._trainings = Loop._trainings, Loop._trainings + 1
         self._count_on()
+        self._training, Loop._trainings = Loop._trainings, Loop._trainings + 1
 
     def _count_on(self) -> None:
-        """Count steps on from those that were done before in this process."""
+        """Count steps on from those that were done before in this process, and in this run."""
+        if Loop._run != (now := line()):
+            Loop._run, Loop._trainings, Loop._so_far = now, 0, 0
         if Loop._so_far:
             self._steps = self._counted = self._steps_before = Loop._so_far
             self._policy.resumed(self._steps)

@@ -139,3 +139,30 @@ def test_what_is_chosen_is_known_and_json(tmp_path: Path) -> None:
         reprokit.run(tmp_path / "recipe.yaml", sed=1)  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="params: a value is not JSON, NaN or infinite"):
         reprokit.start_run(params={"x": float("nan")})
+
+
+def test_each_block_is_a_run_whose_first_training_is_the_first(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn", reason="the sklearn extra is not installed")
+    block = (
+        "with reprokit.start_run(name='NAME'):\n"
+        "    model = SGDClassifier()\n"
+        "    ckpt = PackageCheckpoint(estimator=model)\n"
+        "    for _ in ckpt.epochs(2):\n"
+        "        model.partial_fit(x, y, classes=[0, 1])\n"
+        "        ckpt.save()\n"
+    )
+    in_kernel(
+        project,
+        monkeypatch,
+        "import numpy as np, reprokit\nfrom sklearn.linear_model import SGDClassifier\n"
+        "from reprokit.callbacks.sklearn import PackageCheckpoint\nx, y = np.eye(2), [0, 1]",
+        block.replace("NAME", "one"),
+        block.replace("NAME", "two"),
+    )
+    for name in ("one", "two"):
+        record = finished(project, name)
+        assert [(entry["epoch"], entry["step"]) for entry in record["checkpoints"]] == [(0, 1), (1, 2)]
+        assert record["initial"] is not None
+        assert not any(entry.get("unresumable") for entry in record["checkpoints"])
