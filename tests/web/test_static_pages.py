@@ -48,7 +48,7 @@ def test_a_browser_opens_them_from_the_disk_and_executes_nothing_of_a_strangers(
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
     wrong: list[str] = []
     with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
         page = browser.new_page()
         page.on("console", lambda told: wrong.append(told.text) if told.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
