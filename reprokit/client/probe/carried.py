@@ -152,21 +152,27 @@ def _told(value: Any) -> str | None:
 def around(frame: FrameType | None) -> Places:
     """Return the variables that the loop carries which a frame is about to begin."""
     loop = names_in(frame) if frame is not None else None
+    others = [*_others(frame)] if frame is not None else []  # looked for once: there may be thousands of modules
 
     def places() -> Iterator[tuple[str, Any]]:
         if frame is not None and loop is not None:
             for names, space in ((loop.own, frame.f_locals), (loop.shared, frame.f_globals)):
                 yield from ((name, space[name]) for name in names[:_MAX_NAMES] if name in space)
-            for module in _others(frame):  # whose functions the loop may call, whoever hands them to it
-                written = sorted(written_in(str(module.__file__)))[:_MAX_NAMES]
+            for module, written in others:
                 yield from ((name, vars(module)[name]) for name in written if name in vars(module))
 
     return places
 
 
-def _others(frame: FrameType) -> Iterator[ModuleType]:
-    """Yield the script's own modules but for the one that a frame is of."""
-    return (module for module in own_modules() if vars(module) is not frame.f_globals)
+def _others(frame: FrameType) -> Iterator[tuple[ModuleType, list[str]]]:
+    """Yield the script's own modules but for the one that a frame is of, with the names that their functions write.
+
+    The loop may call these, whoever hands them to it.
+    """
+    for module in own_modules():
+        written = sorted(written_in(str(module.__file__)))[:_MAX_NAMES]
+        if written and vars(module) is not frame.f_globals:
+            yield module, written
 
 
 def anew(frame: FrameType | None) -> frozenset[str]:

@@ -58,10 +58,13 @@ def attributes_in(file: str) -> frozenset[str]:
     return frozenset(node.attr for node in ast.walk(script.tree) if isinstance(node, ast.Attribute)) - told
 
 
-def written_in(file: str) -> set[str]:
+@functools.lru_cache(maxsize=4096)
+def written_in(file: str) -> frozenset[str]:
     """Return the names of a file's module that its functions give values to."""
+    if not any("global " in line for line in linecache.getlines(file)):  # most have none, and parsing takes its time
+        return frozenset()
     script = _parsed(file)
-    return set() if script is None else script.written
+    return frozenset() if script is None else frozenset(script.written)
 
 
 @functools.lru_cache(maxsize=16)
