@@ -152,7 +152,8 @@ def _told(value: Any) -> str | None:
 def around(frame: FrameType | None) -> Places:
     """Return the variables that the loop carries which a frame is about to begin."""
     loop = names_in(frame) if frame is not None else None
-    others = [*_others(frame)] if frame is not None else []  # looked for once: there may be thousands of modules
+    known = set() if loop is None else {*loop.own, *loop.shared}
+    others = [*_others(frame, known)] if frame is not None else []  # once: there may be thousands of modules
 
     def places() -> Iterator[tuple[str, Any]]:
         if frame is not None and loop is not None:
@@ -164,14 +165,18 @@ def around(frame: FrameType | None) -> Places:
     return places
 
 
-def _others(frame: FrameType) -> Iterator[tuple[ModuleType, list[str]]]:
+def _others(frame: FrameType, known: set[str]) -> Iterator[tuple[ModuleType, list[str]]]:
     """Yield the script's own modules but for the one that a frame is of, with the names that their functions write.
 
     The loop may call these, whoever hands them to it.
+
+    Args:
+        known: Names that mean something else already; filled with those that are yielded.
     """
     for module in own_modules():
-        written = sorted(written_in(str(module.__file__)))[:_MAX_NAMES]
+        written = sorted(written_in(str(module.__file__)) - known)[:_MAX_NAMES]
         if written and vars(module) is not frame.f_globals:
+            known.update(written)
             yield module, written
 
 
