@@ -95,7 +95,10 @@ def concluded(
     warnings += collected.warnings
     if outcome.status == "failed" and prepared.tree is not None:
         workdir, said = lock.recipe.code.workdir, outcome.failure or ""
-        warnings += missing_inputs(said, root=prepared.tree, workspace=workspace, workdir=workdir)
+        warnings += missing_inputs(
+            said, root=prepared.tree, workspace=workspace, workdir=workdir,
+            outputs=[output.path for output in lock.recipe.declared_outputs],
+        )  # fmt: skip
         lacks = missing_package(
             said, root=prepared.tree, environment=lock.recipe.environment, python=str(prepared.python)
         )

@@ -31,7 +31,7 @@ from reprokit.execution.orders import Continued, Orders
 from reprokit.execution.run_secrets import secrets_of
 from reprokit.execution.script_process import Outcome, signals_put_back
 from reprokit.execution.variables_read import Given
-from reprokit.execution.workspace import check_jail, lay_code, lay_output_folders, lay_outputs
+from reprokit.execution.workspace import check_jail, lay_code, lay_outputs
 from reprokit.locking.prepared import Prepared
 from reprokit.numerics.machine import machine_facts
 from reprokit.numerics.script_environ import of_the_shell
@@ -106,8 +106,6 @@ def execute(
         )
         made = [workspace / pin.path for pin in lock.data]
         check_jail(lock, workspace, laid=True)
-        if prepared.in_place is None:
-            lay_output_folders(lock.recipe.declared_outputs, workspace)
         resume = None
         if continued is not None:
             lay_outputs(continued.outputs, workspace)

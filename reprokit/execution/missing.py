@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +105,9 @@ def _is_module(folder: Path, name: str) -> bool:
     return (folder / f"{name}.py").is_file() or any((folder / name).glob("*.py"))
 
 
-def missing_inputs(failure: str, *, root: Path, workspace: Path, workdir: str) -> list[str]:
+def missing_inputs(
+    failure: str, *, root: Path, workspace: Path, workdir: str, outputs: Collection[str] = ()
+) -> list[str]:
     """Return a sentence for each file that a failure names as missing, and that the working tree has.
 
     Args:
@@ -112,6 +115,7 @@ def missing_inputs(failure: str, *, root: Path, workspace: Path, workdir: str) -
         root: The repository, as the user has it.
         workspace: Where the script ran instead.
         workdir: Of the script, below it.
+        outputs: Declared ones, which the script writes: of these it is the folder that is missing.
     """
     named: dict[str, None] = {}
     start = f"{workspace}/"
@@ -120,9 +124,22 @@ def missing_inputs(failure: str, *, root: Path, workspace: Path, workdir: str) -
             said = found["path"]
             inside = said.removeprefix(start) if said.startswith(start) else posixpath.join(workdir, said)
             path = posixpath.normpath(inside)
-            if not path.startswith(("/", "..")) and path not in named and _is_there(root, path):
+            path = next((one for one in outputs if path and path in (one, posixpath.dirname(one))), path)
+            known = path in outputs and "/" in path
+            if not path.startswith(("/", "..")) and path not in named and (known or _is_there(root, path)):
                 named[path] = None
-    return [_told(path, is_folder=(root / path).is_dir()) for path in [*named][:_MOST]]
+    return [
+        _folder_told(path) if path in outputs else _told(path, is_folder=(root / path).is_dir())
+        for path in [*named][:_MOST]
+    ]
+
+
+def _folder_told(path: str) -> str:
+    folder = printable(posixpath.dirname(path), 400)
+    return (
+        f"{printable(path, 400)} is an output, and its folder is not there when a run begins: git has none that is "
+        f"empty. Have the script make it, `os.makedirs({folder!r}, exist_ok=True)`, or commit a file in it."
+    )
 
 
 def _is_there(root: Path, path: str) -> bool:

@@ -221,17 +221,6 @@ def _without_clashes(found: list[Found]) -> list[Found]:
     return done
 
 
-def lay_output_folders(outputs: list[Output], folder: Path) -> None:
-    """Make the folders that declared outputs are written into, which a commit has not while they are empty."""
-    for output in outputs:
-        name = output.path.rstrip("/")
-        place = name if output.path.endswith("/") else name.rpartition("/")[0]
-        if place and not any(mark in place for mark in "*?["):
-            safe_join(folder, place)
-            with os_errors(f"Making {folder / place}"):
-                inside(folder, place, what="outputs").mkdir(parents=True, exist_ok=True)
-
-
 def lay_outputs(outputs: dict[str, bytes], folder: Path) -> None:
     """Write the outputs of a run's earlier attempt, by path: a script that appends to a file goes on with it."""
     for name, data in outputs.items():

@@ -133,3 +133,21 @@ def test_a_run_that_lacks_a_package_says_so_once(project: Project) -> None:
     told = f"The script imports no_such_module, which this environment lacks: `{project.python} -m pip install "
     assert told in done.stdout.replace("\n               ", " ")
     assert "Traceback" in project.reprokit("show", "latest").stdout
+
+
+def test_an_output_lacks_its_folder_and_is_no_input(tree: Path) -> None:
+    said = "FileNotFoundError: [Errno 2] No such file or directory: 'out/model.pt'"
+    for there in (False, True):  # as it is where the script was run by hand before
+        if there:
+            (tree / "out").mkdir()
+            (tree / "out" / "model.pt").write_text("1")
+        (told,) = missing_inputs(said, root=tree, workspace=Path("/w"), workdir=".", outputs=["out/model.pt"])
+        assert told == (
+            "out/model.pt is an output, and its folder is not there when a run begins: git has none that is empty. "
+            "Have the script make it, `os.makedirs('out', exist_ok=True)`, or commit a file in it."
+        )
+    torch = "RuntimeError: Parent directory out does not exist."
+    assert missing_inputs(torch, root=tree, workspace=Path("/w"), workdir=".", outputs=["out/model.pt"]) == [told]
+    assert missing_inputs(said, root=tree, workspace=Path("/w"), workdir=".", outputs=["model.pt"])[0].startswith(
+        "out/model.pt lies in the working tree"
+    )

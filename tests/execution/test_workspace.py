@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from reprokit.core.logical_keys import check_logical_keys
-from reprokit.errors import DataMismatchError, RefusedError, UsageError
-from reprokit.execution.workspace import find_outputs, lay_code, lay_output_folders, lay_outputs
+from reprokit.errors import DataMismatchError, RefusedError
+from reprokit.execution.workspace import find_outputs, lay_code, lay_outputs
 from reprokit.registry.local import LocalRegistry
 from reprokit.reproduction.overrides import Overrides
 from reprokit.reproduction.reproduce import reproduce
@@ -165,17 +165,3 @@ def test_a_folder_that_is_a_link_out_of_the_workspace_is_named_once(tmp_path: Pa
     found = find_outputs([Output(path="out"), Output(path="none")], tmp_path / "w")
     leads_out = "it is a symbolic link that leads out of the workspace"
     assert [(one.path, one.file, one.unkept) for one in found] == [("out", None, leads_out), ("none", None, None)]
-
-
-def test_folders_of_declared_outputs_are_there_when_a_script_starts(tmp_path: Path) -> None:
-    outputs = [Output(path=path) for path in ("a/b/c.txt", "top.txt", "all/", "some/*.txt", "wild*/x.txt")]
-    lay_output_folders(outputs, tmp_path)
-    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
-    assert found == ["a", "a/b", "all", "some"]
-    lay_output_folders(outputs, tmp_path)  # again
-    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
-    elsewhere.mkdir()
-    (tmp_path / "link").symlink_to(elsewhere)
-    with pytest.raises(UsageError, match="link is a symbolic link"):
-        lay_output_folders([Output(path="link/made/x.txt")], tmp_path)
-    assert list(elsewhere.iterdir()) == []

@@ -74,8 +74,13 @@ def test_q_leaves_and_the_training_goes_on_to_its_end(tmp_path: Path, small: Pat
         assert "tiny  " in shown and "running  for " in shown
         assert runner.poll() is None
         assert "running  for " in project.reprokit("watch").stdout  # without a terminal: once
-        hold.unlink()
-        ended = _watched(project, lambda text: "finished" in text, b"")
+
+        def go_on(text: str) -> bool:
+            if "epoch 1" in text:
+                hold.unlink(missing_ok=True)
+            return False
+
+        ended = _watched(project, go_on, b"")
         assert ended.rstrip().endswith(": finished")
         assert runner.wait(60) == 0
         assert "Nothing is running." in project.reprokit("watch", expect=10).stderr

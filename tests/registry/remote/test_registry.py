@@ -167,7 +167,9 @@ def test_what_is_wrong_in_the_store_is_found_and_nothing_near_hides_it(machine: 
     at = data.index(b"small")
     data[at : at + 5] = b"SMALL"
     two.bare.put(two.objects.pack_key(pack), bytes(data))
-    two.bare.put(two.objects.object_key(manifest["large"].digest), files["large"][:-1] + b"!")
+    two.bare.put(
+        two.objects.object_key(manifest["large"].digest), files["large"][:-1] + bytes([files["large"][-1] ^ 1])
+    )
     for one in (two, machine("three")):
         count, problems = verify_registry(one)
         assert count == 1
