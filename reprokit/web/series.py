@@ -21,10 +21,10 @@ from reprokit.runs.store import StoredRun
 from reprokit.schema.metric_log import MAX_LINE, METRICS_KEY
 from reprokit.schema.record import Record
 
-__all__ = ["MOST", "Series", "as_chart", "series_of"]
+__all__ = ["MOST", "Series", "as_chart", "is_too_long", "seconds_of", "series_of"]
 
 MOST = 1000  # points of a line; more are not seen
-_MOST_BYTES = 512 * 1024 * 1024  # of a log; what comes after is not drawn, and that is said
+_MOST_BYTES = 512 * 1024 * 1024  # of a log; of a longer one nothing is drawn, which the page says
 _AT_ONCE = 4 * 1024 * 1024  # bytes whose lines are parsed at once
 _MOST_NAMES = 1000
 _LARGEST = 1e300  # what is larger is drawn as little as an infinity
@@ -84,6 +84,11 @@ def series_of(run: StoredRun, registry: Registry, journals: Path) -> dict[str, S
     return found
 
 
+def is_too_long(run: StoredRun) -> bool:
+    """True if a run logged more than is read for a page."""
+    return METRICS_KEY in run.manifest and run.manifest[METRICS_KEY].size > _MOST_BYTES
+
+
 def _of_checkpoints(record: Record) -> dict[str, Series]:
     found: dict[str, Series] = {}
     for index, entry in enumerate(record.checkpoints):
@@ -98,9 +103,7 @@ def _of_checkpoints(record: Record) -> dict[str, Series]:
 def _logged(run: StoredRun, registry: Registry, journals: Path) -> dict[str, Series]:
     if METRICS_KEY in run.manifest:
         entry = run.manifest[METRICS_KEY]
-        if entry.size > _MOST_BYTES:
-            return {}
-        return _parsed_once(registry, entry.digest.value, run)
+        return {} if is_too_long(run) else _stored(_Log(entry.digest.value, registry, run))
     journal = journals / run.record.run_id / METRICS_KEY
     if journal.is_file():
         with journal.open("rb") as handle:
@@ -108,27 +111,19 @@ def _logged(run: StoredRun, registry: Registry, journals: Path) -> dict[str, Ser
     return {}
 
 
-class _Key:
-    """A run's log, known by the hash of its bytes."""
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """A run's log, known by the hash of its bytes: it is parsed once."""
 
-    def __init__(self, registry: Registry, digest: str, run: StoredRun) -> None:
-        self.registry, self.run, self._digest = registry, run, digest
-
-    def __hash__(self) -> int:
-        return hash(self._digest)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and other._digest == self._digest and other.registry is self.registry
-
-
-def _parsed_once(registry: Registry, digest: str, run: StoredRun) -> dict[str, Series]:
-    return _parse_stored(_Key(registry, digest, run))
+    digest: str
+    registry: Registry = field(hash=False)
+    run: StoredRun = field(compare=False)
 
 
 @lru_cache(maxsize=64)
-def _parse_stored(key: _Key) -> dict[str, Series]:
-    what = f"{METRICS_KEY} of run {key.run.record.run_id}"
-    return _parsed(key.registry.read_object(key.run.manifest[METRICS_KEY], what=what))
+def _stored(log: _Log) -> dict[str, Series]:
+    what = f"{METRICS_KEY} of run {log.run.record.run_id}"
+    return _parsed(log.registry.read_object(log.run.manifest[METRICS_KEY], what=what))
 
 
 def _parsed(data: bytes) -> dict[str, Series]:

@@ -218,7 +218,7 @@ def _block(export: _Export, address: str) -> str:
     try:
         data = export.ask(address).decode()
     except Error:
-        data = "" if address.endswith("/log") else '{"charts": [], "more": 0, "began": {}}'
+        data = "" if address.endswith("/log") else '{"charts": [], "more": 0, "began": {}, "unread": []}'
     return _safe(json.dumps(data) if address.endswith("/log") else data)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
 from reprokit.export.report.data import extremes
+from reprokit.web import series
 from reprokit.web.series import MOST, Series, _parsed, as_chart, seconds_of
+from tests.web.conftest import Lab
 
 
 def _line(step: object, values: dict[str, object], time: object = 1.0) -> bytes:
@@ -66,3 +70,14 @@ def test_curves_of_several_runs_share_the_axes_that_all_have() -> None:
     other.add(2.0, step=1, time=5.0)
     assert as_chart("a", [("1", "x", one), ("2", "y", other)])["axes"] == ["step", "index"]
     assert (seconds_of("1970-01-01T00:00:01Z"), seconds_of("?") == seconds_of("?")) == (1.0, False)
+
+
+def test_a_log_that_is_too_long_is_said_and_not_read(
+    lab: Lab, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"/runs/{lab.hostile}/charts.json"
+    whole = client.get(address).json()
+    assert (len(whole["charts"]), whole["unread"]) == (2, [])
+    monkeypatch.setattr(series, "_MOST_BYTES", 10)
+    told = client.get(address).json()
+    assert (told["charts"], told["unread"]) == ([], [f"{lab.hostile} logged more than is drawn here."])

@@ -215,7 +215,9 @@
           return figure;
         }));
       }
-      said.textContent = told.charts.length ? (told.more ? `${told.more} more are not drawn.` : "") : "No metric was logged.";
+      const more = told.more ? [`${told.more} more are not drawn.`] : [];
+      const none = told.charts.length || told.unread.length ? [] : ["No metric was logged."];
+      said.textContent = [...none, ...more, ...told.unread].join(" ");
       again();
       host.dataset.drawn = String(told.charts.length);
     };

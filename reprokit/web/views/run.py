@@ -18,7 +18,7 @@ from reprokit.runs.store import StoredRun
 from reprokit.runs.watching import logs
 from reprokit.schema.manifest import Entry
 from reprokit.schema.record import CheckpointEntry, Record
-from reprokit.web.series import as_chart, seconds_of
+from reprokit.web.series import as_chart, is_too_long, seconds_of
 from reprokit.web.site import Site, site_of
 
 __all__ = ["charts", "log", "now", "page"]
@@ -127,7 +127,8 @@ def charts_of(site: Site, runs: Sequence[StoredRun]) -> dict[str, Any]:
                  for run, series in found if name in series]  # fmt: skip
         drawn.append(as_chart(name, lines))
     began = {run.record.run_id: seconds_of(run.record.started) for run, _ in found}
-    return {"charts": drawn, "more": max(len(names) - _MOST_CHARTS, 0), "began": began}
+    unread = [f"{run.record.run_id} logged more than is drawn here." for run, _ in found if is_too_long(run)]
+    return {"charts": drawn, "more": max(len(names) - _MOST_CHARTS, 0), "began": began, "unread": unread}
 
 
 def log(request: Request) -> Response:
