@@ -273,8 +273,10 @@ class Loop(ABC):
 
     def _count_on(self) -> None:
         """Count steps on from those that were done before in this process, and in this run."""
-        if Loop._run != (now := line()):
-            Loop._run, Loop._trainings, Loop._so_far = now, 0, 0
+        now = line()
+        if Loop._run not in (None, now):  # None: nothing had been sent, so that there was no line yet
+            Loop._trainings, Loop._so_far = 0, 0
+        Loop._run = now
         if Loop._so_far:
             self._steps = self._counted = self._steps_before = Loop._so_far
             self._policy.resumed(self._steps)

@@ -117,7 +117,7 @@ def missing_inputs(
         workdir: Of the script, below it.
         outputs: Declared ones, which the script writes: of these it is the folder that is missing.
     """
-    named: dict[str, None] = {}
+    named: dict[str, str] = {}
     start = f"{workspace}/"
     for pattern in _SAID:
         for found in pattern.finditer(failure):
@@ -125,16 +125,14 @@ def missing_inputs(
             inside = said.removeprefix(start) if said.startswith(start) else posixpath.join(workdir, said)
             path = posixpath.normpath(inside)
             path = next((one for one in outputs if path and path in (one, posixpath.dirname(one))), path)
-            known = path in outputs and "/" in path
-            if not path.startswith(("/", "..")) and path not in named and (known or _is_there(root, path)):
-                named[path] = None
-    return [
-        _folder_told(path) if path in outputs else _told(path, is_folder=(root / path).is_dir())
-        for path in [*named][:_MOST]
-    ]
+            told = _folder_told(path) if path in outputs and not (workspace / path).parent.is_dir() else None
+            if not path.startswith(("/", "..")) and path not in named and (told or _is_there(root, path)):
+                named[path] = told or _told(path, is_folder=(root / path).is_dir())
+    return [*named.values()][:_MOST]
 
 
 def _folder_told(path: str) -> str:
+    """Return what to do about an output whose folder a run has not."""
     folder = printable(posixpath.dirname(path), 400)
     return (
         f"{printable(path, 400)} is an output, and its folder is not there when a run begins: git has none that is "

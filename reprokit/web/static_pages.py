@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from starlette.types import Message
+from starlette.types import ASGIApp, Message, Scope
 
 from reprokit.core.atomic_files import os_errors
 from reprokit.core.progress import SILENT, Progress
@@ -68,7 +68,7 @@ class _Export:
         pending: Addresses whose pages are still to be written.
     """
 
-    app: object
+    app: ASGIApp
     folder: Path
     files: dict[str, str] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)
@@ -98,10 +98,10 @@ class _Export:
         return self.files[address]
 
 
-async def _answer(app: object, address: str) -> bytes:
+async def _answer(app: ASGIApp, address: str) -> bytes:
     """Return what the application answers, as a server would have it."""
     parts = urlsplit(address)
-    scope = {
+    scope: Scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
         "path": unquote(parts.path), "raw_path": parts.path.encode(), "query_string": parts.query.encode(),
         "root_path": "", "headers": [(b"host", _HOST.encode())], "server": (_HOST, 80), "client": None,
@@ -116,7 +116,7 @@ async def _answer(app: object, address: str) -> bytes:
         status = message.get("status", status)
         body += message.get("body", b"")
 
-    await app(scope, receive, send)  # type: ignore[operator]
+    await app(scope, receive, send)
     if status != 200:
         raise UsageError(f"The page of {address} cannot be made (status {status}).")
     return body

@@ -146,6 +146,10 @@ def test_an_output_lacks_its_folder_and_is_no_input(tree: Path) -> None:
             "out/model.pt is an output, and its folder is not there when a run begins: git has none that is empty. "
             "Have the script make it, `os.makedirs('out', exist_ok=True)`, or commit a file in it."
         )
+    workspace = tree.parent / "workspace"
+    (workspace / "out").mkdir(parents=True)  # the script looks for what it has not written yet
+    found = missing_inputs(said, root=tree, workspace=workspace, workdir=".", outputs=["out/model.pt"])
+    assert found[0].startswith("out/model.pt lies in the working tree")
     torch = "RuntimeError: Parent directory out does not exist."
     assert missing_inputs(torch, root=tree, workspace=Path("/w"), workdir=".", outputs=["out/model.pt"]) == [told]
     assert missing_inputs(said, root=tree, workspace=Path("/w"), workdir=".", outputs=["model.pt"])[0].startswith(

@@ -77,7 +77,7 @@ def init(
         if edited is not None:
             Path(script).write_bytes(edited)
         told = f"{script} saves its checkpoints now: look at `git diff {shlex.quote(script)}`."
-        nothing = f"{script} has no loop, fit or trainer that lines are known for, or has them."
+        nothing = f"{script} has no loop, fit or trainer that lines are known for, or has them: it is as it was."
         face.result(made.plain(), told if edited is not None else nothing)
         return
     if script is None or not made.made:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from datetime import UTC, datetime
 
 import click
 
 from reprokit.cli.face import Face, common, reference
 from reprokit.cli.text.record import note_line
 from reprokit.cli.text.table import metrics_text
-from reprokit.cli.text.watched import moment, watched_lines
+from reprokit.cli.text.watched import watched_lines
 from reprokit.core.terminal_text import printable, tame
 from reprokit.errors import NotFoundError
 from reprokit.recording.status import Going, Waiting
@@ -59,7 +60,7 @@ def watch(face: Face, run: str | None) -> None:
     if face.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         seen = watcher.look()
         size = shutil.get_terminal_size()
-        lines = watched_lines(seen, width=size.columns, height=size.lines, at=moment())
+        lines = watched_lines(seen, width=size.columns, height=size.lines, at=datetime.now(UTC))
         face.table(seen.record.plain, lines)
         return
     status_ = _watched(watcher)
@@ -78,7 +79,7 @@ def _watched(watcher: Watcher) -> str:
 
     def drawn(seen: Seen) -> Group:
         size = shutil.get_terminal_size()
-        lines = watched_lines(seen, width=size.columns, height=size.lines, at=moment())
+        lines = watched_lines(seen, width=size.columns, height=size.lines, at=datetime.now(UTC))
         return Group(*(Text(text, style=style or "", no_wrap=True, overflow="crop") for text, style in lines))
 
     before = termios.tcgetattr(sys.stdin)

@@ -21,6 +21,8 @@ def draft_text(made: Draft, script: str, *, built: Collection[str], applied: boo
     recipe = shlex.quote(names[-1])
     if made.patch is not None and applied:
         lines.append(f"{script} saves its checkpoints now: look at `git diff {shlex.quote(script)}`.")
+    elif applied:
+        lines.append(f"{script} has no loop, fit or trainer that lines are known for, or has them: it is as it was.")
     elif made.patch is not None:
         lines += [
             "",

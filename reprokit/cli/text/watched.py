@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from reprokit.cli.text.sparks import curve_lines
 from reprokit.cli.text.table import metrics_text
@@ -46,8 +46,3 @@ def _since(started: str, at: datetime | None) -> str:
         return ""
     hours, rest = divmod(max(seconds, 0), 3600)
     return "" if seconds < 0 else f"for {hours}:{rest // 60:02d}:{rest % 60:02d}"
-
-
-def moment() -> datetime:
-    """Return the time."""
-    return datetime.now(UTC)

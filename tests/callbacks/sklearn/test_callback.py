@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -374,3 +375,21 @@ def test_no_framework_comes_in_that_the_script_did_not_import() -> None:
     code = "import sys, reprokit.callbacks.sklearn; print('torch' in sys.modules); import torch, skops.io"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_models_that_a_plain_script_saves_one_after_another_are_all_kept(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write(
+        "plain.py",
+        "from sklearn.linear_model import SGDClassifier\n"
+        "from reprokit.callbacks.sklearn import PackageCheckpoint\n"
+        "for _ in range(3):\n"
+        "    PackageCheckpoint(package='t/m').save(SGDClassifier().fit([[0.0], [1.0]], [0, 1]))\n",
+    )
+    subprocess.run([project.python, "plain.py"], cwd=project.root, env=project.environment(), check=True)
+    deadline = time.monotonic() + 30
+    while (run := project.json("ls")["runs"][0])["status"] == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    record = project.json("show", run["run_id"])
+    assert [(entry["epoch"], entry["step"]) for entry in record["checkpoints"]] == [(0, 1), (0, 2), (0, 3)]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import select
-import struct
 import sys
-import termios
 import time
 from io import StringIO
 
@@ -18,6 +14,7 @@ from rich.console import Console
 from rich.progress import TextColumn
 
 from reprokit.cli.text.bars import Bars, TrainingBar, _Facts, make_bars
+from tests import terminals
 from tests.conftest import Project
 
 _ROWS, _COLUMNS = 40, 80
@@ -167,14 +164,7 @@ def on_a_terminal(command: list[str], project: Project) -> list[str]:
     """Run a command on a terminal; return its lines at the end."""
     screen = pyte.Screen(_COLUMNS, _ROWS)
     stream = pyte.ByteStream(screen)
-    pid, terminal = pty.fork()
-    if pid == 0:
-        environment = {**project.environment(), "TERM": "xterm-256color"}
-        for name in ("CI", "COLUMNS", "NO_COLOR"):
-            environment.pop(name, None)
-        os.chdir(project.root)
-        os.execve(command[0], command, environment)  # noqa: S606
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
+    pid, terminal = terminals.on_a_terminal(command, project, rows=_ROWS, columns=_COLUMNS)
     until = time.monotonic() + 120
     while time.monotonic() < until:
         if select.select([terminal], [], [], 0.1)[0]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import select
-import struct
 import subprocess
-import sys
-import termios
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,6 +16,7 @@ from reprokit.cli.text.watched import watched_lines
 from reprokit.registry.live import Now
 from reprokit.runs.watching import Seen
 from reprokit.schema.record import CheckpointEntry, Record
+from tests import terminals
 from tests.conftest import Project
 
 _ROWS, _COLUMNS = 24, 80
@@ -94,14 +90,7 @@ def _watched(project: Project, enough: Callable[[str], bool], keys: bytes) -> st
     """Watch on a terminal until the screen says enough, then press keys; return what stood there, or does at last."""
     screen = pyte.Screen(_COLUMNS, _ROWS)
     stream = pyte.ByteStream(screen)
-    pid, terminal = pty.fork()
-    if pid == 0:
-        environment = {**project.environment(), "TERM": "xterm-256color"}
-        for name in ("CI", "COLUMNS", "NO_COLOR"):
-            environment.pop(name, None)
-        os.chdir(project.root)
-        os.execve(sys.executable, project.command("watch"), environment)  # noqa: S606
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
+    pid, terminal = terminals.on_a_terminal(project.command("watch"), project, rows=_ROWS, columns=_COLUMNS)
     found, until = "", time.monotonic() + 60
     while time.monotonic() < until:
         if select.select([terminal], [], [], 0.1)[0]:

@@ -215,6 +215,15 @@ def test_the_callback_is_written_only_when_asked(project: Project) -> None:
     )
 
 
+def test_a_script_without_a_place_for_the_callback_is_told_so(project: Project) -> None:
+    project.write("plain.py", "print(1)\n")
+    project.commit()
+    for _ in range(2):  # with the recipe, and beside it
+        said = project.reprokit("init", "plain.py", "--no-run", "--callback").stdout
+        assert "plain.py has no loop, fit or trainer that lines are known for, or has them: it is as it was." in said
+    assert (project.root / "plain.py").read_text() == "print(1)\n"
+
+
 def test_nothing_of_an_observed_script_reaches_a_registry(project: Project) -> None:
     project.write(
         "fit.py",
